@@ -1,0 +1,7 @@
+"""`python -m unimind <stage>`."""
+
+import sys
+
+from unimind.cli import main
+
+sys.exit(main())
