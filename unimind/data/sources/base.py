@@ -1,0 +1,193 @@
+"""What a source is: the one interface between a laboratory's files and the stages that prepare them.
+
+A source knows which files a subject needs, and turns files as distributed into pictures and trials. It decides
+neither normalisation nor validation nor voxel order; those are the same for every data set (`unimind.data.prepare`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Splits of a trial as stored in prepared files.
+TRAIN, VALIDATION, TEST = 0, 1, 2
+#: A trial a source wants in no split, such as a shared image shown too seldom to test on.
+DROP = -1
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file a data set is distributed in.
+
+    Attributes
+    ----------
+    path : str
+        Where it stands below the data set's root, with forward slashes.
+    address : str, optional
+        `s3://bucket/key` or `https://...`; None where it can only be put there by hand (or is simulated).
+    bytes, sha256, md5 : optional
+        As published, where they are.
+    """
+
+    path: str
+    address: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """One picture.
+
+    Attributes
+    ----------
+    id : str
+        Its name in the data set; trials refer to it.
+    sha256 : str
+        Of the original pixels (`pixel_hash`): two pictures are the same image when these are equal.
+    test : bool
+        A test image by the source's rule.
+    image : uint8 (size, size, 3)
+    """
+
+    id: str
+    sha256: str
+    test: bool
+    image: NDArray[np.uint8]
+
+    @classmethod
+    def from_pixels(cls, id: str, pixels: NDArray[np.uint8], test: bool, size: int) -> "Stimulus":
+        """Hash the original pixels, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), and bring them to `size`."""
+        pixels = as_rgb(pixels)
+        return cls(id=str(id), sha256=pixel_hash(pixels), test=bool(test), image=to_square(pixels, size))
+
+
+@dataclass(frozen=True)
+class StimulusSet:
+    """All pictures of a data set, or of one subject: `count` of them, read one by one."""
+
+    count: int
+    items: Iterable[Stimulus]
+
+    def __iter__(self) -> Iterator[Stimulus]:
+        return iter(self.items)
+
+
+@dataclass(frozen=True)
+class RawSession:
+    """The trials of one scanning session.
+
+    Attributes
+    ----------
+    session : int
+        Its number as distributed, or whatever unit voxels are z-scored within.
+    responses : float32 (n_trials, n_voxels)
+    stimulus : sequence of str (n_trials,)
+        `Stimulus.id` of the picture of every trial.
+    split : int (n_trials,), optional
+        TRAIN, TEST or DROP per trial; without it the picture's `Stimulus.test` decides.
+    """
+
+    session: int
+    responses: NDArray[np.float32]
+    stimulus: "list[str] | NDArray[np.str_]"
+    split: NDArray[np.integer] | None = None
+
+
+@dataclass
+class RawSubject:
+    """A subject as distributed.
+
+    Attributes
+    ----------
+    n_voxels, n_trials : int
+        Over all sessions.
+    sessions : callable
+        Each call starts a fresh pass over the sessions, in order, with one session in memory at a time.
+    units : str
+        Physical unit of the responses, such as "percent signal change".
+    xyz : float32 (n_voxels, 3), optional
+        Millimetres.
+    roi : int16 (n_voxels,), optional
+        Index into `roi_names`; -1 for a voxel in none.
+    roi_names : list of str, optional
+    noise_ceiling : float32 (n_voxels,), optional
+        Explainable share of the variance of one trial, 0 to 1.
+    order : str, optional
+        What the order of the voxels already follows, such as "surface"; None lets `prepare` order them by ROI and xyz.
+    protocol : dict
+        What distinguishes this preparation from others of the same data set: sessions, betas version, ROI and so on.
+    further : dict of str to callable
+        More trials of the same voxels that are not for training, such as imagery: each becomes `<subject>.<key>.h5`,
+        with every trial in the test split.
+    """
+
+    n_voxels: int
+    n_trials: int
+    sessions: Callable[[], Iterator[RawSession]]
+    units: str = "arbitrary"
+    xyz: NDArray[np.float32] | None = None
+    roi: NDArray[np.int16] | None = None
+    roi_names: list[str] | None = None
+    noise_ceiling: NDArray[np.float32] | None = None
+    order: str | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, Callable[[], Iterator[RawSession]]] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Constructed as `SomeSource(study, dataset, root)`: the study, the data set's name in it, the folder of its files."""
+
+    def files(self, subject: str | None) -> list[RemoteFile]:
+        """What must be present for a subject, or for the data set's pictures when `subject` is None."""
+        ...
+
+    def stimuli(self, subject: str | None, size: int) -> StimulusSet:
+        """The pictures, brought to (size, size, 3); of one subject where every subject has its own."""
+        ...
+
+    def subject(self, subject: str) -> RawSubject:
+        """The trials and voxels of a subject; InputError, in one line, for files that cannot be used."""
+        ...
+
+
+def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey or RGBA pixels, uint8 (H, W[, 1 | 3 | 4]), as uint8 (H, W, 3)."""
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"expected uint8 pixels, {pixels.dtype} given")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def pixel_hash(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 (64 hex digits) of an RGB picture, uint8 (H, W, 3): of its shape and pixels, not of the file around them."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The centre square of a picture, uint8 (H, W, 3), resized with antialiasing to uint8 (size, size, 3)."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def below(root: str | Path, path: str) -> Path:
+    """The local path of a `RemoteFile.path`."""
+    return Path(root).joinpath(*path.split("/"))
