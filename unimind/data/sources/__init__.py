@@ -1,18 +1,9 @@
 """Data sets as laboratories distribute them: `open_source` finds the reader that the study asks for."""
 
-import importlib
 from pathlib import Path
 
 from unimind.data.sources.base import Source
 from unimind.study import Study
-
-_SOURCES = {
-    "nsd": ("unimind.data.sources.nsd", "NsdSource"),
-    "simulated": ("unimind.data.sources.simulated", "SimulatedSource"),
-    "god": ("unimind.data.sources.god", "GodSource"),
-    "bold5000": ("unimind.data.sources.bold5000", "Bold5000Source"),
-    "arrays": ("unimind.data.sources.arrays", "ArraysSource"),
-}
 
 
 def open_source(study: Study, dataset: str, root: str | Path | None = None) -> Source:
@@ -26,5 +17,25 @@ def open_source(study: Study, dataset: str, root: str | Path | None = None) -> S
     root : path, optional
         Folder of the files as distributed; by default the study's.
     """
-    module, name = _SOURCES[study.datasets[dataset].source]
-    return getattr(importlib.import_module(module), name)(study, dataset, Path(root or study.root(dataset)))
+    root = Path(root or study.root(dataset))
+    match study.datasets[dataset].source:
+        case "nsd":
+            from unimind.data.sources.nsd import NsdSource
+
+            return NsdSource(study, dataset, root)
+        case "simulated":
+            from unimind.data.sources.simulated import SimulatedSource
+
+            return SimulatedSource(study, dataset, root)
+        case "god":
+            from unimind.data.sources.god import GodSource
+
+            return GodSource(study, dataset, root)
+        case "bold5000":
+            from unimind.data.sources.bold5000 import Bold5000Source
+
+            return Bold5000Source(study, dataset, root)
+        case "arrays":
+            from unimind.data.sources.arrays import ArraysSource
+
+            return ArraysSource(study, dataset, root)

@@ -5,7 +5,7 @@ neither normalisation nor validation nor voxel order; those are the same for eve
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,36 +79,37 @@ class StimulusSet:
 
 
 @dataclass(frozen=True)
-class RawSession:
-    """The trials of one scanning session.
+class Trials:
+    """The trials of a subject in the order they are stored: who saw what when is known at once, responses are streamed.
 
     Attributes
     ----------
-    session : int
-        Its number as distributed, or whatever unit voxels are z-scored within.
-    responses : float32 (n_trials, n_voxels)
+    session : int (n_trials,)
+        Number of the scanning session as distributed, or of whatever voxels are z-scored within; trials of a session
+        are contiguous.
     stimulus : sequence of str (n_trials,)
         `Stimulus.id` of the picture of every trial.
+    responses : callable
+        Each call starts a fresh pass: one float32 (n_trials of the session, n_voxels) block per session, in the order
+        of `session`, with one session in memory at a time.
     split : int (n_trials,), optional
         TRAIN, TEST or DROP per trial; without it the picture's `Stimulus.test` decides.
     """
 
-    session: int
-    responses: NDArray[np.float32]
-    stimulus: "list[str] | NDArray[np.str_]"
+    session: NDArray[np.integer]
+    stimulus: "Sequence[str] | NDArray[np.str_]"
+    responses: Callable[[], Iterator[NDArray[np.float32]]]
     split: NDArray[np.integer] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class RawSubject:
     """A subject as distributed.
 
     Attributes
     ----------
-    n_voxels, n_trials : int
-        Over all sessions.
-    sessions : callable
-        Each call starts a fresh pass over the sessions, in order, with one session in memory at a time.
+    n_voxels : int
+    trials : Trials
     units : str
         Physical unit of the responses, such as "percent signal change".
     xyz : float32 (n_voxels, 3), optional
@@ -122,14 +123,13 @@ class RawSubject:
         What the order of the voxels already follows, such as "surface"; None lets `prepare` order them by ROI and xyz.
     protocol : dict
         What distinguishes this preparation from others of the same data set: sessions, betas version, ROI and so on.
-    further : dict of str to callable
+    further : dict of str to Trials
         More trials of the same voxels that are not for training, such as imagery: each becomes `<subject>.<key>.h5`,
         with every trial in the test split.
     """
 
     n_voxels: int
-    n_trials: int
-    sessions: Callable[[], Iterator[RawSession]]
+    trials: Trials
     units: str = "arbitrary"
     xyz: NDArray[np.float32] | None = None
     roi: NDArray[np.int16] | None = None
@@ -137,7 +137,7 @@ class RawSubject:
     noise_ceiling: NDArray[np.float32] | None = None
     order: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
-    further: dict[str, Callable[[], Iterator[RawSession]]] = field(default_factory=dict)
+    further: dict[str, Trials] = field(default_factory=dict)
 
 
 class Source(Protocol):
