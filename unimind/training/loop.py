@@ -1,0 +1,625 @@
+"""The one training loop: devices and precision by accelerate, exact resume, losses and efficiency on disk.
+
+The loop keeps no hidden state. The batch of step k is a pure function of (seed, k), and torch's global random state
+is set from (seed, k) before every step; so weights, optimiser state and a step number are all a checkpoint needs, and
+a training killed at any moment ends with the same weights as one left alone (bit for bit on a CPU with the same
+number of threads).
+"""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, broadcast_object_list
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unimind import study
+from unimind.errors import InputError
+from unimind.progress import say, track
+from unimind.provenance import code_hash
+from unimind.storage import content_hash, file_hash, save_model, whole_directory, whole_file, write_json
+
+#: Losses are stored as means over windows of steps, so that a long training keeps at most about so many rows a term.
+CURVE_POINTS = 2000
+
+
+@dataclass
+class Trained:
+    """What a training leaves behind, beside the weights in the module.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps made.
+    best_step : int or None
+        Step of the weights kept, where validation chose them.
+    validation : dict
+        Validation values of the weights kept.
+    losses : list of (step, split, term, value)
+        Rows of `losses.csv`.
+    efficiency : dict
+        Rows of `efficiency.json`: parameters, trainable_parameters, flops_per_sample (forward pass), peak_memory
+        (bytes), samples_per_second, seconds.
+    """
+
+    steps: int
+    best_step: int | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    losses: list[tuple[int, str, str, float]] = field(default_factory=list)
+    efficiency: dict[str, float] = field(default_factory=dict)
+
+
+# --- random numbers -----------------------------------------------------------------------------------------------
+
+
+def stream_seed(*keys: Any) -> int:
+    """A 63-bit seed that depends on all of `keys` and on nothing else."""
+    return int.from_bytes(hashlib.sha256(repr(keys).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*keys: Any) -> torch.Generator:
+    """A CPU random generator seeded from `keys`."""
+    return torch.Generator().manual_seed(stream_seed(*keys))
+
+
+def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
+    """Indices of the batch of one step, drawn without replacement epoch by epoch.
+
+    The order of epoch e is a permutation seeded from (`keys`, e), so that any step's batch is known without the ones
+    before it.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    size : int
+        Samples per step; may exceed `n`.
+    step : int
+        Step number, from 0.
+
+    Returns
+    -------
+    Tensor
+        int64 (size,), values in [0, n).
+    """
+    places = torch.arange(step * size, (step + 1) * size)
+    epochs = places // n
+    pieces = []
+    for epoch in epochs.unique().tolist():
+        order = torch.randperm(n, generator=generator(*keys, "epoch", epoch))
+        pieces.append(order[places[epochs == epoch] % n])
+    return torch.cat(pieces)
+
+
+def fingerprint(settings: Any, files: Iterable[Path], module: str) -> str:
+    """Hash of everything a training depends on: settings, contents of files (directories: their model), code.
+
+    Parameters
+    ----------
+    settings
+        JSON-able.
+    files : iterable of Path
+        Data files, or model directories.
+    module : str
+        Name of the stage's module, such as `unimind.training.align`.
+    """
+    hashes = [file_hash(path / "model.safetensors" if path.is_dir() else path) for path in files]
+    return content_hash({"settings": settings, "files": hashes, "code": code_hash(module)})
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+def train(
+    module: nn.Module,
+    *,
+    draw: Callable[[int], Any],
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    settings: study.Training,
+    seed: int,
+    checkpoints: Path,
+    fingerprint: str,
+    label: str,
+    n_samples: int,
+    samples_per_step: int | None = None,
+    trainable: Iterable[str] | None = None,
+    rate: Callable[[str], float] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train a module; afterwards it holds the weights to keep (the best validated ones, else the last; EMA where kept).
+
+    AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a half cosine to zero, gradient clipping, no weight decay on
+    vectors (biases, norms). Where validation is given, its first value is minimised: the weights of the best validation
+    are kept, and `settings.patience` validations without a better one end the training.
+
+    Parameters
+    ----------
+    module : nn.Module
+    draw : function
+        Step -> batch: nested dicts, lists or tuples of CPU tensors, a pure function of the step. All tensors have the
+        same first axis (rows); rows are what processes and micro-batches share out. Other leaves are passed as they are.
+    losses : function
+        (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows.
+    settings : Training
+    seed : int
+    checkpoints : Path
+        Directory for `checkpoint.safetensors`.
+    fingerprint : str
+        A checkpoint with another one is not used.
+    label : str
+        What is trained, for progress and messages.
+    n_samples : int
+        Training samples, to turn epochs into steps.
+    samples_per_step : int, optional
+        Samples in one drawn batch; by default `settings.batch_size`.
+    trainable : iterable of str, optional
+        Names of the parameters to train; all others are frozen. By default all that require a gradient.
+    rate : function, optional
+        Parameter name -> factor on the learning rate.
+    validate : function, optional
+        Module (in evaluation mode, without gradients) -> values; the first is minimised.
+    on_step : function, optional
+        Called with the number of steps done after each one.
+
+    Raises
+    ------
+    InputError
+        A loss is not finite (step, term and samples are named); memory does not suffice; a precision or device that
+        this machine lacks.
+    """
+    if trainable is not None:
+        wanted = set(trainable)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in wanted)
+    run = _Run(module, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size, rate or (lambda name: 1.0))
+    try:
+        return run.train(draw, losses, validate, on_step)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{label}: out of memory on {run.device} in step {run.step}; lower training.batch_size (now {settings.batch_size}) or raise "
+            f"training.accumulate (now {settings.accumulate}), set training.gradient_checkpointing: true or training.precision: bf16"
+        ) from error
+
+
+class _Run:
+    """State of one training."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: study.Training,
+        seed: int,
+        checkpoints: Path,
+        fingerprint: str,
+        label: str,
+        n_samples: int,
+        samples: int,
+        rate: Callable[[str], float],
+    ) -> None:
+        self.settings, self.seed, self.label, self.fingerprint = settings, seed, label, fingerprint
+        self.file = Path(checkpoints) / "checkpoint.safetensors"
+        self.samples = samples
+        self.total = settings.steps or max(1, math.ceil(settings.epochs * n_samples / samples))
+        self.window = max(1, math.ceil(self.total / CURVE_POINTS))
+        self.accelerator = _accelerator(settings.precision)
+        self.device = self.accelerator.device
+        self.module = module.to(self.device)
+        if settings.gradient_checkpointing:
+            for part in module.modules():
+                if callable(enable := getattr(part, "enable_gradient_checkpointing", None)):
+                    enable()
+        self.parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        if not self.parameters:
+            raise ValueError(f"{label}: no parameter to train")
+        self.buffers = dict(module.named_buffers())
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault((rate(name), settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": members, "factor": factor, "weight_decay": decay} for (factor, decay), members in groups.items()],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+        )
+        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
+        self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()} if settings.ema else {}
+        self.best: dict[str, Tensor] = {}
+        self.step = 0
+        # everything below is JSON in the checkpoint
+        self.record: dict[str, Any] = {"losses": [], "pending": {}, "pending_count": 0, "seconds": 0.0, "flops": None}
+        self.record |= {"best_step": None, "best": {}, "waited": 0, "stopped": False}
+
+    def train(self, draw: Callable, losses: Callable, validate: Callable | None, on_step: Callable | None) -> Trained:
+        self._resume()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if self.record["flops"] is None:
+            self.record["flops"] = self._flops(draw(0), losses)
+        interrupted = _Signal()
+        begun = time.monotonic() - self.record["seconds"]
+        with interrupted, _tensorboard(self.label, self.accelerator.is_main_process) as board:
+            steps = range(self.step, self.total)
+            for step in track(steps, self.label, start=self.step) if self.accelerator.is_main_process else steps:
+                if self.record["stopped"]:
+                    break
+                torch.manual_seed(stream_seed(self.seed, self.label, step, self.accelerator.process_index))
+                self.module.train()
+                values = self._one_step(draw(step), losses)
+                self.step = step + 1
+                self._note(values, board)
+                if validate is not None and (self.step % self.settings.validate_every == 0 or self.step == self.total):
+                    self._validate(validate, board)
+                self.record["seconds"] = time.monotonic() - begun
+                if on_step is not None:
+                    on_step(self.step)
+                stop = self._any(interrupted.received)
+                if stop or self.step % self.settings.checkpoint_every == 0 or self.step == self.total or self.record["stopped"]:
+                    self._save()
+                if stop:
+                    say(f"{self.label}: stopped in step {self.step} of {self.total}; the checkpoint is written")
+                    raise KeyboardInterrupt
+        self._keep()
+        return self._trained()
+
+    def _one_step(self, batch: Any, losses: Callable) -> dict[str, float]:
+        rows = _rows(batch)
+        accelerator, parts = self.accelerator, self.accelerator.num_processes * self.settings.accumulate
+        if rows < parts:
+            raise InputError(
+                f"{self.label}: {rows} rows a step cannot be shared by {accelerator.num_processes} processes x "
+                f"training.accumulate {self.settings.accumulate}; raise training.batch_size"
+            )
+        self.stepper.zero_grad()
+        totals: Tensor | None = None
+        for micro in range(self.settings.accumulate):
+            part = _part(batch, accelerator.process_index * self.settings.accumulate + micro, parts, self.device)
+            share = _rows(part) / rows
+            with accelerator.autocast():
+                terms = losses(self.module, part)
+            values = torch.stack([value.float() for value in terms.values()])
+            accelerator.backward(values.sum() * share)
+            totals = values.detach() * share if totals is None else totals + values.detach() * share
+        assert totals is not None
+        totals = accelerator.reduce(totals, "sum")
+        named = dict(zip(terms, totals.tolist(), strict=True))
+        for term, value in named.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{self.label}: the loss {term!r} is {value} in step {self.step}, samples {_describe(batch)}; look for extreme values there, "
+                    f"or lower training.learning_rate (now {self.settings.learning_rate}) or use training.precision: fp32"
+                )
+        self._reduce_gradients()
+        scale = _schedule(self.step, self.total, self.settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * scale * group["factor"]
+        accelerator.clip_grad_norm_(list(self.parameters.values()), self.settings.clip)
+        self.stepper.step()
+        if accelerator.num_processes > 1:
+            for buffer in self.buffers.values():
+                buffer.copy_(broadcast(buffer, from_process=0))
+        if self.ema:
+            decay = min(self.settings.ema or 0.0, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, average in self.ema.items():
+                    average.lerp_(self.parameters[name].detach(), 1 - decay)
+        return named
+
+    def _reduce_gradients(self) -> None:
+        """Sum over processes; shares were weighted when the loss was taken."""
+        if self.accelerator.num_processes == 1:
+            return
+        parameters = list(self.parameters.values())
+        used = self.accelerator.reduce(torch.tensor([float(p.grad is not None) for p in parameters], device=self.device), "sum")
+        parameters = [parameter for parameter, count in zip(parameters, used.tolist(), strict=True) if count]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        flat = self.accelerator.reduce(flat, "sum")
+        for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum").item())
+
+    def _note(self, values: dict[str, float], board: Any) -> None:
+        record = self.record
+        values = {**values, "total": sum(values.values())} if len(values) > 1 else values
+        for term, value in values.items():
+            record["pending"][term] = record["pending"].get(term, 0.0) + value
+        record["pending_count"] += 1
+        if record["pending_count"] == self.window or self.step == self.total:
+            for term, value in record["pending"].items():
+                mean = value / record["pending_count"]
+                record["losses"].append([self.step, "train", term, mean])
+                if board is not None:
+                    board.add_scalar(f"train/{term}", mean, self.step)
+            record["pending"], record["pending_count"] = {}, 0
+
+    def _validate(self, validate: Callable, board: Any) -> None:
+        torch.manual_seed(stream_seed(self.seed, self.label, "validate"))
+        self.module.eval()
+        with self._averaged(), torch.no_grad(), self.accelerator.autocast():
+            values = {term: float(value) for term, value in validate(self.module).items()}
+            if self.accelerator.num_processes > 1:
+                values = broadcast_object_list([values])[0]
+            record, first = self.record, next(iter(values))
+            for term, value in values.items():
+                record["losses"].append([self.step, "validation", term, value])
+                if board is not None:
+                    board.add_scalar(f"validation/{term}", value, self.step)
+            if not record["best"] or values[first] < record["best"][first]:
+                record.update(best=values, best_step=self.step, waited=0)
+                self.best = {name: tensor.detach().clone() for name, tensor in (*self.parameters.items(), *self.buffers.items())}
+            else:
+                record["waited"] += 1
+                record["stopped"] = self.settings.patience is not None and record["waited"] >= self.settings.patience
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The module with its averaged weights."""
+        if not self.ema:
+            yield
+            return
+        with torch.no_grad():
+            kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.ema[name])
+            yield
+            for name, parameter in self.parameters.items():
+                parameter.copy_(kept[name])
+
+    def _keep(self) -> None:
+        """Leave the weights to keep in the module."""
+        kept = self.best or self.ema
+        with torch.no_grad():
+            for name, tensor in (*self.parameters.items(), *self.buffers.items()):
+                if name in kept:
+                    tensor.copy_(kept[name])
+        self.module.eval()
+
+    def _trained(self) -> Trained:
+        record = self.record
+        efficiency = {
+            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
+            "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+            "flops_per_sample": record["flops"],
+            "peak_memory": peak_memory(self.device),
+            "samples_per_second": self.samples * self.step / max(record["seconds"], 1e-9),
+            "seconds": record["seconds"],
+        }
+        return Trained(self.step, record["best_step"], record["best"], [tuple(row) for row in record["losses"]], efficiency)
+
+    def _flops(self, batch: Any, losses: Callable) -> float:
+        """Floating-point operations of the forward pass (losses included) per sample."""
+        rows = _rows(batch)
+        part = _part(batch, 0, min(rows, self.accelerator.num_processes * self.settings.accumulate), self.device)
+        share = _rows(part) / rows
+        self.module.eval()
+        return count_flops(lambda: losses(self.module, part)) / share / self.samples
+
+    # --- checkpoints ---
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in (*self.parameters.items(), *self.buffers.items())}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for name, parameter in self.parameters.items():
+            tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in self.optimizer.state.get(parameter, {}).items()}
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        state = {"fingerprint": self.fingerprint, "step": self.step, "record": self.record, "scaler": scaler}
+        with whole_file(self.file) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, {"state": json.dumps(state)})
+
+    def _resume(self) -> None:
+        if not self.file.exists():
+            return
+        try:
+            with safe_open(self.file, "pt") as stored:
+                state = json.loads(stored.metadata()["state"])
+                if state["fingerprint"] != self.fingerprint:
+                    say(f"{self.label}: {self.file} is of another configuration, other data or other code; training starts anew")
+                    return
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            say(f"{self.label}: {self.file} cannot be read; training starts anew")
+            return
+        with torch.no_grad():
+            for name, tensor in (*self.parameters.items(), *self.buffers.items()):
+                tensor.copy_(tensors[f"model.{name}"])
+        for name, parameter in self.parameters.items():
+            own = {key: tensors[place] for key in ("step", "exp_avg", "exp_avg_sq") if (place := f"optimizer.{key}.{name}") in tensors}
+            if own:  # AdamW keeps its step count on the CPU
+                self.optimizer.state[parameter] = {key: value if key == "step" else value.to(self.device) for key, value in own.items()}
+        self.ema = {name: tensors[f"ema.{name}"].to(self.device) for name in self.ema}
+        self.best = {name[5:]: tensor.to(self.device) for name, tensor in tensors.items() if name.startswith("best.")}
+        self.step, self.record = state["step"], state["record"]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        say(f"{self.label}: continuing from step {self.step} of {self.total}")
+
+
+class _Signal:
+    """Notes SIGTERM and SIGINT instead of dying, so that a step can end and be written."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rate: linear warm-up over a share of the steps, then a half cosine to zero."""
+    rising = int(round(warmup * total))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """A fresh Accelerator on the device of `UNIMIND_DEVICE` (cpu, cuda), or on the best one there is."""
+    device = os.environ.get("UNIMIND_DEVICE", "").lower()
+    if device not in ("", "cpu", "cuda"):
+        raise InputError(f"UNIMIND_DEVICE: {device!r} given; expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("UNIMIND_DEVICE: cuda given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
+    alone = "LOCAL_RANK" not in os.environ
+    AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if precision == "fp16" and cpu:
+        raise InputError("training.precision: fp16 needs a GPU; use bf16 or fp32")
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+
+
+def on_device(device: torch.device | str | None = None) -> torch.device:
+    """The device a stage uses outside the loop: `UNIMIND_DEVICE`, else a GPU where there is one."""
+    return torch.device(device or os.environ.get("UNIMIND_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's allocated maximum since training began, or the process's largest resident size on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def count_flops(function: Callable[[], Any]) -> int:
+    """Floating-point operations of a call without gradients, by torch's counter (matrix products, convolutions, attention)."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused CPU attention is not in the counter's list
+        function()
+    return counter.get_total_flops()
+
+
+@contextmanager
+def _tensorboard(label: str, main: bool) -> Iterator[Any]:
+    """A SummaryWriter below `UNIMIND_TENSORBOARD` where that is set and TensorBoard is installed, else None."""
+    folder = os.environ.get("UNIMIND_TENSORBOARD")
+    if not folder or not main or importlib.util.find_spec("tensorboard") is None:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(Path(folder) / label.replace(" ", "-")) as board:
+        yield board
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _rows(batch: Any) -> int:
+    """Rows of a batch: the first axis all its tensors share."""
+    counts = {len(tensor) for tensor in _tensors(batch) if tensor.ndim}
+    if len(counts) != 1:
+        raise ValueError(f"the tensors of a batch must share their first axis; lengths {sorted(counts)} found")
+    return counts.pop()
+
+
+def _part(batch: Any, index: int, parts: int, device: torch.device) -> Any:
+    """Part `index` of `parts` of a batch's rows, on a device."""
+    if isinstance(batch, Tensor):
+        return (batch.tensor_split(parts)[index] if batch.ndim and parts > 1 else batch).to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _part(value, index, parts, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_part(value, index, parts, device) for value in batch)
+    return batch
+
+
+def _describe(batch: Any) -> str:
+    """Which samples a batch holds: every tensor called `index`, shortened."""
+    found: list[str] = []
+
+    def search(part: Any, path: str) -> None:
+        if isinstance(part, dict):
+            for key, value in part.items():
+                if key == "index" and isinstance(value, Tensor):
+                    shown = value.flatten().tolist()
+                    found.append(f"{path}{shown[:16]}{'...' if len(shown) > 16 else ''}")
+                else:
+                    search(value, f"{path}{key} ")
+
+    search(batch, "")
+    return "; ".join(found) or "not named by the batch"
+
+
+# --- on disk ------------------------------------------------------------------------------------------------------
+
+
+def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], trained: Trained, checkpoints: Path | None = None) -> None:
+    """Write a trained model's directory, whole or not at all, then remove its checkpoints. Only the main process writes.
+
+    Parameters
+    ----------
+    out : Path
+        Directory that gets `model.safetensors`, `config.json`, `losses.csv` (step, split, term, value), `efficiency.json`.
+    state : dict of str to Tensor
+    config : dict
+        Constructor arguments and hashes.
+    trained : Trained
+    checkpoints : Path, optional
+        Directory to remove when the model is there.
+    """
+    processes = PartialState()
+    if processes.is_main_process:
+        with whole_directory(out) as temporary:
+            save_model(temporary, state, config)
+            with open(temporary / "losses.csv", "w", newline="") as stream:
+                rows = csv.writer(stream, lineterminator="\n")
+                rows.writerow(["step", "split", "term", "value"])
+                rows.writerows(trained.losses)
+            write_json(temporary / "efficiency.json", trained.efficiency)
+        if checkpoints is not None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    processes.wait_for_everyone()
