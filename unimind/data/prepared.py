@@ -1,7 +1,7 @@
 """Prepared files: what every stage after `prepare` reads, whatever laboratory the data came from."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class _Responses(_File):
     @property
     def attributes(self) -> dict[str, Any]:
         """Data set, subject, units, normalisation, order, and `protocol` and `sources` as dictionaries."""
-        content = {key: value for key, value in self._file.attrs.items()}
+        content = {key: value.item() if isinstance(value, np.generic) else value for key, value in self._file.attrs.items()}
         return {**content, "protocol": json.loads(content["protocol"]), "sources": json.loads(content["sources"])}
 
     @property
@@ -227,7 +227,8 @@ class PreparedSubject(_Responses):
         if "stimuli" not in self._file.attrs:
             raise InputError(f"{self.path}: has no attribute `stimuli`; delete it and run again")
         if self.stimulus.min() < 0 or self.stimulus.max() >= self.n_stimuli:
-            raise InputError(f"{self.path}: stimulus indices reach from {self.stimulus.min()} to {self.stimulus.max()}, but there are {self.n_stimuli} pictures; prepare the subject again")
+            reach = f"{self.stimulus.min()} to {self.stimulus.max()}"
+            raise InputError(f"{self.path}: stimulus indices reach from {reach}, but there are {self.n_stimuli} pictures; prepare the subject again")
         if not np.isin(self.split, list(SPLITS.values())).all():
             raise InputError(f"{self.path}: split holds values other than 0, 1 and 2; prepare the subject again")
         pairs = np.unique(np.stack([self.stimulus, self.split]), axis=1)
@@ -453,11 +454,3 @@ def write_stimuli(path: str | Path, stimuli: Iterable[Stimulus], count: int, siz
         file["test"] = np.asarray(test, bool)
         for name, value in (attributes or {}).items():
             file.attrs[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-
-
-def iterate(prepared: _Responses, rows: ArrayLike, block: int | None = None) -> Iterator[NDArray[np.float32]]:
-    """Responses of some rows, block by block in the order given."""
-    rows = np.asarray(rows, dtype=np.int64).ravel()
-    block = block or max(1, _BLOCK // (4 * prepared.n_voxels))
-    for start in range(0, len(rows), block):
-        yield prepared.read(rows[start : start + block])
