@@ -1,0 +1,91 @@
+"""ConvMixer over patches of voxels (Trockman & Kolter 2022, "Patches Are All You Need?"), in one dimension."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Mixing(nn.Module):
+    """One layer: depthwise convolution across patches with a residual, then a pointwise one across channels.
+
+    Depthwise convolution -> GELU -> norm -> residual; pointwise convolution -> GELU -> norm. The thesis normalises by
+    batch statistics; here every sample is normalised by its own (GroupNorm with one group), for three reasons: a batch mixes
+    subjects, whose statistics differ; a loss then does not depend on how a batch is shared by micro-batches and processes;
+    and adapting to a new subject cannot alter running statistics that the training subjects rely on.
+
+    Parameters
+    ----------
+    width : int
+        Channels.
+    kernel : int
+        Width of the depthwise convolution, in patches.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.across = nn.Conv1d(width, width, kernel, groups=width, padding="same")
+        self.norm_across = nn.GroupNorm(1, width)
+        self.within = nn.Conv1d(width, width, 1)
+        self.norm_within = nn.GroupNorm(1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, L) -> (B, width, L)."""
+        x = x + self.norm_across(nn.functional.gelu(self.across(x)))
+        return self.norm_within(nn.functional.gelu(self.within(x)))
+
+
+class ConvMixerTrunk(nn.Module):
+    """Strided patch embedding, mixing layers, and a mixing decoder for pretraining.
+
+    Parameters
+    ----------
+    channels, size : int
+        Channels and length of the signal that enters; `size` is a multiple of `patch`.
+    width, depth, patch, kernel, decoder_depth : int
+        See `study.ConvMixer`.
+    """
+
+    def __init__(self, channels: int, size: int, *, width: int, depth: int, patch: int, kernel: int, decoder_depth: int) -> None:
+        super().__init__()
+        self.width, self.patch, self.n_patches, self.n_tokens = width, patch, size // patch, size // patch
+        self.gradient_checkpointing = False
+        self.stem = nn.Conv1d(channels, width, patch, stride=patch)
+        self.hidden = nn.Parameter(torch.zeros(width))
+        self.position = nn.Parameter(torch.randn(width, self.n_patches) * 0.02)
+        self.layers = nn.ModuleList(Mixing(width, kernel) for _ in range(depth))
+        self.decoder = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(Mixing(width, kernel) for _ in range(decoder_depth)),
+                "out": nn.ConvTranspose1d(width, channels, patch, stride=patch),
+            }
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens of a signal; hidden patches are replaced by one learned vector before any mixing.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, channels, size).
+        mask : Tensor, optional
+            bool (B, n_patches), True where hidden.
+
+        Returns
+        -------
+        Tensor
+            (B, n_tokens, width).
+        """
+        x = self.stem(x)
+        if mask is not None:
+            x = torch.where(mask[:, None], self.hidden[:, None].to(x.dtype), x)
+        x = x + self.position
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
+        return x.transpose(1, 2)
+
+    def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The signal as decoded from its tokens: (B, channels, size)."""
+        x = self(x, mask).transpose(1, 2)
+        for layer in self.decoder["layers"]:
+            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
+        return self.decoder["out"](x)

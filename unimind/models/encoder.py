@@ -1,0 +1,179 @@
+"""fMRI encoders behind one interface: voxels of any length in, tokens and a pooled embedding out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unimind.errors import InputError
+from unimind.models.convmixer import ConvMixerTrunk
+from unimind.models.heads import EmbeddingHead
+from unimind.models.vit import ViTTrunk
+from unimind.storage import load_model
+
+TRUNKS = {"convmixer": ConvMixerTrunk, "vit": ViTTrunk}
+
+
+class EncoderOutput(NamedTuple):
+    """Tokens (B, L, width) for the decoder and the pooled embedding (B, width) for alignment."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+def subject_key(dataset: str, subject: str) -> str:
+    """Name of a subject's parameters within an encoder: `<data set>-<subject>`."""
+    return f"{dataset}-{subject}"
+
+
+class FmriEncoder(nn.Module):
+    """Subject's voxels -> one length -> shared trunk -> tokens and pooled embedding -> image embedding.
+
+    The pooled embedding is the mean token plus a linear map of the entered signal, and the head that predicts the image
+    embedding has a linear path too: what a linear decoder reads from few trials is never out of reach, and trunk and head
+    learn what is added to it.
+
+    Parameters
+    ----------
+    n_voxels : mapping of str to int
+        Voxels of each subject, by `subject_key`. Only `voxels.length: adapter` uses the names.
+    voxels : mapping
+        `study.Voxels` as a dict: how voxels enter.
+    encoder : mapping
+        `study.ConvMixer` or `study.ViT` as a dict.
+    embedding_dim : int
+        Length of the image embedding.
+    repeats : int
+        Channels: repeats of an image given side by side (`voxels.repeats: channels`), else 1.
+    """
+
+    def __init__(self, n_voxels: Mapping[str, int], voxels: Mapping[str, Any], encoder: Mapping[str, Any], embedding_dim: int, repeats: int = 1) -> None:
+        super().__init__()
+        self.arguments = {
+            "n_voxels": dict(n_voxels),
+            "voxels": dict(voxels),
+            "encoder": dict(encoder),
+            "embedding_dim": embedding_dim,
+            "repeats": repeats,
+        }
+        self.length, self.size, self.channels = voxels["length"], voxels["size"], repeats
+        self.dropout = nn.Dropout(voxels.get("dropout", 0.0))
+        self.adapters = nn.ModuleDict()
+        if self.length == "adapter":
+            for subject, count in n_voxels.items():
+                self.add_subject(subject, count)
+        settings = {key: value for key, value in encoder.items() if key != "kind"}
+        self.trunk = TRUNKS[encoder["kind"]](repeats, self.size, **settings)
+        self.width = encoder["width"]
+        self.skip = nn.Linear(repeats * self.size, self.width)
+        self.head = EmbeddingHead(self.width, embedding_dim)
+
+    @staticmethod
+    def _name(subject: str) -> str:
+        """A module name for a subject: torch reserves dots and the names of a dict's methods."""
+        return f"subject-{subject.replace('.', ',')}"
+
+    def add_subject(self, subject: str, n_voxels: int) -> nn.Linear:
+        """Give a subject a new adapter, which starts as linear interpolation (or averaging) to the common length."""
+        adapter = nn.Linear(n_voxels, self.size)
+        with torch.no_grad():
+            adapter.weight.copy_(interpolate(torch.eye(n_voxels)[:, None], self.size)[:, 0].T)
+            adapter.bias.zero_()
+        self.adapters[self._name(subject)] = adapter
+        self.arguments["n_voxels"][subject] = n_voxels
+        return adapter
+
+    def adapter_names(self, subject: str) -> list[str]:
+        """Names of the parameters that belong to one subject alone."""
+        prefix = f"adapters.{self._name(subject)}."
+        return [name for name, _ in self.named_parameters() if name.startswith(prefix)]
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the trunk's activations in the backward pass."""
+        self.trunk.gradient_checkpointing = True
+
+    def enter(self, responses: Tensor, subject: str) -> Tensor:
+        """Bring responses to the common length.
+
+        Parameters
+        ----------
+        responses : Tensor
+            (B, R, V).
+        subject : str
+            `subject_key`.
+
+        Returns
+        -------
+        Tensor
+            (B, R, size).
+
+        Raises
+        ------
+        InputError
+            A subject without an adapter, or another number of voxels than it has.
+        """
+        responses = self.dropout(responses)
+        if self.length == "adapter":
+            name = self._name(subject)
+            if name not in self.adapters:
+                raise InputError(f"{subject}: this model has no adapter for that subject; adapt it first (`unimind adapt`), or list it under training_subjects")
+            if responses.shape[-1] != self.adapters[name].in_features:
+                raise InputError(
+                    f"{subject}: {responses.shape[-1]} voxels given, the model was trained with {self.adapters[name].in_features}; "
+                    "prepare it with the same ROIs and run the training again"
+                )
+            return self.adapters[name](responses)
+        return {"wrap": wrap, "interpolate": interpolate, "max_pool": max_pool}[self.length](responses, self.size)
+
+    def from_entered(self, entered: Tensor) -> EncoderOutput:
+        """Tokens and pooled embedding of an entered signal (B, R, size)."""
+        tokens = self.trunk(entered)
+        return EncoderOutput(tokens, tokens.mean(1) + self.skip(entered.flatten(1)))
+
+    def forward(self, responses: Tensor | Mapping[str, Tensor], subject: str | None = None) -> EncoderOutput:
+        """Encode one subject's responses (B, R, V), or several subjects' as a mapping, concatenated in its order."""
+        if isinstance(responses, Mapping):
+            return self.from_entered(torch.cat([self.enter(own, name) for name, own in responses.items()]))
+        assert subject is not None
+        return self.from_entered(self.enter(responses, subject))
+
+    def embed(self, pooled: Tensor, normalise: bool = False) -> Tensor:
+        """Predicted image embedding (B, embedding_dim), on request of unit length."""
+        predicted = self.head(pooled)
+        return nn.functional.normalize(predicted.float(), dim=-1) if normalise else predicted
+
+
+def wrap(x: Tensor, size: int) -> Tensor:
+    """Pad by repeating from the start, or cut: (..., V) -> (..., size)."""
+    times = -(-size // x.shape[-1])
+    return x.repeat(*[1] * (x.ndim - 1), times)[..., :size]
+
+
+def interpolate(x: Tensor, size: int) -> Tensor:
+    """Linear interpolation of a shorter signal, averages of neighbours of a longer one: (B, R, V) -> (B, R, size)."""
+    if x.shape[-1] > size:
+        return nn.functional.adaptive_avg_pool1d(x, size)
+    return nn.functional.interpolate(x, size, mode="linear", align_corners=True)
+
+
+def max_pool(x: Tensor, size: int) -> Tensor:
+    """Adaptive max pooling (MindBridge): (B, R, V) -> (B, R, size); a shorter signal is spread by repetition."""
+    return nn.functional.adaptive_max_pool1d(x, size)
+
+
+def load_encoder(directory: Path) -> tuple[FmriEncoder, dict[str, Any]]:
+    """The encoder of a model directory (weights under `encoder.`), in evaluation mode, and the directory's configuration.
+
+    Raises
+    ------
+    InputError
+        The directory is missing, broken, or holds no encoder.
+    """
+    state, config = load_model(directory)
+    if "encoder" not in config:
+        raise InputError(f"{directory}: holds no fMRI encoder (its config.json has no `encoder`); give a model of the align, condition or adapt stage")
+    encoder = FmriEncoder(**config["encoder"])
+    encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")})
+    return encoder.eval(), config
