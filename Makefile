@@ -1,0 +1,46 @@
+# Two commands from nothing: `make reproduce` and `make test`. Each sets up what it needs in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORES ?= all
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help install reproduce test lint clean
+
+help:
+	@echo "make install    set up $(VENV) with everything the workflow needs"
+	@echo "make reproduce  run the embedded study from nothing to its report"
+	@echo "make test       run the tests"
+	@echo "make lint       check style and types"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 >= 3.11 is needed; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch and torchvision must come from one command: a pair of different builds does not import.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): about 2 minutes and 6 GB, most of it PyTorch"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workflow,test]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+reproduce: install
+	snakemake --cores $(CORES)
+	@python -c 'from pathlib import Path; from unimind.study import read_study; print("The report:", Path(read_study("config/config.yaml").results, "report.html").resolve())'
+
+test: $(VENV)/.installed-test
+	python -m pytest
+
+lint: $(VENV)/.installed-test
+	ruff check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+clean:
+	rm -rf results logs benchmarks

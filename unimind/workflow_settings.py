@@ -1,0 +1,160 @@
+"""Which part of the study each stage depends on, and which model serves which subject.
+
+The workflow stores these parts with every result. A result is made again when its part of the study changes and not
+when any other part does: a new subject leaves every shared model alone, another sampler reruns the reconstructions
+and what follows them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from unimind.study import Section, Study
+
+#: Keys that say where files lie or who takes part; they reach a stage through its input files.
+WHO_AND_WHERE = {"training_subjects", "new_subjects", "subjects", "root"}
+#: Foundations trained inside the study, and the module that trains each; all others are obtained ready-made.
+TRAINED_FOUNDATIONS = {
+    ("embedding", "study-clip"): "unimind.foundations.study_clip",
+    ("autoencoder", "study"): "unimind.foundations.study_autoencoder",
+    ("diffusion", "study"): "unimind.foundations.study_diffusion",
+    ("classifier", "study"): "unimind.foundations.study_classifier",
+}
+
+
+def _part(section: Section | None, without: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
+    return None if section is None else section.model_dump(mode="json", exclude=set(without))
+
+
+def _fetch(study: Study, dataset: str) -> dict[str, Any]:
+    without = {"training_subjects", "new_subjects", "validation_fraction", "roi_labels"}
+    return {"dataset": _part(study.datasets[dataset], without), "picture_size": study.picture_size}
+
+
+def _fetch_unpaired(study: Study) -> dict[str, Any]:
+    return {"unpaired": _part(study.unpaired, {"subjects", "window"})}
+
+
+def _stimuli(study: Study, dataset: str) -> dict[str, Any]:
+    without = {*WHO_AND_WHERE, "validation_fraction", "roi_labels"}
+    return {"dataset": _part(study.datasets[dataset], without), "picture_size": study.picture_size}
+
+
+def _prepare(study: Study, dataset: str) -> dict[str, Any]:
+    return {"dataset": _part(study.datasets[dataset], WHO_AND_WHERE), "seed": study.seed}
+
+
+def _prepare_unpaired(study: Study) -> dict[str, Any]:
+    return {"unpaired": _part(study.unpaired, WHO_AND_WHERE)}
+
+
+def _foundation(study: Study, network: str) -> dict[str, Any]:
+    parts: dict[str, Any] = {network: _part(getattr(study.foundations, network)), "picture_size": study.picture_size}
+    if is_trained(study, network):
+        parts |= {"drawn": _part(study.foundations.drawn), "seed": study.seed}
+    return parts
+
+
+def _embed(study: Study) -> dict[str, Any]:
+    return {"picture_size": study.picture_size}
+
+
+def _of_method(*keys: str) -> Callable[..., dict[str, Any]]:
+    def parts(study: Study, method: str) -> dict[str, Any]:
+        return {"seed": study.seed} | {key: _part(getattr(study.methods[method], key)) for key in keys}
+
+    return parts
+
+
+def _controls(study: Study) -> dict[str, Any]:
+    return {"seed": study.seed, "picture_size": study.picture_size}
+
+
+def _features(study: Study) -> dict[str, Any]:
+    return {"evaluation": _part(study.evaluation, {"bootstrap", "batch_size"}), "picture_size": study.picture_size}
+
+
+def _score(study: Study) -> dict[str, Any]:
+    return {"evaluation": _part(study.evaluation, {"batch_size"}), "seed": study.seed}
+
+
+def _everything(study: Study) -> dict[str, Any]:
+    return {key: value for key, value in study.model_dump(mode="json").items() if key != "threads"}
+
+
+_SETTINGS: dict[str, Callable[..., dict[str, Any]]] = {
+    "fetch": _fetch,
+    "fetch-unpaired": _fetch_unpaired,
+    "stimuli": _stimuli,
+    "prepare": _prepare,
+    "prepare-unpaired": _prepare_unpaired,
+    "foundation": _foundation,
+    "embed": _embed,
+    "pretrain": _of_method("voxels", "encoder", "pretrain"),
+    "align": _of_method("voxels", "encoder", "align"),
+    "fit": _of_method("voxels", "encoder"),
+    "condition": _of_method("voxels", "encoder", "align", "condition"),
+    "adapt": _of_method("voxels", "encoder", "align", "condition", "adapt"),
+    "reconstruct": _of_method("voxels", "encoder", "condition", "sampling"),
+    "reconstruct-controls": _controls,
+    "features": _features,
+    "score": _score,
+    "tabulate": _everything,
+    "figures": _everything,
+    "report": _everything,
+}
+
+
+def settings(study: Study, stage: str, **names: str) -> dict[str, Any]:
+    """The part of the study that a stage depends on, as plain types.
+
+    Parameters
+    ----------
+    study : Study
+    stage : str
+        A stage of `cli.STAGES`; `fetch-unpaired` where fetch is called for unpaired fMRI.
+    **names : str
+        What the stage works on: `dataset`, `network` or `method`.
+    """
+    return _SETTINGS[stage](study, **names)
+
+
+def is_trained(study: Study, network: str) -> bool:
+    """Whether a foundation is trained inside the study (otherwise it is obtained ready-made)."""
+    section = getattr(study.foundations, network)
+    return section is not None and (network, section.kind) in TRAINED_FOUNDATIONS
+
+
+def foundation_module(study: Study, network: str) -> str:
+    """The module whose code makes a foundation."""
+    return TRAINED_FOUNDATIONS.get((network, getattr(study.foundations, network).kind), "unimind.foundations.external")
+
+
+def shared_model(study: Study, method: str, group: str) -> str:
+    """Folder, below `models/<method>/`, of the last model that is trained on a group's subjects."""
+    recipe = study.methods[method]
+    stage = "fit" if recipe.fitted else "condition" if recipe.condition else "align"
+    return f"{stage}/{group}"
+
+
+def serving_model(study: Study, method: str, dataset: str, subject: str) -> str:
+    """Folder, below `models/<method>/`, of the model that reconstructs a subject's pictures."""
+    if study.methods[method].scope != "subject" and study.role(dataset, subject) == "new":
+        return f"adapt/{dataset}-{subject}"
+    return shared_model(study, method, study.group(method, dataset, subject))
+
+
+def models_of(study: Study, method: str) -> list[str]:
+    """Folders, below `models/<method>/`, of all models of a method, in the order they are made."""
+    recipe = study.methods[method]
+    pairs = list(study.pairs() if recipe.scope == "subject" else study.pairs("train"))
+    groups = list(dict.fromkeys(study.group(method, *pair) for pair in pairs))
+    found = ["pretrain"] if recipe.pretrain else []
+    if recipe.fitted:
+        found += [f"fit/{group}" for group in groups]
+    if recipe.align:
+        found += [f"align/{group}" for group in groups]
+    if recipe.condition:
+        found += [f"condition/{group}" for group in groups]
+    if recipe.scope != "subject":
+        found += [f"adapt/{dataset}-{subject}" for dataset, subject in study.pairs("new")]
+    return found
