@@ -66,7 +66,7 @@ def test_absent_or_foreign_weights_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ridge_from_v4_identifies_pictures_two_way(tmp_path):
-    """Published check: ridge from V4 units to these features identifies the picture two-way at .94 to .99 in every session."""
+    """Ridge from V4 units predicts the features of held-out pictures well enough to tell two apart (0.93 here, chance 0.5)."""
     from PIL import Image
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
@@ -84,10 +84,11 @@ def test_ridge_from_v4_identifies_pictures_two_way(tmp_path):
         numbers = {int(found[1]): name for name in archive.namelist() if (found := re.search(r"(?<!\._)image(\d+)\.jpg$", name))}
         pictures = [np.asarray(Image.open(io.BytesIO(archive.read(numbers[k + 1]))).convert("RGB")) for k in range(len(responses))]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    features = torch.cat([module.encode(part / 255) for part in images.split(50)]).numpy()
+    features = StandardScaler().fit_transform(torch.cat([module.encode(part / 255) for part in images.split(50)]).numpy())
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 7)))
     predicted = cross_val_predict(ridge, responses, features, cv=KFold(5, shuffle=True, random_state=0))
-    similarity = np.corrcoef(predicted, features)[: len(features), len(features) :]
-    right = np.diag(similarity)[:, None] > similarity
-    score = right.sum() / (len(features) * (len(features) - 1))
-    assert score > 0.92
+    shuffled = np.random.default_rng(0).permutation(features)
+    for truth, low, high in ((features, 0.9, 1.0), (shuffled, 0.45, 0.55)):
+        similarity = np.corrcoef(predicted, truth)[: len(truth), len(truth) :]
+        right = np.diag(similarity)[:, None] > similarity
+        assert low < right.sum() / (len(truth) * (len(truth) - 1)) < high
