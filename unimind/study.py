@@ -130,7 +130,7 @@ class Bold5000Data(Dataset):
 class SplitRule(Section):
     """Which trials are test trials of a data set of one's own; exactly one rule."""
 
-    every: Positive | None = Field(None, description="Every n-th picture, in the order of the responses, counting from 0.")
+    every: Positive | None = Field(None, description="Every n-th picture in number order (the order of the responses where there is no trial table), counting from 0.")
     column: Name | None = Field(None, description="A column of the trial table that says `train` or `test`.")
     images: str | None = Field(None, description="A text file with one picture name a line: the test pictures.")
     sessions: list[int] | None = Field(None, description="Sessions whose pictures are test pictures.")
@@ -171,6 +171,23 @@ class ArraysData(Dataset):
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop units without variance or with missing values, and say how many; otherwise refuse them.")
     units: str = Field("arbitrary", description="Physical unit of the responses, for the record.")
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ArraysData":
+        volumes = self.responses.endswith((".nii", ".nii.gz"))
+        if not volumes and not self.responses.endswith((".npy", ".npz", ".h5", ".hdf5", ".mat")):
+            raise ValueError(f"responses: {self.responses!r} given; expected a name ending in .npy, .npz, .h5, .mat, .nii or .nii.gz")
+        if volumes != (self.mask is not None):
+            raise ValueError(f"mask: {'missing; NIfTI responses need a mask on their grid' if volumes else 'only for NIfTI responses; remove it'}")
+        if "{session}" in self.responses and not volumes:
+            raise ValueError("responses: one file a session is read for NIfTI only; join the arrays, and name the session in the trial table")
+        if len(self.subjects) > 1 and "{subject}" not in self.responses:
+            raise ValueError(f"responses: {self.responses!r} is the same file for {len(self.subjects)} subjects; write {{subject}} where the subject stands")
+        if self.blocks is not None and (volumes or self.trials is not None):
+            raise ValueError("blocks: only for array responses without a trial table; the blocks are the trials")
+        if self.split.column is not None and self.trials is None:
+            raise ValueError("split.column: needs a trial table; give `trials:` or another split rule")
+        return self
 
     @property
     def images_per_subject(self) -> bool:
