@@ -1,0 +1,359 @@
+"""Simulated brains looking at drawn pictures, in NSD's own layout, and simulated rest in HCP's.
+
+Everything follows from the study's seed and the subject's name: a subject added later changes no other file. The
+signal is what textbooks say of visual cortex, kept simple: early voxels pool oriented energy and opponent colours in
+a retinotopic receptive field, later voxels mix what is in the picture; both vary smoothly over the cortex.
+"""
+
+import gzip
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimind.data.drawn import Drawn, draw
+from unimind.data.sources import nsd
+from unimind.data.sources.base import below, to_square
+from unimind.data.sources.nsd import NsdSource
+from unimind.storage import whole_file
+from unimind.study import SimulatedData, Study
+
+BETAS, SPACE = "betas_fithrf_GLMdenoise_RR", "func1pt8mm"
+N_SUBJECTS = 8  # NSD's; the design always describes all of them
+_VOXEL = 1.8  # mm
+_TAG = 0x5EED_B0A7  # keeps these random streams apart from those of other parts of a study
+_EARLY = {"V1": 0.16, "V2": 0.12, "V3": 0.10, "hV4": 0.07}  # share of the ROI's voxels, from the occipital pole on
+_LATE = {"ventral": 0.30, "lateral": 0.25}
+_FIELD_SIZE = {"V1": 0.07, "V2": 0.10, "V3": 0.13, "hV4": 0.18}  # receptive field sigma, share of the picture's side
+_WORKING_SIZE = 32  # pixels in which receptive fields pool
+_NOISE = 2.2  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
+_SHARED_NOISE = 0.3  # share of the noise variance that is common to the neighbourhood
+_AMPLITUDE = 1.2  # percent signal change of a standard deviation of signal
+
+
+class SimulatedSource(NsdSource):
+    """Reader of what `simulate` wrote: NSD's reader, with the data set's own sizes."""
+
+    def __init__(self, study: Study, dataset: str, root: Path) -> None:
+        super().__init__(study, dataset, root)
+        self.address = None
+
+    @property
+    def betas(self) -> str:
+        return BETAS
+
+    @property
+    def space(self) -> str:
+        return SPACE
+
+    @property
+    def form(self) -> str:
+        return "nifti"
+
+    def n_sessions(self, subject: str) -> int:
+        return self.section.sessions
+
+
+def simulate(study: Study, dataset: str, subject: str | None = None, root: str | Path | None = None) -> list[Path]:
+    """Write a simulated data set's design and pictures (`subject` None), or one subject's betas and ROIs.
+
+    Parameters
+    ----------
+    study : Study
+    dataset : str
+        A simulated data set of the study.
+    subject : str, optional
+        `subj01` to `subj08`.
+    root : path, optional
+        Where to; by default the study's root of the data set.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    section = study.datasets[dataset]
+    assert isinstance(section, SimulatedData)
+    root = Path(root or study.root(dataset))
+    design = _design(section)
+    return _write_common(section, study.picture_size, design, root) if subject is None else _write_subject(section, study.picture_size, design, root, subject)
+
+
+def _random(section: SimulatedData, *key: int) -> np.random.Generator:
+    return np.random.default_rng((_TAG, section.seed, *key))
+
+
+def _pictures(section: SimulatedData, number: int, size: int) -> Drawn:
+    """The shared pictures (`number` 0), or those only one subject sees."""
+    count = section.shared_images if number == 0 else section.sessions * section.trials_per_session // section.repeats - section.shared_images
+    return draw(count, size, (_TAG, section.seed, 1, number))
+
+
+# --- design and pictures ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Design:
+    """0-based throughout; files are 1-based as NSD's.
+
+    Attributes
+    ----------
+    order : int (n_trials,)
+        Which of the subject's pictures is shown in each trial; the same for all subjects.
+    shown : int (8, pictures per subject)
+        Place in the brick of each subject's pictures, shared ones first.
+    """
+
+    order: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    n_pictures: int
+
+
+def _design(section: SimulatedData) -> _Design:
+    trials = section.sessions * section.trials_per_session
+    per_subject = trials // section.repeats
+    own = per_subject - section.shared_images
+    total = section.shared_images + N_SUBJECTS * own
+    random = _random(section, 0)
+    order = random.permutation(np.repeat(np.arange(per_subject), section.repeats))
+    places = random.permutation(total)
+    groups = np.split(places, section.shared_images + own * np.arange(N_SUBJECTS))
+    shared, *owned = (np.sort(group) for group in groups)
+    return _Design(order, np.stack([np.concatenate([shared, places]) for places in owned]), total)
+
+
+def _write_common(section: SimulatedData, size: int, design: _Design, root: Path) -> list[Path]:
+    import h5py
+    import pandas as pd
+    from scipy.io import savemat
+
+    shared = section.shared_images
+    paths = [below(root, name) for name in (nsd.DESIGN, nsd.TABLE, nsd.PICTURES)]
+    per_run = -(-section.trials_per_session // 12)
+    pattern = np.zeros((section.sessions, 12, max(75, per_run)), np.uint8)
+    for run, count in enumerate(np.bincount(np.arange(section.trials_per_session) % 12, minlength=12)):
+        pattern[:, run, :count] = 1
+    counts = [len(np.unique(design.order[: section.trials_per_session * n])) for n in range(1, section.sessions + 1)]
+    with whole_file(paths[0]) as temporary:
+        content = {
+            "basiccnt": np.stack([np.asarray(counts)] * 3), "masterordering": design.order[None] + 1, "sharedix": design.shown[:1, :shared] + 1,
+            "stimpattern": pattern, "subjectim": design.shown + 1,
+        }  # fmt: skip
+        with open(temporary, "wb") as stream:
+            savemat(stream, {name: values.astype(np.float64) for name, values in content.items()}, do_compression=True)
+
+    trials_of = np.argsort(design.order, kind="stable").reshape(-1, section.repeats) + 1
+    picture = np.arange(design.n_pictures)
+    table = {
+        "cocoId": picture + 1, "cocoSplit": "drawn", "cropBox": "(0.0, 0.0, 0.0, 0.0)", "loss": 0.0, "nsdId": picture, "flagged": False, "BOLD5000": False,
+        "shared1000": np.isin(picture, design.shown[0, :shared]),
+    }  # fmt: skip
+    seen = {f"subject{s + 1}": np.isin(picture, design.shown[s]).astype(int) for s in range(N_SUBJECTS)}
+    repeats = {f"subject{s + 1}_rep{k}": np.zeros(design.n_pictures, int) for s in range(N_SUBJECTS) for k in range(section.repeats)}
+    for s, k in itertools.product(range(N_SUBJECTS), range(section.repeats)):
+        repeats[f"subject{s + 1}_rep{k}"][design.shown[s]] = trials_of[:, k]
+    with whole_file(paths[1]) as temporary:
+        pd.DataFrame({**table, **seen, **repeats}).to_csv(temporary)
+
+    with whole_file(paths[2]) as temporary, h5py.File(temporary, "w") as file:
+        brick = file.create_dataset("imgBrick", (design.n_pictures, size, size, 3), np.uint8, chunks=(1, size, size, 3))
+        for number in range(N_SUBJECTS + 1):
+            places = design.shown[0, :shared] if number == 0 else design.shown[number - 1, shared:]
+            for place, image in zip(places, _pictures(section, number, size).images, strict=True):
+                brick[place] = image
+    return paths
+
+
+# --- brains -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """A subject's anatomy.
+
+    Attributes
+    ----------
+    brain, roi : bool (X, Y, Z)
+        The brain; the voxels of nsdgeneral.
+    xyz : float (n_voxels, 3)
+        Grid coordinates of nsdgeneral's voxels, C order, as `area`.
+    area : str (n_voxels,)
+    """
+
+    brain: NDArray[np.bool_]
+    roi: NDArray[np.bool_]
+    xyz: NDArray[np.float64]
+    area: NDArray[np.str_]
+
+
+def _brain(section: SimulatedData, number: int) -> _Brain:
+    random = _random(section, 2, number)
+    n_voxels = max(40, round(section.voxels * random.uniform(0.8, 1.2)))
+    axes = np.array([1.0, 1.25, 0.9]) * random.uniform(0.95, 1.05, 3)
+    axes *= (3.2 * n_voxels / (4 / 3 * np.pi * axes.prod())) ** (1 / 3)  # the visual voxels are about a third of the brain
+    shape = tuple(int(n) for n in np.ceil(2 * axes) + random.integers(2, 5, 3))
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    centred = (grid - (np.array(shape) - 1) / 2) / axes
+    brain = (centred**2).sum(-1) <= 1
+    pole = np.array([0.0, -1.0, 0.0]) + random.normal(0, 0.05, 3)
+    distance = np.sqrt((((centred - pole) * random.uniform(0.9, 1.1, 3)) ** 2).sum(-1))  # shells about the occipital pole
+    distance[~brain] = np.inf
+    nearest = np.argsort(distance, axis=None, kind="stable")[:n_voxels]
+    roi = np.zeros(shape, bool)
+    roi.ravel()[nearest] = True
+    area = np.empty(shape, "U8")
+    bounds = np.round(np.cumsum(list(_EARLY.values())) * n_voxels).astype(int)
+    for name, places in zip(_EARLY, np.split(nearest, bounds), strict=False):
+        area.ravel()[places] = name
+    late = nearest[bounds[-1] :]
+    lower = np.argsort(centred[..., 2].ravel()[late], kind="stable")
+    share = round(len(late) * _LATE["ventral"] / sum(_LATE.values()))
+    area.ravel()[late[lower[:share]]], area.ravel()[late[lower[share:]]] = "ventral", "lateral"
+    return _Brain(brain, roi, np.argwhere(roi).astype(float), area[roi])
+
+
+def _smooth(random: np.random.Generator, xyz: NDArray, count: int, scale: float) -> NDArray[np.float32]:
+    """Random fields over voxels, (n_voxels, count), unit variance, correlated over about `scale` voxels.
+
+    Random Fourier features of the Gaussian kernel (Rahimi & Recht 2007).
+    """
+    features = 128
+    frequency = random.normal(0, 1 / scale, (3, features))
+    phase = random.uniform(0, 2 * np.pi, features)
+    basis = np.sqrt(2 / features) * np.cos(xyz @ frequency + phase)
+    return (basis @ random.normal(size=(features, count))).astype(np.float32)
+
+
+def _standard(values: NDArray) -> NDArray[np.float32]:
+    values = values - values.mean(axis=0)
+    return (values / np.maximum(values.std(axis=0), 1e-6)).astype(np.float32)
+
+
+def _channels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Oriented energy at two scales and four orientations, luminance and two opponent colours: (n, 11, 32, 32)."""
+    side = _WORKING_SIZE
+    small = np.stack([to_square(image, side) for image in images]).astype(np.float32) / 255
+    red, green, blue = np.moveaxis(small, -1, 0)
+    luminance = small.mean(-1)
+    spectrum = np.fft.fft2(luminance - luminance.mean((1, 2), keepdims=True)).astype(np.complex64)
+    fy, fx = np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij")
+    channels = np.empty((len(images), 11, side, side), np.float32)
+    for row, (frequency, angle) in enumerate(itertools.product((0.09, 0.2), np.arange(4) * np.pi / 4)):
+        # A one-sided Gaussian in frequency is a Gabor pair in quadrature; the modulus of its output is the energy.
+        passed = np.exp(-((fx - frequency * np.cos(angle)) ** 2 + (fy - frequency * np.sin(angle)) ** 2) / (2 * (0.45 * frequency) ** 2))
+        channels[:, row] = abs(np.fft.ifft2(spectrum * passed.astype(np.float32)))
+    channels[:, 8], channels[:, 9], channels[:, 10] = luminance, red - green, blue - (red + green) / 2
+    return channels
+
+
+def _early_signal(random: np.random.Generator, images: NDArray[np.uint8], xyz: NDArray, area: NDArray[np.str_]) -> NDArray[np.float32]:
+    """Receptive fields laid out smoothly over each area, pooling energy and colour: (n_images, n_voxels)."""
+    place = np.empty((len(xyz), 2))
+    sigma = np.empty(len(xyz))
+    for name in _EARLY:
+        inside = np.flatnonzero(area == name)
+        for axis, (coordinate, sign) in enumerate(((0, -1), (2, 1))):  # contralateral; the upper field lies below
+            rank = np.argsort(np.argsort(xyz[inside, coordinate] + 1e-3 * random.normal(size=len(inside))))
+            place[inside, axis] = 0.5 + sign * ((rank + 0.5) / max(1, len(inside)) - 0.5) * 0.96
+        eccentricity = np.hypot(*(place[inside] - 0.5).T)
+        sigma[inside] = _FIELD_SIZE[name] * (0.7 + eccentricity)
+    axis = (np.arange(_WORKING_SIZE) + 0.5) / _WORKING_SIZE
+    across, down = (np.exp(-((axis - place[:, k, None]) ** 2) / (2 * sigma[:, None] ** 2)) for k in (0, 1))
+    fields = (down[:, :, None] * across[:, None, :]).reshape(len(xyz), -1)
+    fields = (fields / fields.sum(1, keepdims=True)).astype(np.float32)
+    channels = _channels(images)
+    scales = channels.std(axis=(0, 2, 3), keepdims=True)
+    pooled = (channels / scales).reshape(-1, _WORKING_SIZE**2) @ fields.T
+    pooled = pooled.reshape(len(images), channels.shape[1], len(xyz))
+    weights = _smooth(random, xyz, channels.shape[1], 2.0)
+    weights[:, :8] = abs(weights[:, :8])
+    return _standard(np.einsum("icv,vc->iv", pooled, weights, optimize=True))
+
+
+def _late_signal(random: np.random.Generator, features: NDArray[np.float32], xyz: NDArray) -> NDArray[np.float32]:
+    """Mixtures of what is in the picture, smooth over voxels and mostly linear: (n_images, n_voxels)."""
+    features = features - features.mean(axis=0)
+    linear = _standard(features @ (_smooth(random, xyz, features.shape[1], 1.5).T + 0.5 * random.normal(size=(features.shape[1], len(xyz)))))
+    hidden = np.tanh(1.5 * _standard(features @ random.normal(size=(features.shape[1], 24))))
+    curved = _standard(hidden @ _smooth(random, xyz, 24, 1.5).T)
+    return _standard(linear + 0.4 * curved)
+
+
+def _write_subject(section: SimulatedData, size: int, design: _Design, root: Path, subject: str) -> list[Path]:
+    number = int(subject.removeprefix("subj0"))
+    brain = _brain(section, number)
+    random = _random(section, 3, number)
+    shared, own = _pictures(section, 0, size), _pictures(section, number, size)
+    early = np.isin(brain.area, list(_EARLY))
+    signal = np.empty((len(design.shown[0]), len(brain.xyz)), np.float32)
+    signal[:, early] = _early_signal(random, np.concatenate([shared.images, own.images]), brain.xyz[early], brain.area[early])
+    signal[:, ~early] = _late_signal(random, np.concatenate([shared.features, own.features]), brain.xyz[~early])
+    ratio = np.exp(0.35 * _smooth(random, brain.xyz, 1, 3.0)[:, 0] + 0.25 * random.normal(size=len(brain.xyz))) / (_NOISE * section.noise)
+    signal *= _AMPLITUDE
+    noise = signal.std(axis=0) / ratio
+    common = _smooth(random, brain.xyz, 20, 3.0) / np.sqrt(20)
+
+    write = _Writer(root, subject)
+    volume = np.where(brain.brain, 0, -1).astype(np.int16)
+    labels = {
+        "nsdgeneral": np.ones(len(brain.xyz)),
+        "prf-visualrois": _numbers(brain, {"V1": (1, 2), "V2": (3, 4), "V3": (5, 6), "hV4": (7, 7)}),
+        "streams": _numbers(brain, {**dict.fromkeys(_EARLY, (1, 1)), "ventral": (5, 5), "lateral": (6, 6)}),
+    }
+    for name, values in labels.items():
+        volume[brain.roi] = values
+        write(f"nsddata/ppdata/{subject}/{SPACE}/roi/{name}.nii.gz", volume)
+    write(f"nsddata/ppdata/{subject}/{SPACE}/brainmask.nii.gz", brain.brain.astype(np.int16))
+    ncsnr = np.zeros(brain.roi.shape, np.float32)
+    ncsnr[brain.roi] = ratio
+    write(f"nsddata_betas/ppdata/{subject}/{SPACE}/{BETAS}/ncsnr.nii.gz", ncsnr)
+
+    elsewhere = brain.brain & ~brain.roi
+    trials = section.trials_per_session
+    for session in range(section.sessions):
+        random = _random(section, 4, number, session)
+        gain = np.exp(random.normal(0, 0.1))
+        offset = random.normal(0, 0.6, len(noise)).astype(np.float32)
+        drift = np.linspace(-1, 1, trials, dtype=np.float32)[:, None] * random.normal(0, 0.1, len(noise)).astype(np.float32)
+        trial_noise = np.sqrt(1 - _SHARED_NOISE) * random.standard_normal((trials, len(noise)), np.float32)
+        trial_noise += np.sqrt(_SHARED_NOISE) * random.standard_normal((trials, common.shape[1]), np.float32) @ common.T
+        shown = design.order[session * trials : (session + 1) * trials]
+        percent = gain * (signal[shown] + noise * trial_noise) + offset + drift
+        betas = np.zeros((*brain.roi.shape, trials), np.int16, order="F")
+        betas[brain.roi] = _as_betas(percent).T
+        betas[elsewhere] = _as_betas(random.standard_normal((int(elsewhere.sum()), trials), np.float32))
+        write(f"nsddata_betas/ppdata/{subject}/{SPACE}/{BETAS}/betas_session{session + 1:02d}.nii.gz", betas)
+    return write.paths
+
+
+def _as_betas(percent: NDArray) -> NDArray[np.int16]:
+    return np.clip(np.rint(percent * nsd.SCALE), -32768, 32767).astype(np.int16)
+
+
+def _numbers(brain: _Brain, meaning: dict[str, tuple[int, int]]) -> NDArray[np.int64]:
+    """Label of every voxel by its area: the first number below the middle of the brain, the second above it."""
+    dorsal = brain.xyz[:, 2] >= np.median(brain.xyz[:, 2])
+    values = np.zeros(len(brain.area), int)
+    for name, (ventral, upper) in meaning.items():
+        values[brain.area == name] = np.where(dorsal, upper, ventral)[brain.area == name]
+    return values
+
+
+class _Writer:
+    """Writes NIfTI volumes of one grid, whole or not at all, with the same bytes every time."""
+
+    def __init__(self, root: Path, subject: str) -> None:
+        self.root, self.subject = root, subject
+        self.paths: list[Path] = []
+
+    def __call__(self, path: str, values: NDArray) -> None:
+        import nibabel
+
+        affine = np.diag([_VOXEL, _VOXEL, _VOXEL, 1.0])
+        affine[:3, 3] = -_VOXEL * (np.array(values.shape[:3]) - 1) / 2
+        image = nibabel.Nifti1Image(values, affine)
+        with whole_file(below(self.root, path)) as temporary:
+            temporary.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+        self.paths.append(below(self.root, path))
