@@ -34,7 +34,7 @@ STAGES: dict[str, Stage] = {
                      {"dataset": "text", "subject": "text", "fetched": "file", "stimuli": "file", "training-stimuli": "files?", "out": "file"}),
     "prepare-unpaired": Stage("unimind.data.prepare_unpaired", "prepare_unpaired", "Visual-cortex samples from fMRI without pictures.",
                               {"subject": "text", "fetched": "file", "out": "file"}),
-    "foundation": Stage("unimind.foundations.build", "foundation", "Get or train one frozen network: embedding, autoencoder, diffusion or classifier.",
+    "foundation": Stage("unimind.training.foundations.build", "foundation", "Get or train one frozen network: embedding, autoencoder, diffusion or classifier.",
                         {"name": "text", "embedding": "file?", "autoencoder": "file?", "stimuli": "files?", "embeddings": "files?", "checkpoints": "file?", "out": "file"}),
     "embed": Stage("unimind.foundations.embed", "embed", "Image embeddings and autoencoder latents of a stimulus file.",
                    {"stimuli": "file", "embedding": "file", "autoencoder": "file", "out": "file"}),

@@ -432,7 +432,6 @@ class Condition(Section):
     time: bool = Field(True, description="Pooled fMRI embedding added to the time embedding.")
     tokens: Positive = Field(8, description="Context tokens (77 in MinD-Vis).")
     drop: Fraction = Field(0.1, description="Share of samples trained without the condition, for guidance.")
-    warm_start_steps: int = Field(0, ge=0, description="Steps in which the condition stage first imitates the foundation's own condition; only for a UNet trained in the study.")
     train_encoder: bool = Field(True, description="Also fine-tune the encoder.")
     training: Training = Training(steps=400, batch_size=32, learning_rate=3e-4)
 
@@ -539,8 +538,6 @@ class Study(Section):
                         raise ValueError(f"methods.{name}.adapt: missing, but datasets.{key}.new_subjects names {', '.join(dataset.new_subjects)}")
                     if not dataset.training_subjects and method.scope == "dataset":
                         raise ValueError(f"datasets.{key}.training_subjects: empty, but methods.{name} shares one model per data set; name a training subject")
-            if method.condition is not None and method.condition.warm_start_steps and self.foundations.diffusion.kind != "study":
-                raise ValueError(f"methods.{name}.condition.warm_start_steps: needs foundations.diffusion.kind study; {self.foundations.diffusion.kind!r} given")
             if method.condition is None and self.foundations.diffusion.kind != "study":
                 raise ValueError(f"methods.{name}.condition: missing; only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {self.foundations.diffusion.kind!r} given")
         return self

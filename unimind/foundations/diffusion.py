@@ -1,0 +1,141 @@
+"""The latent diffusion model: diffusers' UNet, conditioned twice.
+
+The condition enters as cross-attention context and as a vector added to the time embedding (`class_embed_type:
+identity` in diffusers' words), so that any diffusers UNet - trained in the study, converted from CompVis's checkpoint or
+taken from the hub - is conditioned in the same way, without a parameter of its own for it.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unimind.storage import load_model
+
+
+class Condition(NamedTuple):
+    """What conditions a batch: `context` (n, tokens, context_dim) and `time` (n, time_dim)."""
+
+    context: Tensor
+    time: Tensor
+
+    def keep(self, kept: Tensor, null: "Condition") -> "Condition":
+        """The condition where `kept` (n,) is true, the null condition elsewhere."""
+        context = torch.where(kept[:, None, None], self.context, null.context.expand_as(self.context))
+        return Condition(context, torch.where(kept[:, None], self.time, null.time.expand_as(self.time)))
+
+
+class EmbeddingConditioner(nn.Module):
+    """Image embedding -> condition, trained together with a UNet of the study.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the embedding.
+    context_dim, tokens : int
+        Width and number of context tokens.
+    time_dim : int
+        Length of the time embedding.
+    """
+
+    def __init__(self, dim: int, context_dim: int, tokens: int, time_dim: int) -> None:
+        super().__init__()
+        self.arguments = {"dim": dim, "context_dim": context_dim, "tokens": tokens, "time_dim": time_dim}
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.context = nn.Linear(dim, tokens * context_dim)
+        self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.null_context = nn.Parameter(torch.randn(1, tokens, context_dim) * 0.02)
+
+    def forward(self, embedding: Tensor) -> Condition:
+        """Embeddings (n, dim), standardised by the training pictures' mean and deviation."""
+        x = (embedding - self.mean) / self.std
+        return Condition(self.context(x).unflatten(1, self.null_context.shape[1:]), self.time(x))
+
+    def null(self) -> Condition:
+        """The condition of unconditional samples; one row, to be expanded."""
+        return Condition(self.null_context, self.null_context.new_zeros(1, self.arguments["time_dim"]))
+
+
+def build_unet(config: dict[str, Any]) -> nn.Module:
+    """A diffusers UNet2DConditionModel that also accepts a vector for its time embedding."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_config({**config, "class_embed_type": "identity", "num_class_embeds": None})
+
+
+def adaptable_names(unet: nn.Module) -> list[str]:
+    """Parameters trained when a UNet is conditioned on fMRI: cross-attention and its norms. All others stay frozen."""
+    return [name for name, _ in unet.named_parameters() if ".attn2." in name or ".norm2." in name and "resnets" not in name]
+
+
+class Diffusion(nn.Module):
+    """A UNet, its noise schedule, and its own conditioner where it was trained in the study.
+
+    Attributes
+    ----------
+    name : str
+        As shown in tables.
+    unet : UNet2DConditionModel
+    scheduler : dict
+        diffusers' configuration of the noise schedule.
+    conditioner : EmbeddingConditioner or None
+    latent_shape : tuple of int
+        (c, h, w) of one latent.
+    """
+
+    def __init__(self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int], conditioner: dict[str, Any] | None) -> None:
+        super().__init__()
+        self.arguments = {"name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner}
+        self.name, self.scheduler, self.latent_shape = name, dict(scheduler), tuple(latent_shape)
+        self.unet = build_unet(unet)
+        self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
+
+    @property
+    def context_dim(self) -> int:
+        return self.unet.config["cross_attention_dim"]
+
+    @property
+    def time_dim(self) -> int:
+        return self.unet.time_embedding.linear_2.out_features
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the UNet's activations in the backward pass."""
+        self.unet.enable_gradient_checkpointing()
+
+    def forward(self, latent: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """Prediction (noise or velocity, as the schedule says) for latents (n, c, h, w) at timesteps (n,)."""
+        return self.unet(latent, timestep, condition.context, class_labels=condition.time).sample
+
+
+def noised(latent: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """Noised latents, and what the UNet should predict for them.
+
+    z_t = sqrt(a) z + sqrt(1 - a) noise, a = alphas_cumprod[t]; the target is `noise` (epsilon; Ho et al. 2020) or
+    sqrt(a) noise - sqrt(1 - a) z (v_prediction; Salimans & Ho 2022).
+    """
+    a = alphas_cumprod[timestep][:, None, None, None]
+    mixed = a.sqrt() * latent + (1 - a).sqrt() * noise
+    return mixed, noise if prediction_type == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * latent
+
+
+def alphas_cumprod(scheduler: dict[str, Any]) -> Tensor:
+    """Cumulative product of the schedule's alphas, (T,)."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler.from_config(scheduler).alphas_cumprod
+
+
+def load_diffusion_model(directory: Path) -> Diffusion:
+    """A diffusion foundation, frozen, in evaluation mode."""
+    state, config = load_model(directory)
+    if config["kind"] == "study":
+        model = Diffusion(**config["arguments"])
+    else:
+        unet = config["unet"]
+        shape = config.get("latent_shape") or (unet["in_channels"], unet["sample_size"], unet["sample_size"])
+        model = Diffusion(config["name"], unet, config["scheduler"], tuple(shape), None)
+        state = {f"unet.{name}": tensor for name, tensor in state.items()}
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)

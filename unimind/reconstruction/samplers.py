@@ -1,0 +1,85 @@
+"""Samplers: conditions in, latents out. Every sample has its own noise, so batches change nothing."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.study import Sampling
+from unimind.training.loop import generator
+
+
+def build_scheduler(sampling: Sampling, config: dict, device: torch.device):
+    """diffusers' scheduler of a name: DPM-Solver++ (Lu et al. 2022), DDIM (Song et al. 2020) or PLMS (Liu et al. 2022)."""
+    if sampling.sampler == "dpm-solver++":
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+    elif sampling.sampler == "ddim":
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+    else:
+        from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+
+        scheduler = PNDMScheduler.from_config(config, skip_prk_steps=True)
+    scheduler.set_timesteps(sampling.steps, device=device)
+    return scheduler
+
+
+def starting_noise(shape: Sequence[int], keys: Sequence[tuple]) -> Tensor:
+    """Standard normal noise (len(keys), *shape), each row seeded from its own key."""
+    return torch.stack([torch.randn(tuple(shape), generator=generator("noise", *key)) for key in keys])
+
+
+@torch.no_grad()
+def sample(
+    diffusion: Diffusion, condition: Condition, null: Condition, sampling: Sampling, keys: Sequence[tuple], start: Tensor | None = None,
+    step_done: Callable[[], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """Draw one latent per row of the condition.
+
+    Parameters
+    ----------
+    diffusion : Diffusion
+    condition : Condition
+        Of n rows.
+    null : Condition
+        One row; used where `sampling.guidance` is not 1: prediction = null + guidance (conditional - null) (Ho & Salimans 2022).
+    sampling : Sampling
+    keys : sequence of tuple
+        What seeds each row's noise, such as (seed, stimulus, sample).
+    start : Tensor, optional
+        Latents (n, c, h, w) to start from: noised to the share `sampling.strength` of the schedule.
+
+    Returns
+    -------
+    Tensor
+        (n, c, h, w).
+    """
+    device = condition.context.device
+    scheduler = build_scheduler(sampling, diffusion.scheduler, device)
+    noise = starting_noise(diffusion.latent_shape, keys).to(device)
+    timesteps = scheduler.timesteps
+    if start is not None and sampling.strength < 1:
+        first = min(int(round((1 - sampling.strength) * len(timesteps))), len(timesteps) - 1)
+        timesteps = timesteps[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        latent = scheduler.add_noise(start.to(device), noise, timesteps[:1].expand(len(noise)))
+    else:
+        latent = noise * scheduler.init_noise_sigma
+    guided = sampling.guidance != 1.0
+    if guided:
+        both = Condition(torch.cat([condition.context, null.context.expand_as(condition.context)]), torch.cat([condition.time, null.time.expand_as(condition.time)]))
+    for timestep in timesteps:
+        if guided:
+            with_it, without = diffusion(torch.cat([latent, latent]), timestep, both).chunk(2)
+            prediction = without + sampling.guidance * (with_it - without)
+        else:
+            prediction = diffusion(latent, timestep, condition)
+        latent = scheduler.step(prediction, timestep, latent).prev_sample
+        if step_done is not None:
+            step_done()
+    return latent

@@ -1,0 +1,100 @@
+"""Train the study's latent diffusion UNet, conditioned on the image embedding."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unimind.foundations import load_autoencoder, load_embedding
+from unimind.foundations.diffusion import Diffusion, alphas_cumprod, noised
+from unimind.study import Study
+from unimind.training.foundations.pictures import drawn_pictures, unit
+from unimind.training.loop import drawn, fingerprint, on_device, train, write_model
+
+NAME = "study latent diffusion"
+SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+
+
+def _drawn_targets(study: Study, autoencoder: Path, embedding: Path) -> tuple[Tensor, Tensor]:
+    device = on_device()
+    coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
+    latents, embeddings = [], []
+    with torch.no_grad():
+        for part in drawn_pictures(study).images.split(128):
+            images = unit(part.to(device))
+            latents.append(coder.encode(images).cpu())
+            embeddings.append(embedder.encode(images).cpu())
+    return torch.cat(latents), torch.cat(embeddings)
+
+
+def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tensor, Tensor]:
+    """Latents and embeddings of pictures that are no test picture in any of the files."""
+    with_test: set[str] = set()
+    rows = []
+    for stimulus, embedding in zip(stimuli, embeddings, strict=True):
+        with h5py.File(stimulus) as file, h5py.File(embedding) as targets:
+            names, test = file["sha256"].asstr()[:], file["test"][:].astype(bool)
+            with_test |= set(names[test])
+            rows.append((names, targets["latent"][:], targets["embedding"][:]))
+    seen: set[str] = set(with_test)
+    latents, vectors = [], []
+    for names, latent, vector in rows:
+        for index, name in enumerate(names):
+            if name not in seen:
+                seen.add(name)
+                latents.append(latent[index])
+                vectors.append(vector[index])
+    return torch.from_numpy(np.stack(latents)).float(), torch.from_numpy(np.stack(vectors)).float()
+
+
+def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: list[Path], embeddings: list[Path], checkpoints: Path, out: Path) -> None:
+    """Velocity prediction on the latents of drawn pictures, or of the study's training pictures, with condition dropout."""
+    settings = study.foundations.diffusion
+    if settings.pictures == "drawn":
+        latents, vectors = _drawn_targets(study, autoencoder, embedding)
+    else:
+        latents, vectors = _training_targets(stimuli, embeddings)
+    held_out = len(latents) // 32
+    torch.manual_seed(study.seed)
+    order = torch.randperm(len(latents))
+    latents, vectors = latents[order], vectors[order]
+    channels = [int(c) for c in settings.channels]
+    unet = {
+        "sample_size": latents.shape[-1], "in_channels": latents.shape[1], "out_channels": latents.shape[1], "block_out_channels": channels,
+        "layers_per_block": settings.blocks, "down_block_types": ["CrossAttnDownBlock2D"] * len(channels), "up_block_types": ["CrossAttnUpBlock2D"] * len(channels),
+        "cross_attention_dim": settings.context_dim, "attention_head_dim": 4, "norm_num_groups": 16, "resnet_time_scale_shift": "scale_shift",
+    }  # fmt: skip
+    conditioner = {"dim": vectors.shape[1], "context_dim": settings.context_dim, "tokens": settings.context_tokens, "time_dim": 4 * channels[0]}
+    model = Diffusion(NAME, unet, SCHEDULER, tuple(latents.shape[1:]), conditioner)
+    assert model.conditioner is not None
+    model.conditioner.mean.copy_(vectors.mean(0))
+    model.conditioner.std.copy_(vectors.std(0).clamp_min(1e-6))
+    alphas = alphas_cumprod(SCHEDULER)
+
+    def draw(step: int) -> dict:
+        index = held_out + drawn(len(latents) - held_out, settings.training.batch_size, step, study.seed, "diffusion")
+        return {"index": index, "latents": latents[index], "vectors": vectors[index]}
+
+    def error(model: Diffusion, latent: Tensor, vector: Tensor, drop: float) -> Tensor:
+        n = len(latent)
+        timestep = torch.randint(len(alphas), (n,), device=latent.device)
+        mixed, target = noised(latent, torch.randn_like(latent), timestep, alphas.to(latent.device), SCHEDULER["prediction_type"])
+        condition = model.conditioner(vector).keep(torch.rand(n, device=latent.device) >= drop, model.conditioner.null())
+        return functional.mse_loss(model(mixed, timestep, condition).float(), target)
+
+    def losses(model: Diffusion, batch: dict) -> dict:
+        return {"velocity": error(model, batch["latents"], batch["vectors"], settings.drop_condition)}
+
+    def validate(model: Diffusion) -> dict:
+        device = next(model.parameters()).device
+        parts = [error(model, latents[:held_out][part].to(device), vectors[:held_out][part].to(device), 0.0) for part in torch.arange(held_out).split(64)]
+        return {"velocity": torch.stack(parts).mean().item()}
+
+    files = [autoencoder, embedding, *stimuli, *embeddings]
+    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], files, __name__)
+    trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
+                    label="latent diffusion", n_samples=len(latents) - held_out, validate=validate if held_out else None)  # fmt: skip
+    write_model(out, model.state_dict(), {"kind": "study", "name": NAME, "arguments": model.arguments, "held_out": trained.validation}, trained, checkpoints)

@@ -1,0 +1,61 @@
+"""Train the study's CLIP on drawn pictures and their captions."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unimind.foundations.study_clip import NAME, StudyClip, Words
+from unimind.study import Study
+from unimind.training.foundations.pictures import drawn_pictures, unit
+from unimind.training.loop import drawn, fingerprint, train, write_model
+
+
+def contrastive(images: Tensor, captions: Tensor, same: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy (Radford et al. 2021) where several pictures may have the same caption.
+
+    Parameters
+    ----------
+    images, captions : Tensor
+        (n, d), L2-normalised.
+    same : Tensor
+        (n, n), 1 where two captions are equal; each row's ones share its target.
+    scale : Tensor
+        Inverse temperature.
+    """
+    logits = scale * images @ captions.T
+    target = same / same.sum(1, keepdim=True)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
+    """Contrastive training; the share of held-out pictures whose caption is found among 256 goes to the losses."""
+    settings = study.foundations.embedding
+    pictures = drawn_pictures(study)
+    torch.manual_seed(study.seed)
+    model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words)
+    tokens, held_out_tokens = model.words(pictures.captions), model.words(pictures.held_out_captions)
+
+    def draw(step: int) -> dict:
+        index = drawn(len(pictures.images), settings.training.batch_size, step, study.seed, "embedding")
+        return {"index": index, "images": pictures.images[index], "tokens": tokens[index]}
+
+    def losses(model: StudyClip, batch: dict) -> dict:
+        images = model.encode(unit(batch["images"]))
+        captions = model.clip.encode_text(batch["tokens"], normalize=True)
+        same = (batch["tokens"][:, None] == batch["tokens"][None]).all(-1).float()
+        return {"contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp().clamp(max=100))}
+
+    def validate(model: StudyClip) -> dict:
+        device = next(model.parameters()).device
+        images = model.encode(unit(pictures.held_out.to(device)))
+        captions = model.clip.encode_text(held_out_tokens.to(device), normalize=True)
+        same = (held_out_tokens[:, None] == held_out_tokens[None]).all(-1).float().to(device)
+        found = same[torch.arange(len(images)), (images @ captions.T).argmax(1)].mean().item()
+        return {"contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp()).item(), "caption_top1": found}
+
+    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
+    trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
+                    label="image embedding (study CLIP)", n_samples=len(pictures.images), validate=validate)  # fmt: skip
+    write_model(out, model.state_dict(), {"kind": "study-clip", "name": NAME, "arguments": model.arguments, "held_out": trained.validation}, trained, checkpoints)
