@@ -1,0 +1,582 @@
+"""The stage `figures`: everything the report shows that is not text, as PNG files, with `captions.json` beside them."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from unimind.errors import InputError
+from unimind.progress import say, track
+from unimind.report import results
+from unimind.report.gallery import RANKING, Cell, mosaic, ranked, tile_side
+from unimind.storage import read_json, whole_directory, write_json
+from unimind.study import Study
+
+EACH_RANK, IN_ORDER, OVERVIEW, SMALL = 2, 6, 8, 4
+UNITS = {"byte": (1e9, "GB"), "bytes": (1e9, "GB"), "B": (1e9, "GB")}
+QUANTITIES = {
+    "parameters": "Parameters", "trainable_parameters": "Trained parameters", "flops_per_sample": "FLOPs per sample", "peak_memory": "Peak memory",
+    "samples_per_second": "Samples per second", "seconds": "Time",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG file of the report: the section it belongs to, what it shows in a sentence, and in words for those who cannot see it."""
+
+    file: str
+    section: str
+    caption: str
+    alt: str
+    title: str = ""
+    dataset: str = ""
+    subject: str = ""
+
+
+def figures(
+    study: Study,
+    tables: Path,
+    models: Sequence[Path],
+    reconstructions: Sequence[Path],
+    stimuli: Sequence[Path],
+    prepared: Sequence[Path],
+    controls: Sequence[Path],
+    out: Path,
+) -> None:
+    """Draw every figure that the inputs have data for.
+
+    Parameters
+    ----------
+    tables : path
+        Folder with `reconstruction.csv` and, where there are any, `efficiency.csv` and `adaptation.csv`.
+    models : sequence of paths
+        Model folders; those with a `losses.csv` get loss curves.
+    reconstructions, stimuli, prepared, controls : sequences of paths
+        HDF5 files as `docs/architecture.md` describes them, at the places it names (method, data set and subject are read off the path).
+    out : path
+        Folder written: PNG files and `captions.json`, a list of `Figure`.
+
+    Raises
+    ------
+    InputError
+        A file lacks what its place promises.
+    """
+    scores = results.read_scores(study, tables)
+    adaptation = results.read_scores(study, tables, "adaptation")
+    efficiency = results.read_table(tables, "efficiency")
+    files = _Files.at(study, reconstructions, stimuli, prepared, controls, Path(tables).parent / "metrics")
+    with whole_directory(out) as folder, _style():
+        drawn = [
+            *_overviews(study, files, folder),
+            *_galleries(study, files, folder),
+            *(_scores(study, scores, folder) if scores is not None else ()),
+            *(_adaptation(study, adaptation, folder) if adaptation is not None else ()),
+            *_similarity(study, files, folder),
+            *(_efficiency(study, efficiency, folder) if efficiency is not None else ()),
+            *_losses(study, models, folder),
+        ]
+        write_json(folder / "captions.json", [asdict(figure) for figure in drawn])
+    say(f"{len(drawn)} figures in {out}")
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The HDF5 files by what they hold, in the study's order."""
+
+    reconstructions: dict[tuple[str, str, str], Path]  # (data set, subject, method)
+    stimuli: dict[tuple[str, str], Path]  # (data set, stimulus set)
+    prepared: dict[tuple[str, str], Path]  # (data set, subject)
+    controls: dict[tuple[str, str], Path]  # (data set, stimulus set)
+    metrics: Path
+
+    @classmethod
+    def at(cls, study: Study, reconstructions, stimuli, prepared, controls, metrics: Path) -> "_Files":
+        given = {(path.parent.name, path.stem, path.parent.parent.name): path for path in map(Path, reconstructions)}
+        wanted = [(dataset, subject, method) for dataset, subject in study.pairs() for method in study.methods]
+        two = [{(path.parent.name, path.stem): path for path in map(Path, paths)} for paths in (stimuli, prepared, controls)]
+        return cls({key: given[key] for key in wanted if key in given}, *two, metrics)
+
+    def subjects(self) -> list[tuple[str, str]]:
+        return list(dict.fromkeys(key[:2] for key in self.reconstructions))
+
+    def methods(self, dataset: str, subject: str) -> list[str]:
+        return [key[2] for key in self.reconstructions if key[:2] == (dataset, subject)]
+
+
+class _Pictures:
+    """Pictures of one file by stimulus number, read one at a time."""
+
+    def __init__(self, path: Path, numbers: str | None = "stimulus"):
+        self.path = path
+        try:
+            self.file = h5py.File(path, "r")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read as HDF5 ({error}); run the stage that writes it again") from None
+        if numbers and numbers not in self.file:
+            raise InputError(f"{path}: holds no `{numbers}`; run the stage that writes it again")
+        self.stimulus = self.file[numbers][()].astype(int).tolist() if numbers else None
+        self.place = None if self.stimulus is None else {stimulus: place for place, stimulus in enumerate(self.stimulus)}
+
+    def get(self, name: str, stimulus: int) -> np.ndarray | None:
+        """Array of one stimulus, or None where the file has no such data set or stimulus."""
+        place = stimulus if self.place is None else self.place.get(stimulus)
+        if name not in self.file or place is None or place >= len(self.file[name]):
+            return None
+        return self.file[name][place]
+
+    def sampled(self, stimulus: int) -> Cell:
+        """The sample shown, and beside it the others of the same stimulus."""
+        samples = self.get("samples", stimulus)
+        if samples is None:
+            return Cell(None)
+        shown = self.get("shown", stimulus)
+        shown = 0 if shown is None else int(shown)
+        others = [sample for number, sample in enumerate(samples) if number != shown]
+        return Cell(samples[shown], others[:SMALL])
+
+    def __enter__(self) -> "_Pictures":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+def _overviews(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
+    """One figure per stimulus set: its first test pictures, and what the leading method makes of each subject's fMRI."""
+    sets: dict[tuple[str, str], list[str]] = {}
+    for dataset, subject in files.subjects():
+        sets.setdefault((dataset, study.stimuli(dataset, subject)), []).append(subject)
+    for (dataset, name), subjects in sets.items():
+        if (dataset, name) not in files.stimuli:
+            continue
+        method = next(method for method in study.methods if any((dataset, subject, method) in files.reconstructions for subject in subjects))
+        subjects = [subject for subject in subjects if (dataset, subject, method) in files.reconstructions]
+        with contextlib.ExitStack() as stack:
+            truth = stack.enter_context(_Pictures(files.stimuli[dataset, name], None))
+            opened = [stack.enter_context(_Pictures(files.reconstructions[dataset, subject, method])) for subject in subjects]
+            shared = set(opened[0].stimulus).intersection(*(one.stimulus for one in opened))
+            chosen = sorted(shared or opened[0].stimulus)[:OVERVIEW]
+            cells = [[Cell(truth.get("images", stimulus)) for stimulus in chosen]]
+            cells += [[Cell(one.sampled(stimulus).picture) for stimulus in chosen] for one in opened]
+            cells.append([Cell(opened[0].get("shuffled", stimulus)) for stimulus in chosen])
+        roles = ["seen", *(f"{subject}{' (new)' if study.role(dataset, subject) == 'new' else ''}" for subject in subjects), "shuffled fMRI"]
+        colours = dict.fromkeys(range(1, len(cells) - 1), results.colours(study)[method]) | {len(cells) - 1: results.CONTROL_COLOUR}
+        side = tile_side(cells[0][0].picture.shape[0])
+        drawn = mosaic(cells, roles, [""] * len(chosen), side, row_colours=colours, breaks=(1, len(cells) - 1))
+        file = f"overview_{dataset}{'' if name == 'stimuli' else '_' + subjects[0]}.png"
+        drawn.save(folder / file)
+        label = results.labels(study)[method]
+        yield Figure(
+            file,
+            "overview",
+            f"What was seen (top) and what {label} reconstructs from each subject's fMRI: the first {len(chosen)} test pictures"
+            f"{' that all subjects saw' if len(subjects) > 1 else ''}, in stimulus order, none chosen by hand. "
+            f"Bottom: {label} given the fMRI of other test pictures ({subjects[0]}).",
+            f"{len(chosen)} seen pictures above their reconstructions by {label} from {', '.join(subjects)}, and the shuffled-fMRI control",
+            dataset=dataset,
+        )
+
+
+def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
+    """One figure per subject: chosen stimuli, every method's samples, the shuffled control and the ceiling side by side."""
+    labels, colours = results.labels(study), results.colours(study)
+    for dataset, subject in track(files.subjects(), "picture grids"):
+        stimuli = files.stimuli.get((dataset, study.stimuli(dataset, subject)))
+        if stimuli is None:
+            continue
+        methods = files.methods(dataset, subject)
+        leading = methods[0]
+        with contextlib.ExitStack() as stack:
+            truth = stack.enter_context(_Pictures(stimuli, None))
+            opened = {method: stack.enter_context(_Pictures(files.reconstructions[dataset, subject, method])) for method in methods}
+            beside = files.controls.get((dataset, study.stimuli(dataset, subject)))
+            ceiling = stack.enter_context(_Pictures(beside)) if beside else None
+            order = opened[leading].stimulus
+            groups, rule = _choice(order, files.metrics / leading / dataset / f"{subject}.json", labels[leading])
+            rows = [(label, stimulus) for label, numbers in groups for stimulus in numbers]
+            cells = []
+            for _, stimulus in rows:
+                line = [Cell(truth.get("images", stimulus)), *(opened[method].sampled(stimulus) for method in methods), Cell(opened[leading].get("shuffled", stimulus))]
+                cells.append(line + ([Cell(ceiling.get("embedding_ceiling", stimulus))] if ceiling else []))
+        columns = ["seen", *(labels[method] for method in methods), "shuffled fMRI", *(["true embedding"] if beside else [])]
+        tints = {number: colours[method] for number, method in enumerate(methods, 1)}
+        starts = np.cumsum([0, *(len(numbers) for _, numbers in groups)])[1:-1].tolist()
+        side = tile_side(cells[0][0].picture.shape[0])
+        drawn = mosaic(cells, [label if number in {0, *starts} else "" for number, (label, _) in enumerate(rows)], columns, side, column_colours=tints, breaks=starts)
+        file = f"pictures_{dataset}_{subject}.png"
+        drawn.save(folder / file)
+        samples = f" Small: the method's further samples of the same trial (up to {SMALL})." if any(cell.others for line in cells for cell in line) else ""
+        yield Figure(
+            file,
+            "pictures",
+            f"{rule} Large: the sample that agrees best with the method's own prediction; the seen picture plays no part in that choice.{samples} "
+            f"Shuffled fMRI: {labels[leading]} given another picture's trial."
+            + (" True embedding: the decoder given the seen picture's own embedding, the best it could do." if beside else ""),
+            f"Grid of {len(rows)} seen pictures of {subject} beside the reconstructions of {', '.join(labels[method] for method in methods)} and the controls",
+            title=subject,
+            dataset=dataset,
+            subject=subject,
+        )
+
+
+def _choice(order: list[int], metrics: Path, leading: str) -> tuple[list[tuple[str, list[int]]], str]:
+    """((row label, stimuli) per group, the rule in words): best, median and worst by the leading method's scores, then the first in order."""
+    first = order[:IN_ORDER]
+    per_image: dict[str, Any] = {}
+    if metrics.exists():
+        rows = read_json(metrics).get("rows", {}).get("reconstruction", {})
+        per_image = {name: rows[name].get("per_image") for name in RANKING if name in rows}
+    found = ranked(per_image, len(order), EACH_RANK)
+    if found is None:
+        return [("in order", first)], f"The first {len(first)} of {len(order)} test pictures in stimulus order."
+    by = [results.metric(name).label for name in per_image if per_image[name] is not None]
+    each = len(found["best"])
+    groups = [(rank, [order[place] for place in places]) for rank, places in found.items()]
+    rule = (
+        f"The {each} best, median and worst of {len(order)} test pictures by {leading}'s per-picture {by[0]} score"
+        f"{f' (ties by {by[1]})' if len(by) > 1 else ''}, then the first {len(first)} in stimulus order; no picture was chosen by hand."
+    )
+    return [*groups, ("in order", first)], rule
+
+
+# --- charts -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """One look for all charts, drawn without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    look = {
+        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+        "axes.spines.right": False, "axes.edgecolor": "#9AA0A8", "axes.labelcolor": "#3A3F46", "xtick.color": "#3A3F46", "ytick.color": "#3A3F46", "text.color": "#1C1E22",
+        "axes.axisbelow": True, "axes.grid": False, "grid.color": "#E4E6EA", "legend.frameon": False, "figure.dpi": 150, "savefig.facecolor": "white", "svg.hashsalt": "unimind",
+    }  # fmt: skip
+    with matplotlib.rc_context(look):
+        yield
+
+
+def _panels(count: int, columns: int, height: float, width: float = 9.6, **options: Any):
+    """A figure with `count` panels in rows of `columns`; further ones are removed."""
+    import matplotlib.pyplot as plt
+
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(width, height * lines), squeeze=False, layout="constrained", **options)
+    flat = axes.ravel().tolist()
+    for axis in flat[count:]:
+        axis.remove()
+    return figure, flat[:count]
+
+
+def _save(figure, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _interval(axis, value: float, low: float, high: float, y: float, **look: Any) -> None:
+    """A horizontal 95 % interval; nothing where there is none."""
+    if np.isfinite([value, low, high]).all():
+        axis.plot([low, high], [y, y], solid_capstyle="butt", **look)
+
+
+def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure]:
+    """Bars per metric: methods in their colours, controls in grey, subjects as points with their intervals."""
+    from matplotlib.lines import Line2D
+
+    labels, colours = results.labels(study), results.colours(study)
+    for dataset in dict.fromkeys(scores.dataset):
+        here = scores[scores.dataset == dataset]
+        role = "train" if (here.role == "train").any() else "new"
+        means = results.average(here, role)
+        names = results.ordered(here.metric)
+        methods = [key for key in study.methods if ((here.of == key) & here.control.isna()).any()]
+        present = set(here.control.dropna())
+        others = [name for name in [*results.CONTROLS, *sorted(present - set(results.CONTROLS))] if name in present and name != "shuffled"]
+        lines = [*methods, *others]
+        figure, axes = _panels(len(names), 3, 0.55 + 0.29 * len(lines), sharey=True)
+        for axis, name in zip(axes, names, strict=True):
+            kind, factor = results.metric(name), 100 if results.metric(name).percent else 1
+            own = here[here.metric == name]
+            for y, line in enumerate(lines):
+                method = line in methods
+                match = (own.of == line) & own.control.isna() if method else own.control == line
+                if not method and own[match].of.notna().any():
+                    match &= own.of == methods[0]
+                tint = colours[line] if method else results.CONTROL_COLOUR
+                mean = means[(means.metric == name) & means.method.isin(own[match].method)]
+                if len(mean):
+                    bar = mean.iloc[0]
+                    axis.barh(y, factor * bar.value, height=0.74, color=tint, alpha=0.9 if method else 0.45, linewidth=0)
+                single = own[match & ~own.subject.isin(results.AVERAGES)]
+                single = single if method else single.drop_duplicates("subject")
+                places = y + np.linspace(-0.24, 0.24, len(single)) if len(single) > 1 else [y]
+                for place, row in zip(places, single.itertuples(), strict=True):
+                    new = study.role(dataset, row.subject) == "new" if row.subject in study.datasets[dataset].subjects else False
+                    _interval(axis, factor * row.value, factor * row.ci_low, factor * row.ci_high, place, color="#1C1E22", linewidth=0.9)
+                    axis.plot(factor * row.value, place, "D" if new else "o", markersize=3.4, color="white", markeredgecolor="#1C1E22", markeredgewidth=0.8)
+                shuffled = means[(means.metric == name) & (means.control == "shuffled") & (means.of == line)] if method else ()
+                if len(shuffled):
+                    axis.plot(factor * shuffled.iloc[0].value, y, "x", markersize=6, color="#1C1E22", markeredgewidth=1.6)
+            if kind.chance is not None:
+                axis.axvline(factor * kind.chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
+            axis.set_title(f"{kind.label} {'↑' if _better(own) == 'higher' else '↓'}{' (%)' if kind.percent else ''}")
+            axis.set_yticks(range(len(lines)), [labels.get(line) or results.CONTROLS.get(line, (line,))[0] for line in lines])
+            axis.set_ylim(len(lines) - 0.4, -0.6)
+            axis.tick_params(axis="y", length=0)
+            axis.xaxis.grid(True)
+            axis.locator_params(axis="x", nbins=5)
+            if kind.percent:
+                axis.set_xlim(0, 102)
+        training = [subject for subject in study.datasets[dataset].training_subjects]
+        marks = [
+            Line2D([], [], marker="o", color="#1C1E22", markerfacecolor="white", markersize=4, linewidth=0.9, label="training subject, 95 % interval"),
+            Line2D([], [], marker="D", color="#1C1E22", markerfacecolor="white", markersize=4, linewidth=0.9, label="new subject"),
+            Line2D([], [], marker="x", color="#1C1E22", linewidth=0, markersize=6, markeredgewidth=1.6, label="same method, shuffled fMRI"),
+            Line2D([], [], color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)), label="chance by definition"),
+        ]
+        figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=9)
+        file = f"scores_{dataset}.png"
+        _save(figure, folder / file)
+        counted = f"the mean over {len(training)} training subjects" if role == "train" and len(training) > 1 else "the subject's value"
+        yield Figure(
+            file,
+            "results",
+            f"Every metric, methods in colour, controls in grey. Bars: {counted}; points: single subjects with 95 % bootstrap intervals over test pictures; "
+            "crosses: the same method given shuffled fMRI. An arrow up means higher is better.",
+            f"Bar charts of {', '.join(results.metric(name).label for name in names)} for {', '.join(labels[key] for key in methods)} and the controls",
+            dataset=dataset,
+        )
+
+
+def _better(rows: pd.DataFrame) -> str:
+    """`higher` or `lower`, as the table says it."""
+    return "lower" if str(rows.better.iloc[0]).lower() in ("lower", "down", "min", "↓") else "higher"
+
+
+def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
+    """Score against the number of the new subject's trials, one line per method, averaged over new subjects."""
+    labels, colours = results.labels(study), results.colours(study)
+    for dataset in dict.fromkeys(table.dataset):
+        here = table[(table.dataset == dataset) & (table.role != "control") & ~table.subject.isin(results.AVERAGES)]
+        budgets = sorted(set(here.trials.dropna()), key=lambda budget: (not str(budget).replace(".", "").isdigit(), float(budget) if str(budget).replace(".", "").isdigit() else 0))
+        wanted = [results.headline(here), *(name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric))]
+        names = list(dict.fromkeys(name for name in wanted if name))
+        if not names or not budgets:
+            continue
+        figure, axes = _panels(len(names), 3, 3.2, width=min(9.6, 4.2 * len(names) + 1))
+        for axis, name in zip(axes, names, strict=True):
+            factor = 100 if results.metric(name).percent else 1
+            own = here[here.metric == name]
+            for number, (method, rows) in enumerate(own.groupby("method", sort=False)):
+                key = rows.of.iloc[0]
+                look = {"color": colours.get(key, results.PALETTE[-1 - number % 4]), "marker": "o", "markersize": 4, "label": labels.get(method, method)}
+                by = rows.groupby("trials")[["value", "ci_low", "ci_high"]].mean().reindex(budgets).mul(factor)
+                axis.plot(range(len(budgets)), by.value, **look)
+                if rows.subject.nunique() == 1:
+                    axis.fill_between(range(len(budgets)), by.ci_low, by.ci_high, color=look["color"], alpha=0.15, linewidth=0)
+            if results.metric(name).chance is not None:
+                axis.axhline(factor * results.metric(name).chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
+            axis.set_xticks(range(len(budgets)), budgets)
+            axis.set_xlabel("trials of the new subject")
+            axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
+            axis.yaxis.grid(True)
+        axes[0].legend(fontsize=8.5)
+        file = f"adaptation_{dataset}.png"
+        _save(figure, folder / file)
+        yield Figure(
+            file, "new", "How well a new subject's pictures are reconstructed from how many of its trials, averaged over the new subjects.",
+            "Lines of the score against the number of trials per method", dataset=dataset,
+        )  # fmt: skip
+
+
+def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
+    """Bars per quantity, grouped by stage, methods in their colours."""
+    from matplotlib.patches import Patch
+
+    labels, colours = results.labels(study), results.colours(study)
+    keys = {**{label: key for key, label in labels.items()}, **{key: key for key in labels}}
+    table = table.assign(key=table.method.map(keys)).dropna(subset=["key", "value"])
+    names = [name for name in QUANTITIES if name in set(table.quantity)]
+    if not names:
+        return
+    stages = list(dict.fromkeys(table.stage.astype(str)))
+    stages.sort(key=lambda stage: next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES)))
+    lines = [(stage, key) for stage in stages for key in study.methods if ((table.stage.astype(str) == stage) & (table.key == key)).any()]
+    figure, axes = _panels(len(names), 3, 0.6 + 0.21 * len(lines), sharey=True)
+    for axis, name in zip(axes, names, strict=True):
+        own = table[table.quantity == name]
+        divisor, unit = UNITS.get(str(own.unit.iloc[0]), (1, "" if pd.isna(own.unit.iloc[0]) else str(own.unit.iloc[0])))
+        top, place, ticks = own.value.max() / divisor, 0.0, []
+        for stage in stages:
+            begun = place
+            for key in [key for line, key in lines if line == stage]:
+                row = own[(own.stage.astype(str) == stage) & (own.key == key)]
+                if len(row):
+                    value = row.value.mean() / divisor
+                    axis.barh(place, value, height=0.86, color=colours[key], linewidth=0)
+                    axis.text(value + 0.015 * top, place, _short(value), va="center", fontsize=7.5)
+                place += 1
+            ticks.append(((begun + place - 1) / 2, stage))
+            place += 0.7
+        axis.set_yticks([tick for tick, _ in ticks], [stage for _, stage in ticks])
+        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="x", labelbottom=False, length=0)
+        axis.spines["bottom"].set_visible(False)
+        axis.set_ylim(place - 1.2, -0.7)
+        axis.set_xlim(0, 1.3 * top if top > 0 else 1)
+        axis.set_title(f"{QUANTITIES[name]}{f' ({unit})' if unit and unit not in ('count', '1', '1/s') else ''}")
+    figure.legend(handles=[Patch(color=colours[key], label=labels[key]) for key in study.methods if key in set(table.key)], loc="outside lower center", ncols=4, fontsize=9)
+    _save(figure, folder / "efficiency.png")
+    yield Figure(
+        "efficiency.png", "efficiency", "What each stage of each method costs, measured in this run on this machine; where a method has one model per subject, their mean.",
+        "Bar charts of parameters, memory, speed and time per stage and method",
+    )  # fmt: skip
+
+
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
+
+
+def _short(value: float) -> str:
+    """A number in at most four characters and a factor's letter."""
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _losses(study: Study, models: Sequence[Path], folder: Path) -> Iterator[Figure]:
+    """One figure per method: a panel per trained model, training thin, validation with points, every term on its own."""
+    curves: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    for model in map(Path, models):
+        table = results.read_table(model, "losses")
+        if table is None:
+            continue
+        missing = {"step", "split", "term", "value"} - set(table)
+        if missing:
+            raise InputError(f"{model}/losses.csv: no column {', '.join(sorted(missing))}; delete the model and train again")
+        place = next((number for number, part in enumerate(model.parts) if part in study.methods and model.parts[number - 1] == "models"), None)
+        owner, name = (model.parts[place], " · ".join(model.parts[place + 1 :])) if place is not None else ("foundations", model.name)
+        curves.setdefault(owner, []).append((name, table))
+    for owner in [*study.methods, "foundations"]:
+        if owner not in curves:
+            continue
+        curves[owner].sort(key=lambda item: (next((place for place, known in enumerate(STAGES) if item[0].startswith(known)), len(STAGES)), item[0]))
+        figure, axes = _panels(len(curves[owner]), 3, 2.5)
+        for axis, (name, table) in zip(axes, curves[owner], strict=True):
+            _curve(axis, table)
+            axis.set_title(name)
+            axis.set_xlabel("step")
+        label = results.labels(study).get(owner, "networks trained in the study")
+        file = f"losses_{owner}.png"
+        _save(figure, folder / file)
+        yield Figure(
+            file, "training", f"{label}: training (thin) and validation (points) loss of every trained part, term by term.",
+            f"Loss curves of {', '.join(name for name, _ in curves[owner])}", title=label,
+        )  # fmt: skip
+
+
+def _curve(axis, table: pd.DataFrame) -> None:
+    """Loss terms of one model against steps."""
+    import matplotlib
+
+    table = table[np.isfinite(pd.to_numeric(table.value, errors="coerce"))]
+    terms = list(dict.fromkeys(table.term.astype(str)))
+    tints = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, max(len(terms), 1)))
+    for term, tint in zip(terms, tints, strict=True):
+        own = table[table.term.astype(str) == term]
+        train, validation = own[own.split == "train"], own[own.split != "train"]
+        axis.plot(train.step, train.value, color=tint, linewidth=0.9, alpha=0.75, label=None if len(validation) else term)
+        if len(validation):
+            axis.plot(validation.step, validation.value, "o-", color=tint, markersize=3, linewidth=1.4, label=term)
+    positive = table.value[table.value > 0]
+    if len(positive) == len(table) and len(table) and positive.max() > 20 * positive.min():
+        axis.set_yscale("log")
+    axis.yaxis.grid(True)
+    axis.legend(fontsize=8)
+
+
+# --- representational similarity --------------------------------------------------------------------------------
+
+
+def similarity(patterns: np.ndarray) -> np.ndarray:
+    """Upper triangle of the representational similarity matrix: Pearson correlation between images' patterns (n_images, n_features)."""
+    matrix = np.corrcoef(patterns.astype("float64"))
+    return matrix[np.triu_indices(len(matrix), 1)]
+
+
+def agreement(patterns: Sequence[np.ndarray]) -> np.ndarray:
+    """Spearman correlation between subjects' similarity matrices (n_subjects, n_subjects); Kriegeskorte et al. 2008."""
+    from scipy.stats import rankdata
+
+    return np.corrcoef([rankdata(similarity(one)) for one in patterns])
+
+
+def _similarity(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
+    """How alike the subjects' representations of the same test pictures are, in raw responses and in predicted embeddings."""
+    labels = results.labels(study)
+    for dataset in study.datasets:
+        subjects = [subject for name, subject in files.subjects() if name == dataset and (dataset, subject) in files.prepared]
+        subjects = [subject for subject in subjects if study.stimuli(dataset, subject) == "stimuli"]
+        if len(subjects) < 2:
+            continue
+        stimuli, predicted = {}, {}
+        for (name, subject, method), path in files.reconstructions.items():
+            if name == dataset and subject in subjects:
+                with h5py.File(path) as file:
+                    if "predicted" in file:
+                        stimuli[subject] = file["stimulus"][()]
+                        predicted[method, subject] = dict(zip(file["stimulus"][()].tolist(), file["predicted"][()], strict=True))
+        subjects = [subject for subject in subjects if subject in stimuli]
+        shared = sorted(set.intersection(*(set(stimuli[subject].tolist()) for subject in subjects))) if len(subjects) > 1 else []
+        if len(shared) < 4:
+            continue
+        found = [("measured responses", agreement([_responses(files.prepared[dataset, subject], shared) for subject in subjects]))]
+        for method in study.methods:
+            if all((method, subject) in predicted and set(shared) <= set(predicted[method, subject]) for subject in subjects):
+                found.append((labels[method], agreement([np.stack([predicted[method, subject][stimulus] for stimulus in shared]) for subject in subjects])))
+        if len(found) < 2:
+            continue
+        figure, axes = _panels(len(found), 3, 0.9 + 0.5 * len(subjects) if len(subjects) < 6 else 3.6)
+        upper = np.triu_indices(len(subjects), 1)
+        for axis, (name, matrix) in zip(axes, found, strict=True):
+            axis.imshow(np.ma.masked_array(matrix, np.eye(len(subjects), dtype=bool)), vmin=0, vmax=1, cmap="YlGnBu")
+            for row, column in np.argwhere(~np.eye(len(subjects), dtype=bool)):
+                value = matrix[row, column]
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "#1C1E22")
+            axis.set_xticks(range(len(subjects)), subjects, rotation=30, ha="right", fontsize=8.5)
+            axis.set_yticks(range(len(subjects)), subjects, fontsize=8.5)
+            axis.tick_params(length=0)
+            axis.spines[:].set_visible(False)
+            axis.set_title(f"{name}: mean {matrix[upper].mean():.2f}", fontsize=9.5)
+        file = f"similarity_{dataset}.png"
+        _save(figure, folder / file)
+        yield Figure(
+            file,
+            "alignment",
+            f"Do the subjects represent the same {len(shared)} test pictures alike? Spearman correlation between two subjects' representational similarity matrices: "
+            "of their measured responses (averaged over repeats), and of the embeddings that each method predicts from them.",
+            "; ".join(f"{name}: mean agreement between subjects {matrix[upper].mean():.2f}" for name, matrix in found),
+            dataset=dataset,
+        )
+
+
+def _responses(path: Path, stimuli: list[int]) -> np.ndarray:
+    """Mean test response (n_stimuli, n_voxels) to each stimulus, read stimulus by stimulus."""
+    with h5py.File(path) as file:
+        stimulus, test = file["stimulus"][()], file["split"][()] == 2
+        rows = [np.flatnonzero(test & (stimulus == one)) for one in stimuli]
+        if any(len(one) == 0 for one in rows):
+            raise InputError(f"{path}: stimulus {stimuli[[len(one) for one in rows].index(0)]} was reconstructed but has no test trial; run reconstruct again")
+        return np.stack([file["responses"][one].mean(0) for one in rows])
