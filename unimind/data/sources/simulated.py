@@ -28,7 +28,7 @@ _EARLY = {"V1": 0.16, "V2": 0.12, "V3": 0.10, "hV4": 0.07}  # share of the ROI's
 _LATE = {"ventral": 0.30, "lateral": 0.25}
 _FIELD_SIZE = {"V1": 0.07, "V2": 0.10, "V3": 0.13, "hV4": 0.18}  # receptive field sigma, share of the picture's side
 _WORKING_SIZE = 32  # pixels in which receptive fields pool
-_NOISE = 2.2  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
+_NOISE = 2.5  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
 _SHARED_NOISE = 0.3  # share of the noise variance that is common to the neighbourhood
 _AMPLITUDE = 1.2  # percent signal change of a standard deviation of signal
 

@@ -1,0 +1,218 @@
+"""The stage `prepare`: whatever a laboratory has, to one prepared file per subject."""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from unimind.data.manifest import read_manifest
+from unimind.data.normalise import PER_SESSION, session_zscores
+from unimind.data.order import anatomical_order
+from unimind.data.prepared import SPLITS, Stimuli, write_prepared
+from unimind.data.sources import open_source
+from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION, RawSubject, Trials
+from unimind.errors import InputError
+from unimind.progress import say, track
+from unimind.study import Study
+
+
+def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Path, training_stimuli: list[Path], out: Path) -> None:
+    """Keep the voxels of the ROI, order and z-score them, split the trials, and write the prepared file.
+
+    Parameters
+    ----------
+    study : Study
+    dataset, subject : str
+    fetched : Path
+        Manifest of the subject's files.
+    stimuli : Path
+        Stimulus file the subject's trials refer to.
+    training_stimuli : list of Path
+        Stimulus files of the data set's training subjects: their test images are nobody's training images, and their
+        training images nobody's test images.
+    out : Path
+        HDF5 file to write (`prepared.PreparedSubject`); trials of other kinds, such as imagery, go beside it as
+        `<subject>.<kind>.h5`.
+
+    Raises
+    ------
+    InputError
+        One line, before anything is written: files missing or of another grid, a trial of an unknown picture, missing
+        values, an empty split.
+    """
+    where = f"{dataset} {subject}"
+    root, sources = read_manifest(fetched)
+    raw = open_source(study, dataset, root).subject(subject)
+    section = study.datasets[dataset]
+    with Stimuli(stimuli) as pictures:
+        rows = {name: row for row, name in enumerate(pictures.id)}
+        stimulus = _stimulus_rows(raw.trials, rows, where, stimuli)
+        sha256 = pictures.sha256
+        flagged = pictures.test
+    tests, trained = _training_images(training_stimuli)
+    hints = np.where(flagged[stimulus], TEST, TRAIN) if raw.trials.split is None else np.asarray(raw.trials.split)
+    splits = assign_splits(
+        sha256[stimulus], hints, tests, trained if study.role(dataset, subject) == "new" else (), section.validation_fraction, study.seed
+    )  # fmt: skip
+    _require_splits(splits, where, section.validation_fraction)
+    if splits.moved:
+        say(f"{where}: {splits.moved} test pictures are training pictures of the training subjects; they are training pictures here too")
+    if splits.joined:
+        say(f"{where}: {splits.joined} training pictures are test pictures of the data set; they are test pictures here too")
+    if (splits.split == DROP).any():
+        say(f"{where}: {(splits.split == DROP).sum()} trials left out: test pictures shown too seldom")
+
+    order, order_name = _order(raw)
+    roi = raw.roi if section.roi_labels else None
+    common = {
+        "stimuli": len(sha256), "dataset": dataset, "subject": subject, "n_voxels": raw.n_voxels, "stored": order, "order": order_name,
+        "xyz": None if raw.xyz is None else raw.xyz[order], "roi": None if roi is None else roi[order], "roi_names": raw.roi_names,
+        "noise_ceiling": None if raw.noise_ceiling is None else raw.noise_ceiling[order], "normalisation": PER_SESSION, "sources": sources,
+    }  # fmt: skip
+    protocol = {"source": section.source, "units": raw.units, "validation_fraction": section.validation_fraction, "seed": study.seed, **raw.protocol}
+    session = np.asarray(raw.trials.session)
+    kept = splits.split != DROP
+    counts = {name: len(np.unique(sha256[stimulus[splits.split == code]])) for name, code in SPLITS.items()}
+    scaled = session_zscores(raw.trials.responses, session, splits.split == TRAIN, where)
+    write_prepared(
+        out, _kept(track(scaled, f"sessions of {where}", len(np.unique(session))), session, kept, order),
+        stimulus=stimulus[kept], session=session[kept], split=splits.split[kept],
+        protocol={**protocol, **{f"{name}_images": count for name, count in counts.items()}}, **common,
+    )  # fmt: skip
+    say(f"{where}: {kept.sum()} trials, {raw.n_voxels} voxels; pictures: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+    for kind, trials in raw.further.items():
+        seen = _stimulus_rows(trials, rows, f"{where} {kind}", stimuli)
+        write_prepared(
+            out.with_name(f"{out.stem}.{kind}.h5"), _further(raw.trials, splits.split == TRAIN, trials, order, f"{where} {kind}"),
+            stimulus=seen, session=trials.session, split=np.full(len(seen), TEST), protocol={**protocol, "kind": kind}, **common,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The split of every trial (DROP for none), and how many pictures changed sides.
+
+    Attributes
+    ----------
+    split : int8 (n_trials,)
+    moved : int
+        Test pictures by the source's rule that training subjects train on: training pictures.
+    joined : int
+        Training pictures by the source's rule that are test pictures of a training subject: test pictures.
+    """
+
+    split: NDArray[np.int8]
+    moved: int
+    joined: int
+
+
+def assign_splits(
+    image: ArrayLike, hints: ArrayLike, tests: Collection[str], trained: Collection[str], validation_fraction: float, seed: int
+) -> Splits:  # fmt: skip
+    """Split trials so that every image is on one side, within the subject and across the data set.
+
+    An image is a test image when any of its trials is one, or when it is one for a training subject (`tests`). A new
+    subject's test image that a training subject trains on (`trained`) is a training image. Of the training
+    images, those whose hash with `seed` falls below `validation_fraction` are validation images: the same for all subjects.
+
+    Parameters
+    ----------
+    image : str (n_trials,)
+        What makes two pictures the same image: the SHA-256 of the pixels.
+    hints : int (n_trials,)
+        TRAIN, TEST or DROP by the source's rule.
+    tests, trained : collection of str
+        Test and training images of the training subjects; `trained` is empty for a training subject.
+    validation_fraction : float
+    seed : int
+    """
+    names, position = np.unique(np.asarray(image), return_inverse=True)
+    hints = np.asarray(hints)
+    own = np.zeros(len(names), bool)
+    own[position[hints == TEST]] = True
+    by_all = np.isin(names, list(tests))
+    moved = own & ~by_all & np.isin(names, list(trained))
+    test = (own & ~moved) | by_all
+    place = np.array([_unit_hash(name, seed) for name in names])
+    candidates = np.zeros(len(names), bool)
+    candidates[position[hints != DROP]] = True
+    candidates &= ~test
+    validation = candidates & (place < validation_fraction)
+    if validation_fraction and candidates.sum() > 1 and not validation.any():
+        validation = candidates & (place == place[candidates].min())
+    split = np.where(test, TEST, np.where(validation, VALIDATION, TRAIN))[position]
+    split[hints == DROP] = DROP
+    shown = np.zeros(len(names), bool)
+    shown[position[hints == TRAIN]] = True
+    return Splits(split.astype(np.int8), int(moved.sum()), int((by_all & ~own & shown).sum()))
+
+
+def _unit_hash(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image and the seed alone."""
+    return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
+
+
+def _require_splits(splits: Splits, where: str, fraction: float) -> None:
+    if not (splits.split == TEST).any():
+        raise InputError(f"{where}: the test split is empty; check the data set's test rule (`split`, `test_repeats` or `sessions`)")
+    if not (splits.split == TRAIN).any():
+        raise InputError(f"{where}: the training split is empty; check the data set's test rule and validation_fraction = {fraction}")
+
+
+def _training_images(files: list[Path]) -> tuple[set[str], set[str]]:
+    """Images that are test images of some training subject, and those that are not but may be trained on."""
+    tests: set[str] = set()
+    others: set[str] = set()
+    for file in files:
+        with Stimuli(file) as pictures:
+            tests |= set(pictures.sha256[pictures.test].tolist())
+            others |= set(pictures.sha256[~pictures.test].tolist())
+    return tests, others - tests
+
+
+def _stimulus_rows(trials: Trials, rows: dict[str, int], where: str, stimuli: Path) -> NDArray[np.int32]:
+    """Row in the stimulus file of every trial's picture."""
+    found = np.array([rows.get(str(name), -1) for name in trials.stimulus], np.int32)
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        picture = trials.stimulus[unknown[0]]
+        raise InputError(
+            f"{where}: trial {unknown[0] + 1} shows picture {picture!s}, which {stimuli} does not have ({len(unknown)} such trials); "
+            "add the pictures or mend the trial table"
+        )
+    if not len(found):
+        raise InputError(f"{where}: has no trials; check the data set's files")
+    return found
+
+
+def _order(raw: RawSubject) -> tuple[NDArray[np.int64], str]:
+    if raw.order is not None or (raw.roi is None and raw.xyz is None):
+        return np.arange(raw.n_voxels), raw.order or "stored"
+    return anatomical_order(raw.roi, raw.xyz)
+
+
+def _kept(blocks: Iterator[NDArray[np.float32]], session: NDArray, kept: NDArray[np.bool_], order: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    start = 0
+    for block in blocks:
+        yield block[np.ix_(kept[start : start + len(block)], order)]
+        start += len(block)
+
+
+def _further(main: Trials, training: NDArray[np.bool_], trials: Trials, order: NDArray[np.int64], name: str) -> Iterator[NDArray[np.float32]]:
+    """Trials that are not for training, z-scored as any session without training trials is."""
+    past = np.asarray(main.session).max() + 1
+
+    def responses() -> Iterator[NDArray[np.float32]]:
+        yield from main.responses()
+        yield from trials.responses()
+
+    session = np.concatenate([main.session, np.asarray(trials.session) + past])
+    blocks = session_zscores(responses, session, np.concatenate([training, np.zeros(len(trials.session), bool)]), name)
+    for _ in np.unique(main.session):
+        next(blocks)
+    for block in blocks:
+        yield block[:, order]
