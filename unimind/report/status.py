@@ -1,0 +1,96 @@
+"""`unimind status`: how far a study's run has come."""
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unimind.study import Study
+from unimind.workflow_settings import models_of
+
+State = Literal["done", "running", "failed", "interrupted", "waiting"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One result that the study makes: a file or folder, relative to `results/<study>/`."""
+
+    part: str
+    stage: str
+    what: str
+    path: str
+
+
+def steps(study: Study) -> Iterator[Step]:
+    """Everything the study makes, in the order it is made."""
+    pairs = list(study.pairs())
+    sets = list(dict.fromkeys((dataset, study.stimuli(dataset, subject)) for dataset, subject in pairs))
+    resting = study.unpaired.subjects if study.unpaired else []
+    for dataset, name in sets:
+        yield Step("data", "fetch", f"{dataset} {name}", f"fetched/{dataset}/{name}.json")
+        yield Step("data", "stimuli", f"{dataset} {name}", f"prepared/{dataset}/{name}.h5")
+    for dataset, subject in [*pairs, *(("unpaired", name) for name in resting)]:
+        yield Step("data", "fetch", f"{dataset} {subject}", f"fetched/{dataset}/{subject}.json")
+        yield Step("data", "prepare", f"{dataset} {subject}", f"prepared/{dataset}/{subject}.h5")
+    for network in ("embedding", "autoencoder", "diffusion", "classifier"):
+        if getattr(study.foundations, network):
+            yield Step("foundations", "foundation", network, f"foundations/{network}")
+    for dataset, name in sets:
+        yield Step("foundations", "embed", f"{dataset} {name}", f"embeddings/{dataset}/{name}.h5")
+    for method in study.methods:
+        for folder in models_of(study, method):
+            stage, _, group = folder.partition("/")
+            yield Step(method, stage, group or "all subjects", f"models/{method}/{folder}")
+        for dataset, subject in pairs:
+            yield Step(method, "reconstruct", f"{dataset} {subject}", f"reconstructions/{method}/{dataset}/{subject}.h5")
+            yield Step(method, "score", f"{dataset} {subject}", f"metrics/{method}/{dataset}/{subject}.json")
+    for dataset, name in sets:
+        yield Step("controls", "reconstruct-controls", f"{dataset} {name}", f"reconstructions/controls/{dataset}/{name}.h5")
+        yield Step("controls", "features", f"{dataset} {name}", f"features/{dataset}/{name}.h5")
+    for stage, path in (("tabulate", "tables"), ("figures", "figures"), ("report", "report.html")):
+        yield Step("report", stage, "", path)
+
+
+def state_of(study: Study, step: Step, directory: Path) -> tuple[State, str]:
+    """State of one step, and the last line of its log.
+
+    A result that Snakemake has begun and not ended carries a mark in `.snakemake/incomplete`; a run that is going on
+    holds a lock. A log without a result and without a mark belongs to a job that failed.
+    """
+    result = f"{study.results}/{step.path}"
+    log = directory / "logs" / study.name / f"{re.sub(r'[.](h5|json|html)$', '', step.path)}.log"
+    mark = directory / ".snakemake" / "incomplete" / base64.urlsafe_b64encode(result.encode()).decode()
+    locked = any((directory / ".snakemake" / "locks").glob("*"))
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if mark.exists():
+        return ("running" if locked else "interrupted"), last
+    if (directory / result).exists():
+        return "done", last
+    return ("failed" if log.exists() else "waiting"), last
+
+
+def status(study: Study, directory: Path | None = None) -> None:
+    """Print which stage of which method and subject is done, running or failed, with its log's last line.
+
+    Parameters
+    ----------
+    study : Study
+    directory : path, optional
+        Where Snakemake was started; by default here.
+    """
+    directory = Path(directory or ".")
+    rows = [(step, *state_of(study, step, directory)) for step in steps(study)]
+    count = Counter(state for _, state, _ in rows)
+    print(f"{study.name}: {count['done']} of {len(rows)} done" + "".join(f", {count[state]} {state}" for state in ("running", "failed", "interrupted", "waiting") if count[state]))
+    stages = max(len(step.stage) for step, _, _ in rows)
+    whats = max(len(step.what) for step, _, _ in rows)
+    part = None
+    for step, state, last in rows:
+        if step.part != part:
+            part = step.part
+            print(f"\n{part}")
+        print(f"  {state:<11} {step.stage:<{stages}}  {step.what:<{whats}}  {last}".rstrip())
