@@ -1,0 +1,36 @@
+"""Stands in for `unimind/__main__.py`: takes a stage's arguments, writes what the stage would write, computes nothing.
+
+`STANDIN_FAIL=<stage>` makes that stage fail once it has written a checkpoint. Every call is recorded in `calls.tsv`.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from unimind.cli import build_parser
+
+begun = time.time()
+given = vars(build_parser().parse_args())
+stage, out = given["stage"], given["out"]
+for value in given.values():
+    for path in value if isinstance(value, list) else [value]:
+        if isinstance(path, Path) and path not in (out, given.get("grid"), given.get("checkpoints")) and not path.exists():
+            sys.exit(f"{path}: no such input")
+print(f"working on {out}", file=sys.stderr)
+if given.get("checkpoints"):
+    given["checkpoints"].mkdir(parents=True, exist_ok=True)
+    with open(given["checkpoints"] / "attempts", "a") as stream:
+        stream.write("x")
+if os.environ.get("STANDIN_FAIL") == stage:
+    sys.exit("something went wrong: this is the last line of the log")
+time.sleep(float(os.environ.get("STANDIN_SECONDS", 0)))
+if out.suffix in (".h5", ".json", ".html"):
+    out.write_text(f"made by {stage}\n")
+else:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / {"tabulate": "reconstruction.csv", "figures": "losses.png"}.get(stage, "model.safetensors")).write_text(f"made by {stage}\n")
+if given.get("grid"):
+    given["grid"].write_text("grid\n")
+with open("calls.tsv", "a") as stream:
+    stream.write(f"{stage}\t{out}\t{begun}\t{time.time()}\t{os.environ.get('OMP_NUM_THREADS')}\t{sys.executable}\n")
