@@ -1,0 +1,85 @@
+"""Rows every table needs beside a method's reconstructions: what could be had without reading the brain, and the ceilings.
+
+"Spurious reconstruction from brain activity" (Shirakawa et al., arXiv 2405.10078) shows why.
+"""
+
+import hashlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from unimind.errors import InputError
+
+#: Rows of a metrics file, and what stands in each.
+ROWS = {
+    "reconstruction": "the method's picture",
+    "shuffled": "the same model given another trial's fMRI",
+    "chance": "the reconstruction of another image",
+    "nearest-training-image": "the training image nearest to the encoder's embedding",
+    "mean-training-image": "the mean of all training images",
+    "unconditional": "a sample of the diffusion model without a condition",
+    "embedding-ceiling": "the decoder given the true image embedding",
+    "autoencoder-ceiling": "the autoencoder's round trip of the truth",
+}
+#: Rows that do not depend on the method: they stand once per subject in a table.
+OF_THE_SUBJECT = ("mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling")
+
+
+def derangement(n: int, seed: int = 0) -> np.ndarray:
+    """A random permutation (n,) of which no element stays in place: one random cycle (Sattolo 1986).
+
+    Raises
+    ------
+    ValueError
+        With n < 2 there is none.
+    """
+    if n < 2:
+        raise ValueError(f"{n} element has no derangement")
+    random = np.random.default_rng(seed)
+    order = np.arange(n)
+    for last in range(n - 1, 0, -1):
+        other = random.integers(last)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def mean_training_image(stimuli: Path, prepared: Path, at_once: int = 256) -> np.ndarray:
+    """Mean of a subject's training pictures, each counted once: uint8 (H, W, 3)."""
+    with h5py.File(prepared) as file:
+        wanted = np.unique(file["stimulus"][:][file["split"][:] == 0])
+    if not len(wanted):
+        raise InputError(f"{prepared}: no training trials; the mean training image needs some")
+    with h5py.File(stimuli) as file:
+        total = np.zeros(file["images"].shape[1:], np.float64)
+        for start in range(0, len(wanted), at_once):
+            total += file["images"][wanted[start : start + at_once]].sum(0, dtype=np.float64)
+    return np.rint(total / len(wanted)).astype(np.uint8)
+
+
+def distinct(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Distinct pictures of all rows, and every row as indices into them.
+
+    Parameters
+    ----------
+    rows : dict of str to uint8 array (n, H, W, 3) or (n, k, H, W, 3)
+
+    Returns
+    -------
+    pictures : uint8 array (m, H, W, 3)
+    index : dict of str to int array (n,) or (n, k)
+    """
+    place: dict[bytes, int] = {}
+    kept: list[np.ndarray] = []
+    index = {}
+    for name, values in rows.items():
+        flat = values.reshape(-1, *values.shape[-3:])
+        numbers = np.empty(len(flat), int)
+        for i, picture in enumerate(flat):
+            key = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest()
+            if key not in place:
+                place[key] = len(kept)
+                kept.append(picture)
+            numbers[i] = place[key]
+        index[name] = numbers.reshape(values.shape[:-3])
+    return np.stack(kept), index

@@ -1,0 +1,179 @@
+"""Stage `evaluate`: the measures and a picture grid for anybody's reconstructions, without a study."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimind.errors import InputError
+from unimind.evaluation import layout
+from unimind.evaluation.metrics import CHANCE
+from unimind.evaluation.panel import SEMANTIC, Panel, measure, picture_protocol, warnings
+from unimind.evaluation.pictures import SIDE, SUFFIXES, Pictures, resize
+from unimind.evaluation.score import summarise
+from unimind.progress import say
+from unimind.storage import content_hash, whole_directory
+from unimind.study import METRICS, Evaluation
+
+ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
+#: Measures that need more than two sets of pictures: an encoder's embedding, or a study's own networks.
+NEED_A_STUDY = ("retrieval_forward", "retrieval_backward")
+GRID_PAIRS = 24
+
+
+def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None = None, bootstrap: str | None = None, batch_size: str | None = None) -> None:
+    """Write `out/metrics.csv` (metric, value, ci_low, ci_high, n), `out/metrics.md` and `out/grid.png`.
+
+    Parameters
+    ----------
+    truth, reconstruction : path
+        Folders of PNG or JPEG files, matched by name without ending; or arrays (n, H, W, 3) or (n, 3, H, W), uint8 or
+        float in [0, 1], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order.
+    weights : path, optional
+        Folder with the panel's weights; by default `$UNIMIND_WEIGHTS`.
+
+    Raises
+    ------
+    InputError
+        When the two sets do not match, or hold something that is not a picture.
+    """
+    defaults = Evaluation()
+    resamples, size = _number(bootstrap, defaults.bootstrap, "--bootstrap"), _number(batch_size, defaults.batch_size, "--batch-size")
+    truths, pictures, names = read_pairs(truth, reconstruction)
+    n = len(names)
+    wanted = [*(name for name in METRICS if name not in NEED_A_STUDY), "squeezenet"]
+    panel = Panel.of(wanted, weights or defaults.weights, defaults.squeezenet)
+    say(f"{n} pairs of pictures; measures: {', '.join(name for name in wanted if name not in panel.absent)}")
+    measured = measure(panel, truths, pictures, {"reconstruction": np.arange(n)}, size)
+    values = summarise(measured, wanted, resamples, seed=0)["reconstruction"]
+    protocol = {"pictures": picture_protocol(), "networks": panel.protocol(), "n": n}
+    notes = [f"Absent: {layout.TITLES[name]}: {reason}." for name, reason in panel.absent.items()] + [f"{w}." for w in warnings(measured["reconstruction"], n)]
+    with whole_directory(out) as folder:
+        with open(folder / "metrics.csv", "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["metric", "value", "ci_low", "ci_high", "n"])
+            for name, entry in values.items():
+                writer.writerow([name, entry["value"], *("" if entry[key] is None else entry[key] for key in ("ci_low", "ci_high")), n if entry["n"] is None else entry["n"]])
+        (folder / "metrics.md").write_text(_markdown(values, notes, protocol, truth, reconstruction, n))
+        order, by = _ranked(measured["reconstruction"], n)
+        _grid(truths, pictures, order).save(folder / "grid.png")
+    say(f"{out / 'metrics.csv'}, metrics.md, grid.png ({min(n, GRID_PAIRS)} pairs from best to worst by {layout.TITLES[by]})")
+
+
+def _number(text: str | None, default: int, option: str) -> int:
+    if text is None:
+        return default
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{option}: {text!r} given; expected a whole number above 0")
+    return int(text)
+
+
+def read_pairs(truth: Path, reconstruction: Path) -> tuple[Pictures, Pictures, list[str]]:
+    """Both picture sets, brought into the same order, and the pictures' names."""
+    first, second = _read(truth), _read(reconstruction)
+    if isinstance(first, dict) and isinstance(second, dict):
+        missing, surplus = sorted(set(first) - set(second)), sorted(set(second) - set(first))
+        if missing:
+            raise InputError(f"{reconstruction}: no picture for {_some(missing)} of {truth}; files are matched by name without ending")
+        if surplus:
+            raise InputError(f"{truth}: no picture for {_some(surplus)} of {reconstruction}; files are matched by name without ending")
+        names = sorted(first)
+        return Pictures([first[name] for name in names]), Pictures([second[name] for name in names]), names
+    a, b = (list(x.values()) if isinstance(x, dict) else x for x in (first, second))
+    if len(a) != len(b):
+        raise InputError(f"{reconstruction}: {len(b)} pictures, but {truth} has {len(a)}; give as many reconstructions as truths, in the same order")
+    return Pictures(a), Pictures(b), [str(i) for i in range(len(a))]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _read(path: Path) -> dict[str, Path] | np.ndarray:
+    """Files of a folder by name, or an array (n, H, W, 3)."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise InputError(f"{path}: no {', '.join(SUFFIXES)} files in this folder")
+        named: dict[str, Path] = {}
+        for file in files:
+            if file.stem in named:
+                raise InputError(f"{path}: {named[file.stem].name} and {file.name} have the same name; keep one of them")
+            named[file.stem] = file
+        return named
+    if not path.exists():
+        raise InputError(f"{path}: no such folder or file")
+    if path.suffix.lower() not in ARRAYS:
+        raise InputError(f"{path}: neither a folder of pictures nor one of {', '.join(ARRAYS)}")
+    return _as_pictures(_array(path), path)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return file[_only(list(file), path)]
+        import h5py
+
+        with h5py.File(path) as file:
+            return file[_only([key for key in file if isinstance(file[key], h5py.Dataset)], path)][:]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as an array ({' '.join(str(error).split())})") from None
+
+
+def _only(keys: list[str], path: Path) -> str:
+    if "images" in keys:
+        return "images"
+    if len(keys) != 1:
+        raise InputError(f"{path}: holds {', '.join(keys) or 'no array'}; expected one array, or one called images")
+    return keys[0]
+
+
+def _as_pictures(values: np.ndarray, path: Path) -> np.ndarray:
+    if values.ndim == 4 and values.shape[-1] != 3 and values.shape[1] == 3:
+        values = values.transpose(0, 2, 3, 1)
+    if values.ndim != 4 or values.shape[-1] != 3 or not len(values):
+        raise InputError(f"{path}: shape {values.shape}; expected (n, H, W, 3) or (n, 3, H, W)")
+    if values.dtype == np.uint8:
+        return values
+    if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all() or values.min() < -1e-3 or values.max() > 1 + 1e-3:
+        raise InputError(f"{path}: {values.dtype} values from {values.min()} to {values.max()}; expected uint8, or floats in [0, 1]")
+    return values.astype(np.float32)
+
+
+def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dict[str, Any], truth: Path, reconstruction: Path, n: int) -> str:
+    lines = [f"# {n} reconstructions", "", f"Truths: `{truth}`; reconstructions: `{reconstruction}`.", "", "| measure | value | 95 % interval | chance | better |", "|---|---|---|---|---|"]
+    for name, entry in values.items():
+        interval = "-" if entry["ci_low"] is None else f"[{layout.number(name, entry['ci_low'])}, {layout.number(name, entry['ci_high'])}]"
+        chance = layout.number(name, CHANCE[name]) if name in CHANCE else "-"
+        percent = " %" if name in layout.PERCENT else ""
+        lines.append(f"| {layout.TITLES[name]}{percent} | {layout.number(name, entry['value'])} | {interval} | {chance} | {layout.better(name)} |")
+    lines += ["", *[f"- {note}" for note in notes], "", f"Protocol {content_hash(protocol)[:8]}: pictures brought to {SIDE} x {SIDE} (bilinear, antialiased) and clamped;"]
+    lines += [f"{protocol['pictures']['ssim']} SSIM and PixCorr at {protocol['pictures']['detail_side']}."]
+    lines += [f"- {layout.TITLES[name]}: {network['network']}, SHA-256 `{network['sha256'][:16]}`" for name, network in protocol["networks"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _ranked(measured: dict[str, Any], n: int) -> tuple[np.ndarray, str]:
+    """Pairs from best to worst by the first measure there is, thinned evenly to the grid's size; and that measure."""
+    by = next(name for name in (*SEMANTIC, "ssim") if name in measured)
+    order = np.argsort(-measured[by], kind="stable")
+    return order[np.unique(np.linspace(0, n - 1, min(n, GRID_PAIRS)).round().astype(int))], by
+
+
+def _grid(truths: Pictures, pictures: Pictures, order: np.ndarray, side: int = 128, across: int = 8) -> Any:
+    """Truths above their reconstructions, in reading order."""
+    from PIL import Image
+
+    gap = 6
+    down = -(-len(order) // across)
+    canvas = np.full((down * (2 * side + 2 * gap), min(across, len(order)) * (side + gap), 3), 255, np.uint8)
+    for k, i in enumerate(order.tolist()):
+        top, left = k // across * (2 * side + 2 * gap), k % across * (side + gap)
+        for row, source in enumerate((truths, pictures)):
+            picture = (resize(source.batch([i]), side)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+            canvas[top + row * side : top + (row + 1) * side, left : left + side] = picture
+    return Image.fromarray(canvas)

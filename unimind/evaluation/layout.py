@@ -1,0 +1,134 @@
+"""How tables look: columns in the thesis's order, arrows for better, bold where a paired test says so; Markdown and LaTeX."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from unimind.evaluation.metrics import LOWER_IS_BETTER
+
+TITLES = {
+    "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr", "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
+    "inception": "Inception", "clip": "CLIP", "effnet": "EffNet-B", "swav": "SwAV", "nway_top1": "50-way top-1", "fid": "FID",
+    "retrieval_forward": "image to brain", "retrieval_backward": "brain to image", "identification": "identification", "squeezenet": "SqueezeNet",
+    "classifier": "own classifier", "classifier_score": "own classifier score", "perceptual_distance": "own perceptual distance",
+}  # fmt: skip
+#: The thesis's groups of columns, then the field's panel, then measures of our own.
+GROUPS = {
+    "low level": ("ssim", "mse"),
+    "high level": ("lpips", "inception_score"),
+    "panel": ("pixcorr", "alexnet2", "alexnet5", "inception", "clip", "effnet", "swav", "nway_top1", "fid"),
+    "own": ("identification", "squeezenet", "classifier", "classifier_score", "perceptual_distance"),
+}
+RETRIEVAL_GROUPS = {"retrieval": ("retrieval_forward", "retrieval_backward"), "two-way": ("identification",)}
+PERCENT = frozenset(
+    {"alexnet2", "alexnet5", "inception", "clip", "nway_top1", "retrieval_forward", "retrieval_backward", "identification", "squeezenet", "classifier"}
+)
+
+
+@dataclass
+class Cell:
+    """One number of a table."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    bold: bool = False
+
+
+@dataclass
+class Block:
+    """The rows of one subject, or of an average over subjects."""
+
+    title: str
+    rows: dict[str, dict[tuple[str, str], Cell]] = field(default_factory=dict)  # row label -> (metric, protocol id) -> number
+    separators: set[str] = field(default_factory=set)  # labels before which a line is drawn
+
+
+def better(metric: str) -> str:
+    """`lower` or `higher`."""
+    return "lower" if metric in LOWER_IS_BETTER else "higher"
+
+
+def columns(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """(metric, protocol id) that occur, in the groups' order; every protocol has columns of its own."""
+    present = {key for block in blocks for row in block.rows.values() for key in row}
+    protocols = sorted({protocol for _, protocol in present})
+    return [(metric, protocol) for names in groups.values() for metric in names for protocol in protocols if (metric, protocol) in present]
+
+
+def number(metric: str, value: float) -> str:
+    """A value with the digits its measure deserves; shares in percent."""
+    if metric in PERCENT:
+        return f"{100 * value:.1f}"
+    return f"{value:.4f}" if metric == "mse" else f"{value:.2f}" if metric in ("inception_score", "fid", "classifier_score") else f"{value:.3f}"
+
+
+def _heading(metric: str, protocol: str, several: bool, up: str, down: str) -> str:
+    percent = " %" if metric in PERCENT else ""
+    return f"{TITLES[metric]}{percent} {down if metric in LOWER_IS_BETTER else up}{f' ({protocol})' if several else ''}"
+
+
+def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUPS, level: str = "###") -> str:
+    """One Markdown table per block; a number with its 95 % interval."""
+    text = []
+    for block in blocks:
+        wanted = columns([block], groups)
+        if not wanted:
+            continue
+        several = len({protocol for _, protocol in wanted}) > 1
+        lines = [f"{level} {block.title}", "", "| | " + " | ".join(_heading(*key, several, "↑", "↓") for key in wanted) + " |", "|---|" + "---|" * len(wanted)]
+        for label, row in block.rows.items():
+            cells = []
+            for metric, protocol in wanted:
+                cell = row.get((metric, protocol))
+                if cell is None:
+                    cells.append("-")
+                    continue
+                shown = number(metric, cell.value)
+                shown = f"**{shown}**" if cell.bold else shown
+                cells.append(shown if cell.low is None or cell.high is None else f"{shown} [{number(metric, cell.low)}, {number(metric, cell.high)}]")
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        text.append("\n".join(lines))
+    return "\n\n".join(text) + "\n" if text else ""
+
+
+def latex_text(text: str) -> str:
+    """Plain text with LaTeX's special characters escaped."""
+    plain = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+             "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$"}  # fmt: skip
+    return "".join(plain.get(character, character) for character in text)
+
+
+def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str] = (), groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
+    """One LaTeX table (booktabs, graphicx) with a block of rows per subject."""
+    wanted = columns(blocks, groups)
+    if not wanted:
+        return f"% {caption}: no numbers\n"
+    several = len({protocol for _, protocol in wanted}) > 1
+    spans, rules, start = [], [], 2
+    for title, names in groups.items():
+        width = sum(metric in names for metric, _ in wanted)
+        if width:
+            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{title}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+            start += width
+    lines = [r"\begin{table}[t]", r"\centering", r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'c' * len(wanted)}}}", r"\toprule",
+             " & " + " & ".join(spans) + r" \\", " ".join(rules), " & " + " & ".join(latex_text(_heading(*key, several, "↑", "↓")) for key in wanted) + r" \\"]  # fmt: skip
+    for block in blocks:
+        lines += [r"\midrule", rf"\multicolumn{{{len(wanted) + 1}}}{{l}}{{\textit{{{latex_text(block.title)}}}}} \\"]
+        for name, row in block.rows.items():
+            if name in block.separators:
+                lines.append(rf"\cmidrule(lr){{1-{len(wanted) + 1}}}")
+            cells = []
+            for metric, protocol in wanted:
+                cell = row.get((metric, protocol))
+                if cell is None:
+                    cells.append("--")
+                    continue
+                shown = rf"\textbf{{{number(metric, cell.value)}}}" if cell.bold else number(metric, cell.value)
+                if cell.low is not None and cell.high is not None:
+                    shown += rf" {{\scriptsize [{number(metric, cell.low)}, {number(metric, cell.high)}]}}"
+                cells.append(shown)
+            lines.append(f"{latex_text(name)} & " + " & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{latex_text(caption)}}}", rf"\label{{{label}}}"]
+    lines += [rf"\par\footnotesize {latex_text(note)}" for note in notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"

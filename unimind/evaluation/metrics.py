@@ -1,0 +1,281 @@
+"""Every measure, as a function of float tensors of pictures (n, 3, H, W) in [0, 1] or of network features (n, d).
+
+A measure of pairs gives one value per image, so that intervals and paired tests can be made of it; a measure of a
+whole set (Inception Score, FID) gives one number. Definitions are written out in `docs/metrics.md`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unimind.evaluation.pictures import SIDE, resize
+
+DETAIL = 425  # side at which PixCorr and SSIM are computed: that of NSD's stimuli
+#: Measures for which less is better; for all others more is.
+LOWER_IS_BETTER = frozenset({"mse", "lpips", "fid", "effnet", "swav", "perceptual_distance"})
+#: What a measure gives for pictures that have nothing to do with the truths; absent where there is no such constant.
+CHANCE = {name: 0.5 for name in ("alexnet2", "alexnet5", "inception", "clip", "squeezenet", "identification")} | {"nway_top1": 0.02}
+
+_GREY = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray (ITU-R BT.709)
+_SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
+
+
+# --- pairs of pictures ------------------------------------------------------------------------------------------
+
+
+def _window() -> list[float]:
+    weights = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
+    return (weights / weights.sum()).tolist()
+
+
+def _smooth(maps: torch.Tensor) -> torch.Tensor:
+    """Gaussian window over the last two axes, where it lies wholly inside: (..., H, W) -> (..., H - 10, W - 10)."""
+    weights = _window()
+    height, width = maps.shape[-2] - 2 * _RADIUS, maps.shape[-1] - 2 * _RADIUS
+    rows = weights[0] * maps[..., :height, :]
+    for shift in range(1, len(weights)):
+        rows.add_(maps[..., shift : shift + height, :], alpha=weights[shift])
+    result = weights[0] * rows[..., :width]
+    for shift in range(1, len(weights)):
+        result.add_(rows[..., shift : shift + width], alpha=weights[shift])
+    return result
+
+
+@dataclass(frozen=True)
+class LowLevel:
+    """What MSE, PixCorr and SSIM need of each picture, computed once however many pictures it is compared with."""
+
+    plain: torch.Tensor  # (n, 3, 256, 256)
+    centred: torch.Tensor  # (n, 3 * 425 * 425), zero mean, unit length (zero where the picture is constant)
+    grey: torch.Tensor  # (n, 425, 425)
+    mean: torch.Tensor  # (n, 415, 415) local mean of grey
+    variance: torch.Tensor  # (n, 415, 415) local variance of grey
+
+    @classmethod
+    def of(cls, images: torch.Tensor) -> "LowLevel":
+        """From pictures (n, 3, H, W) in [0, 1]."""
+        plain = resize(images, SIDE)
+        large = resize(plain, DETAIL)
+        grey = large[:, 0] * _GREY[0] + large[:, 1] * _GREY[1] + large[:, 2] * _GREY[2]
+        mean = _smooth(grey)
+        flat = large.flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        norm = flat.norm(dim=1, keepdim=True)
+        centred = torch.where(norm > 1e-3, flat / norm, torch.zeros(()))
+        return cls(plain, centred, grey, mean, _smooth(grey * grey).sub_(mean * mean))
+
+    def __getitem__(self, index: torch.Tensor) -> "LowLevel":
+        return LowLevel(self.plain[index], self.centred[index], self.grey[index], self.mean[index], self.variance[index])
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def mse(self, other: "LowLevel") -> torch.Tensor:
+        return (self.plain - other.plain).square_().flatten(1).mean(1)
+
+    def pixcorr(self, other: "LowLevel") -> torch.Tensor:
+        return (self.centred * other.centred).sum(1)
+
+    def ssim(self, other: "LowLevel") -> torch.Tensor:
+        c1, c2 = 0.01**2, 0.03**2
+        product = self.mean * other.mean
+        covariance = _smooth(self.grey * other.grey).sub_(product)
+        above = product.mul_(2).add_(c1) * covariance.mul_(2).add_(c2)
+        below = (self.mean.square() + other.mean.square()).add_(c1) * (self.variance + other.variance).add_(c2)
+        return (above / below).flatten(1).mean(1)
+
+
+def mse(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Mean squared error at 256 x 256, per image.
+
+    Parameters
+    ----------
+    truth, pictures : tensors of shape (n, 3, H, W) in [0, 1]
+
+    Returns
+    -------
+    tensor of shape (n,)
+    """
+    return LowLevel.of(truth).mse(LowLevel.of(pictures))
+
+
+def pixcorr(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Pearson correlation of the flattened RGB values at 425 x 425, per image (n,); 0 where a picture is constant."""
+    return LowLevel.of(truth).pixcorr(LowLevel.of(pictures))
+
+
+def ssim(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of the grey pictures at 425 x 425, per image (n,).
+
+    The two-dimensional SSIM of Wang, Bovik, Sheikh & Simoncelli (2004) as `skimage.metrics.structural_similarity`
+    computes it with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`.
+    """
+    return LowLevel.of(truth).ssim(LowLevel.of(pictures))
+
+
+# --- pairs of feature maps --------------------------------------------------------------------------------------
+
+
+def unit_channels(maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Feature maps (n, c, h, w) scaled to unit length over the channels at every place, as LPIPS does."""
+    return [m / (m.square().sum(1, keepdim=True).sqrt() + 1e-10) for m in maps]
+
+
+def perceptual(truth: list[torch.Tensor], pictures: list[torch.Tensor], heads: list[torch.Tensor] | None = None) -> torch.Tensor:
+    """Distance of unit-length feature maps, per image: squared difference, weighted over channels, averaged over places, summed over layers.
+
+    Parameters
+    ----------
+    truth, pictures : lists of tensors (n, c_l, h_l, w_l) from `unit_channels`
+    heads : list of tensors (c_l,), optional
+        LPIPS' learned weights (Zhang, Isola, Efros, Shechtman & Wang 2018); without them every channel counts 1.
+    """
+    total = torch.zeros(len(truth[0]))
+    for layer, (a, b) in enumerate(zip(truth, pictures, strict=True)):
+        difference = (a - b).square_()
+        if heads is not None:
+            difference = difference.mul_(heads[layer].to(difference).view(1, -1, 1, 1))
+        total = total + difference.sum(1).mean((1, 2)).cpu()
+    return total
+
+
+# --- features against features ----------------------------------------------------------------------------------
+
+
+def standardise(features: torch.Tensor) -> torch.Tensor:
+    """Rows (n, d) centred and scaled to unit length, so that products are Pearson correlations; NaN for a constant row."""
+    centred = features.float() - features.float().mean(1, keepdim=True)
+    return centred / centred.norm(dim=1, keepdim=True)
+
+
+def correlations(truth: torch.Tensor, pictures: torch.Tensor) -> np.ndarray:
+    """Pearson correlations of every truth with every picture: features (n, d), (m, d) -> (n, m)."""
+    return (standardise(truth) @ standardise(pictures).T).cpu().numpy()
+
+
+def two_way(r: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """Two-way identification: the share of other truths that each reconstruction correlates with less than with its own.
+
+    Parameters
+    ----------
+    r : array of shape (n_truths, m)
+        Correlation of truth i with reconstruction j.
+    own : array of shape (m,), optional
+        Which truth reconstruction j is of; by default j.
+
+    Returns
+    -------
+    array of shape (m,)
+        Ties are failures; chance is 0.5; NaN with fewer than two truths.
+    """
+    own = np.arange(r.shape[1]) if own is None else own
+    if len(r) < 2:
+        return np.full(r.shape[1], np.nan)
+    return (r < r[own, np.arange(r.shape[1])]).sum(0) / (len(r) - 1)
+
+
+def correlation_distance(r: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """1 - correlation of each reconstruction with its own truth; arguments as for `two_way`."""
+    own = np.arange(r.shape[1]) if own is None else own
+    return 1 - r[own, np.arange(r.shape[1])]
+
+
+def nway_top1(truth_logits: np.ndarray, logits: np.ndarray, ways: int = 50) -> np.ndarray:
+    """n-way top-1: the chance that the truth's class wins against `ways - 1` random other classes in the picture's logits.
+
+    MinD-Vis draws the other classes 1000 times; this is the exact expectation of such draws, C(w, n-1) / C(K-1, n-1)
+    with w of the K-1 other classes below the truth's own.
+
+    Parameters
+    ----------
+    truth_logits, logits : arrays of shape (n, K)
+
+    Returns
+    -------
+    array of shape (n,), chance 1 / ways
+    """
+    own = truth_logits.argmax(1)
+    below = (logits < logits[np.arange(len(logits)), own][:, None]).sum(1)
+    others, drawn = logits.shape[1] - 1, ways - 1
+    value = np.ones(len(logits))
+    for k in range(drawn):
+        value *= np.clip(below - k, 0, None) / (others - k)
+    return value
+
+
+def retrieval(truth: np.ndarray, predicted: np.ndarray, pool: int = 300, repeats: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 retrieval by cosine among `pool` random test items, averaged over `repeats` draws.
+
+    Parameters
+    ----------
+    truth, predicted : arrays of shape (n, d)
+        Image embeddings and the encoder's predictions of them.
+
+    Returns
+    -------
+    forward : array of shape (n,)
+        Image to brain: how often an image's own prediction is the nearest of the pool.
+    backward : array of shape (n,)
+        Brain to image: how often a prediction's own image is the nearest. With `n <= pool` the pool is all items.
+        Ties are failures; NaN for an item never drawn.
+    """
+    a = truth / np.linalg.norm(truth, axis=1, keepdims=True)
+    b = predicted / np.linalg.norm(predicted, axis=1, keepdims=True)
+    cosine = a @ b.T
+    n = len(cosine)
+    random = np.random.default_rng(seed)
+    draws = [np.arange(n)] if n <= pool else [random.choice(n, pool, replace=False) for _ in range(repeats)]
+    hits, drawn = np.zeros((2, n)), np.zeros(n)
+    for items in draws:
+        inside = cosine[np.ix_(items, items)]
+        own = inside.diagonal()
+        hits[0, items] += (inside >= own[:, None]).sum(1) == 1
+        hits[1, items] += (inside >= own[None]).sum(0) == 1
+        drawn[items] += 1
+    with np.errstate(invalid="ignore"):
+        return hits[0] / drawn, hits[1] / drawn
+
+
+# --- whole sets -------------------------------------------------------------------------------------------------
+
+
+def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]:
+    """Inception Score and its standard error (Salimans et al. 2016): exp of the mean KL(p(y|x) || p(y)), over `splits` parts.
+
+    Parameters
+    ----------
+    logits : array of shape (n, classes)
+        In the order of the pictures; parts are consecutive and as equal as can be.
+
+    Returns
+    -------
+    mean, standard error over the parts (0 with one part)
+    """
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    scores = []
+    for part in np.array_split(log_p, min(splits, len(log_p))):
+        p = np.exp(part)
+        scores.append(math.exp((p * (part - np.log(np.maximum(p.mean(0), 1e-300)))).sum(1).mean()))
+    error = float(np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0
+    return float(np.mean(scores)), error
+
+
+def fid(truth: np.ndarray, pictures: np.ndarray) -> float:
+    """Fréchet distance of two feature sets (n, d), (m, d) taken as Gaussians (Heusel et al. 2017).
+
+    The trace of the square root of the covariances' product is the sum of the singular values of the n x m matrix of
+    products of centred features: the same number as from the d x d covariances, without their square root.
+    """
+    a, b = truth.astype(np.float64), pictures.astype(np.float64)
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    a, b = (a - mean_a) / math.sqrt(len(a) - 1), (b - mean_b) / math.sqrt(len(b) - 1)
+    cross = np.linalg.svd(a @ b.T if len(a) + len(b) < 2 * a.shape[1] else _cross(a, b), compute_uv=False).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A d x d matrix with the singular values of a @ b.T, for more pictures than features."""
+    return np.linalg.qr(a, mode="r") @ np.linalg.qr(b, mode="r").T

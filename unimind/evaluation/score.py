@@ -1,0 +1,202 @@
+"""Stage `score`: every measure of one method's reconstructions of one subject, with its controls and its protocol."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from unimind.errors import InputError
+from unimind.evaluation import metrics as m
+from unimind.evaluation import networks
+from unimind.evaluation.controls import OF_THE_SUBJECT, derangement, distinct, mean_training_image
+from unimind.evaluation.features import panel_of, stored_features
+from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
+from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.statistics import bootstrap
+from unimind.storage import content_hash, write_json
+from unimind.study import Study
+
+RETRIEVAL = ("retrieval_forward", "retrieval_backward")
+POOL, REPEATS = 300, 30
+SAMPLES = "samples"  # row of all samples, folded into `reconstruction` before writing
+
+
+def score(
+    study: Study,
+    method: str,
+    dataset: str,
+    subject: str,
+    reconstruction: Path,
+    controls: Path,
+    features: Path,
+    stimuli: Path,
+    prepared: Path,
+    embeddings: Path,
+    embedding: Path,
+    classifier: Path | None,
+    out: Path,
+) -> None:
+    """Write the metrics file of one subject and method.
+
+    Raises
+    ------
+    InputError
+        When the files do not belong together (other pictures, other sizes).
+    """
+    section = study.evaluation
+    panel = panel_of(study, embedding, classifier)
+    stimulus, rows, predicted, attributes, samples = _rows(reconstruction, controls, stimuli, prepared, study.seed)
+    with h5py.File(stimuli) as file:
+        truths = Pictures(_at(file["images"], stimulus))
+    pictures, index = distinct(rows)
+    measured = measure(panel, truths, Pictures(pictures), index, section.batch_size, lambda network: stored_features(features, stimulus, network))
+    with h5py.File(embeddings) as file:
+        true_embeddings = _at(file["embedding"], stimulus)
+    absent = dict(panel.absent)
+    absent |= _embedding_measures(section.metrics, measured, true_embeddings, predicted, embedding, study.seed)
+    with h5py.File(prepared) as file:
+        split = file["split"][:]
+        trials = int(attributes.get("trials", (split == 0).sum()))
+    protocol = _protocol(study, dataset, panel, embedding, samples, len(stimulus), attributes)
+    averaged = measured.pop(SAMPLES, {})
+    content = {
+        "study": study.name,
+        "method": method,
+        "label": study.methods[method].label or method,
+        "dataset": dataset,
+        "subject": subject,
+        "role": study.role(dataset, subject),
+        "trials": trials,
+        "stimulus": stimulus.tolist(),
+        "protocol": protocol,
+        "rows": summarise(measured, section.metrics, section.bootstrap, study.seed, averaged),
+        "absent": absent,
+        "warnings": warnings(measured["reconstruction"], len(stimulus)),
+    }
+    write_json(out, content)
+
+
+def _at(values: Any, index: np.ndarray) -> np.ndarray:
+    """Rows of an HDF5 data set in any order."""
+    wanted, back = np.unique(index, return_inverse=True)
+    if len(wanted) and wanted[-1] >= len(values):
+        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {wanted[-1]} is asked for; these files do not belong together")
+    return values[wanted][back]
+
+
+def _rows(reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], int]:
+    """Stimuli, pictures of every row, predicted embeddings, the reconstruction file's attributes, samples per stimulus."""
+    with h5py.File(reconstruction) as file:
+        stimulus = file["stimulus"][:].astype(int)
+        if not len(stimulus):
+            raise InputError(f"{reconstruction}: holds no reconstruction; run the reconstruct stage again")
+        samples = file["samples"][:]
+        shown = file["shown"][:].astype(int)
+        rows = {"reconstruction": samples[np.arange(len(shown)), shown], "shuffled": file["shuffled"][:]}
+        predicted = {row: file[key][:] for row, key in (("reconstruction", "predicted"), ("shuffled", "predicted_shuffled")) if key in file}
+        nearest = file["predicted_train_nearest"][:] if "predicted_train_nearest" in file else None
+        attributes = dict(file.attrs)
+    n = len(stimulus)
+    if n > 1:
+        other = derangement(n, seed)
+        rows["chance"] = rows["reconstruction"][other]
+        if "reconstruction" in predicted:
+            predicted["chance"] = predicted["reconstruction"][other]
+    if nearest is not None:
+        with h5py.File(stimuli) as file:
+            rows["nearest-training-image"] = _at(file["images"], nearest)
+    mean = mean_training_image(stimuli, prepared)
+    rows["mean-training-image"] = np.broadcast_to(mean, (n, *mean.shape))
+    with h5py.File(controls) as file:
+        known = {int(s): i for i, s in enumerate(file["stimulus"][:])}
+        missing = [s for s in stimulus.tolist() if s not in known]
+        if missing:
+            raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again")
+        place = np.array([known[s] for s in stimulus.tolist()])
+        for row in OF_THE_SUBJECT[1:]:
+            if row.replace("-", "_") in file:
+                rows[row] = _at(file[row.replace("-", "_")], place)
+    if samples.shape[1] > 1:
+        rows[SAMPLES] = samples
+    sizes = {row: values.shape[-3:] for row, values in rows.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"{reconstruction}: pictures of different sizes ({', '.join(f'{r} {s[0]} x {s[1]}' for r, s in sizes.items())}); run the stages of one picture_size again")
+    return stimulus, rows, predicted, attributes, samples.shape[1]
+
+
+def _embedding_measures(wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], embedding: Path, seed: int) -> dict[str, str]:
+    """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent."""
+    import torch
+
+    absent = {}
+    names = [name for name in ("identification", *RETRIEVAL) if name in wanted]
+    if not predicted:
+        return dict.fromkeys(names, "the method predicts no image embedding")
+    if next(iter(predicted.values())).shape[1:] != truth.shape[1:]:
+        return dict.fromkeys(names, "the method's embedding is not the image embedding's space")
+    clip = networks.embedding_kind(embedding) in networks.CONTRASTIVE
+    if not clip:
+        absent = {name: f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}" for name in names if name in RETRIEVAL}
+    for row, values in predicted.items():
+        if "identification" in names:
+            measured[row]["identification"] = m.two_way(m.correlations(torch.from_numpy(truth), torch.from_numpy(values)))
+        if clip:
+            both = dict(zip(RETRIEVAL, m.retrieval(truth, values, POOL, REPEATS, seed), strict=True))
+            measured[row].update({name: both[name] for name in names if name in both})
+    return absent
+
+
+def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, samples: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Value and 95 % interval of every measure in every row, in the order of `wanted`, as plain JSON types.
+
+    A measure per image has a percentile bootstrap over images; Inception Score its mean +- 1.96 standard errors over its
+    parts; FID no interval. `samples` are the same measures of all samples (n, k): averaged within each stimulus, they
+    give `samples_mean` of the row `reconstruction`.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for row, values in measured.items():
+        rows[row] = {}
+        for name in (name for name in wanted if name in values):
+            value = values[name]
+            if isinstance(value, Whole):
+                error = value.standard_error
+                low, high = (None, None) if error is None else (value.value - 1.96 * error, value.value + 1.96 * error)
+                rows[row][name] = {"value": value.value, "ci_low": low, "ci_high": high, "n": None, "per_image": None}
+                if error is not None:
+                    rows[row][name]["standard_error"] = error
+                continue
+            known = np.isfinite(value)
+            if not known.any():
+                continue
+            low, high = bootstrap(value[known], resamples, seed)
+            rows[row][name] = {
+                "value": float(value[known].mean()), "ci_low": float(low), "ci_high": float(high), "n": int(known.sum()),
+                "per_image": [round(float(v), 7) if np.isfinite(v) else None for v in value],
+            }  # fmt: skip
+            if row == "reconstruction" and samples and name in samples:
+                rows[row][name]["samples_mean"] = float(np.nanmean(samples[name].mean(1)))
+    return rows
+
+
+def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int, n: int, attributes: dict[str, Any]) -> dict[str, Any]:
+    """What was computed, on what, with what; `id` is the hash of all the rest."""
+    data = study.datasets[dataset].model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root", "voxels", "seed"})
+    content = {
+        "dataset": dataset,
+        "data": data,
+        "split": "test: pictures never trained on",
+        "sessions": data.get("sessions", "all"),
+        "repeats": "all test trials of a picture",
+        "beta_version": data.get("betas", "-"),
+        "image_size": study.picture_size,
+        "pictures": picture_protocol(),
+        "networks": panel.protocol(),
+        "image_embedding": {"network": networks.foundation_name(embedding), "sha256": networks.model_hash(embedding)},
+        "retrieval": {"pool": POOL, "repeats": REPEATS, "top": 1},
+        "samples_per_stimulus": samples,
+        "choice_of_sample": str(attributes.get("choice", "agrees best with the encoder's own embedding" if samples > 1 else "the only one")),
+    }
+    return {"id": content_hash(content)[:8], **content}
+
+

@@ -1,0 +1,430 @@
+"""Stage `tabulate`: the tables of a study, as CSV, Markdown and LaTeX.
+
+`reconstruction`, `retrieval`, `adaptation` and `comparisons` come from the metrics files, `efficiency` from the models'
+`efficiency.json`, `peers` from the literature. Rows of different protocol never share a column.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimind.evaluation import layout, peers
+from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
+from unimind.evaluation.panel import SEMANTIC
+from unimind.evaluation.statistics import bootstrap, holm, paired_test
+from unimind.progress import say
+from unimind.storage import read_json, whole_directory
+from unimind.study import METRICS, OWN_METRICS, Study
+
+COLUMNS = ["study", "dataset", "subject", "role", "method", "trials", "metric", "value", "ci_low", "ci_high", "n_test", "better", "protocol"]
+COMPARISONS = ["study", "dataset", "subject", "metric", "method_a", "method_b", "difference", "ci_low", "ci_high", "p", "p_holm", "n", "protocol"]
+ALL = (*METRICS, *OWN_METRICS)
+AVERAGES = {"train": "average:train", "new": "average:new"}
+LEVEL = 0.05
+UNITS = {"parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one metrics file, or its average over subjects."""
+
+    dataset: str
+    subject: str
+    role: str
+    row: str
+    method: str
+    trials: int | None
+    protocol: str
+    stimulus: tuple[tuple[int, ...], ...]  # per subject
+    metrics: dict[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """As in the table's column `method`."""
+        return self.method if self.row == "reconstruction" else self.row if self.row in OF_THE_SUBJECT else f"{self.row}:{self.method}"
+
+    @property
+    def is_method(self) -> bool:
+        return self.row == "reconstruction"
+
+
+def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path) -> None:
+    """Write the folder of tables.
+
+    Parameters
+    ----------
+    metrics : list of path
+        Metrics files (`score`).
+    models : list of path
+        Directories of models, or their `efficiency.json`.
+    out : path
+        The folder.
+    """
+    import pandas as pd
+
+    files = sorted((read_json(path) for path in metrics), key=lambda f: _order(study, f))
+    full, budgets = _rows(files)
+    rows = full + _averages(full, study)
+    comparisons = _comparisons(study, rows)
+    records = [record for row in rows for record in _records(study, row)]
+    adapted = [row for row in budgets if row.role == "new"]
+    adapted += [row for row in _averages(budgets, study) if row.role == "new"]
+    labels = {name: method.label or name for name, method in study.methods.items()}
+    blocks = {dataset: _blocks(study, [row for row in rows if row.dataset == dataset], comparisons, labels) for dataset in study.datasets}
+    notes = {dataset: _notes([f for f in files if f["dataset"] == dataset]) for dataset in study.datasets}
+    words = {dataset: blurred_wins([row for row in rows if row.dataset == dataset], labels) for dataset in study.datasets}
+    say(f"tables of {len(files)} metrics files, {len(records)} numbers")
+
+    with whole_directory(out) as folder:
+        frame = pd.DataFrame(records, columns=COLUMNS)
+        frame.to_csv(folder / "reconstruction.csv", index=False)
+        frame[frame.metric.isin([name for names in layout.RETRIEVAL_GROUPS.values() for name in names])].to_csv(folder / "retrieval.csv", index=False)
+        pd.DataFrame([record for row in adapted for record in _records(study, row)], columns=COLUMNS).to_csv(folder / "adaptation.csv", index=False)
+        pd.DataFrame(comparisons, columns=COMPARISONS).to_csv(folder / "comparisons.csv", index=False)
+        _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, layout.GROUPS)
+        _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, notes, {}, layout.RETRIEVAL_GROUPS)
+        new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], labels) for dataset in study.datasets}
+        _write_pair(folder, "adaptation", "New subjects", study, new, notes, {}, layout.GROUPS)
+        _efficiency(study, models, folder, labels)
+        (folder / "peers.md").write_text(peers.markdown())
+
+
+def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:
+    def place(names: Iterable[str], name: str) -> int:
+        names = list(names)
+        return names.index(name) if name in names else len(names)
+
+    dataset = study.datasets.get(file["dataset"])
+    return place(study.datasets, file["dataset"]), place(dataset.subjects if dataset else [], file["subject"]), place(study.methods, file["method"])
+
+
+def _rows(files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
+    """Rows of the main tables (the largest number of trials of each subject and method), and method rows of all budgets."""
+    every, seen = [], set()
+    largest: dict[tuple[str, ...], int] = {}
+    for file in files:
+        key = (file["method"], file["dataset"], file["subject"])
+        largest[key] = max(largest.get(key, -1), file.get("trials") or 0)
+    main = []
+    for file in files:
+        for name, metrics in file["rows"].items():
+            row = Row(file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], (tuple(file.get("stimulus", ())),), metrics)
+            if row.is_method:
+                every.append(row)
+            if (row.trials or 0) != largest[file["method"], file["dataset"], file["subject"]]:
+                continue
+            once = (row.dataset, row.subject, row.name, row.protocol)
+            if once not in seen:
+                seen.add(once)
+                main.append(row)
+    order = {name: k for k, name in enumerate(ROWS)}
+    main.sort(key=lambda row: 0 if row.is_method else 1 + order.get(row.row, len(order)))  # stable: methods stay in order
+    return main, every
+
+
+def _averages(rows: list[Row], study: Study) -> list[Row]:
+    """Means over the training subjects and over the new subjects of a data set, where there are several."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    several = {key for key, members in _grouped(rows, lambda row: (row.dataset, row.role)).items() if len({row.subject for row in members}) > 1}
+    for row in rows:
+        if (row.dataset, row.role) in several:
+            groups.setdefault((row.dataset, row.role, row.name, row.protocol), []).append(row)
+    expected = {key: len({row.subject for row in rows if (row.dataset, row.role) == key}) for key in several}
+    result = []
+    for (dataset, role, _, protocol), members in groups.items():
+        for trials, same in _budgets(members, expected[dataset, role]):
+            metrics = {name: _average([row.metrics[name] for row in same], study) for name in ALL if all(name in row.metrics for row in same)}
+            stimulus = tuple(s for row in same for s in row.stimulus)
+            result.append(Row(dataset, AVERAGES[role], role, same[0].row, same[0].method, trials, protocol, stimulus, metrics))
+    return result
+
+
+def _budgets(members: list[Row], expected: int) -> Iterable[tuple[int | None, list[Row]]]:
+    """Rows that may be averaged: one per subject, all subjects; per number of trials where a subject has several."""
+    if len({row.subject for row in members}) == len(members):
+        if len(members) == expected:
+            trials = {row.trials for row in members}
+            yield (trials.pop() if len(trials) == 1 else None), members
+        return
+    for trials, same in _grouped(members, lambda row: row.trials).items():
+        if len(same) == expected:
+            yield trials, same
+
+
+def _grouped(rows: Iterable[Row], key: Any) -> dict[Any, list[Row]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _per_image(entry: dict[str, Any]) -> np.ndarray | None:
+    values = entry.get("per_image")
+    return None if values is None else np.array([np.nan if v is None else v for v in values], float)
+
+
+def _average(entries: list[dict[str, Any]], study: Study) -> dict[str, Any]:
+    """Mean of one measure over subjects; images are resampled within each subject."""
+    values = [_per_image(entry) for entry in entries]
+    result: dict[str, Any] = {"value": float(np.mean([entry["value"] for entry in entries])), "ci_low": None, "ci_high": None, "n": None, "per_image": None}
+    if all(v is not None for v in values):
+        low, high = bootstrap([v[np.isfinite(v)] for v in values if v is not None], study.evaluation.bootstrap, study.seed)
+        result |= {"ci_low": float(low), "ci_high": float(high), "n": sum(entry["n"] for entry in entries), "subjects": [entry["per_image"] for entry in entries]}
+    return result
+
+
+def _records(study: Study, row: Row) -> Iterable[dict[str, Any]]:
+    for metric in ALL:
+        entry = row.metrics.get(metric)
+        if entry is not None:
+            n = entry["n"] if entry["n"] is not None else sum(len(s) for s in row.stimulus) or None
+            yield {
+                "study": study.name, "dataset": row.dataset, "subject": row.subject, "role": row.role if row.is_method else "control", "method": row.name, "trials": row.trials,
+                "metric": metric, "value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"], "n_test": n,
+                "better": layout.better(metric), "protocol": row.protocol,
+            }  # fmt: skip
+
+
+def _comparisons(study: Study, rows: list[Row]) -> list[dict[str, Any]]:
+    """Paired tests of every two methods of the same subject (or average) and protocol; Holm over the pairs of a measure."""
+    result = []
+    for (dataset, subject, protocol), members in _grouped([row for row in rows if row.is_method], lambda row: (row.dataset, row.subject, row.protocol)).items():
+        found: dict[str, list[dict[str, Any]]] = {}
+        for a, b in itertools.combinations(members, 2):
+            if a.stimulus != b.stimulus:
+                continue
+            for metric, parts in _differences(a, b):
+                low, high = bootstrap(parts, study.evaluation.bootstrap, study.seed)
+                found.setdefault(metric, []).append({
+                    "study": study.name, "dataset": dataset, "subject": subject, "metric": metric, "method_a": a.method, "method_b": b.method,
+                    "difference": float(np.mean([d.mean() for d in parts])), "ci_low": float(low), "ci_high": float(high),
+                    "p": float(paired_test([d[:, None] for d in parts], seed=study.seed)[0]), "n": sum(len(d) for d in parts), "protocol": protocol,
+                })  # fmt: skip
+        for tests in found.values():
+            for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+                result.append({**test, "p_holm": float(p)})
+    return result
+
+
+def _differences(a: Row, b: Row) -> Iterable[tuple[str, list[np.ndarray]]]:
+    """Per measure, the differences per image, one array per subject."""
+    for metric in ALL:
+        if metric not in a.metrics or metric not in b.metrics:
+            continue
+        lists = [row.metrics[metric].get("subjects") or [row.metrics[metric]["per_image"]] for row in (a, b)]
+        if any(values is None for values in (*lists[0], *lists[1])):
+            continue
+        parts = []
+        for x, y in zip(*lists, strict=True):
+            difference = np.array([np.nan if v is None else v for v in x], float) - np.array([np.nan if v is None else v for v in y], float)
+            parts.append(difference[np.isfinite(difference)])
+        if all(len(part) for part in parts):
+            yield metric, parts
+
+
+def _best(rows: list[Row], comparisons: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """(metric, protocol, method) that is best of its block and surely better than the runner-up."""
+    certain = {
+        (c["metric"], c["protocol"], frozenset((c["method_a"], c["method_b"]))) for c in comparisons
+        if c["dataset"] == rows[0].dataset and c["subject"] == rows[0].subject and c["p_holm"] < LEVEL
+    }  # fmt: skip
+    result = set()
+    for protocol, members in _grouped([row for row in rows if row.is_method], lambda row: row.protocol).items():
+        for metric in ALL:
+            values = sorted(((row.metrics[metric]["value"], row.method) for row in members if metric in row.metrics), reverse=layout.better(metric) == "higher")
+            if len(values) > 1 and (metric, protocol, frozenset((values[0][1], values[1][1]))) in certain:
+                result.add((metric, protocol, values[0][1]))
+    return result
+
+
+def _label(row: Row, labels: dict[str, str]) -> str:
+    name = labels.get(row.method, row.method)
+    return name if row.is_method else row.row.replace("-", " ") if row.row in OF_THE_SUBJECT else f"{row.row.replace('-', ' ')}: {name}"
+
+
+def _title(study: Study, row: Row) -> str:
+    if row.subject in AVERAGES.values():
+        return f"{row.dataset}, average over {'training' if row.role == 'train' else 'new'} subjects"
+    return f"{row.dataset}, {row.subject} ({'training' if row.role == 'train' else 'new'} subject)"
+
+
+def _blocks(study: Study, rows: list[Row], comparisons: list[dict[str, Any]], labels: dict[str, str]) -> list[layout.Block]:
+    """A block per subject and average: methods in the study's order, then controls."""
+    blocks = []
+    order = [*study.datasets[rows[0].dataset].training_subjects, AVERAGES["train"], *study.datasets[rows[0].dataset].new_subjects, AVERAGES["new"]] if rows else []
+    groups = _grouped(rows, lambda row: row.subject)
+    for subject in sorted(groups, key=lambda s: order.index(s) if s in order else len(order)):
+        members = groups[subject]
+        best = _best(members, comparisons)
+        block = layout.Block(_title(study, members[0]))
+        for row in members:
+            cells = block.rows.setdefault(_label(row, labels), {})
+            for metric, entry in row.metrics.items():
+                cells[metric, row.protocol] = layout.Cell(entry["value"], entry["ci_low"], entry["ci_high"], row.is_method and (metric, row.protocol, row.method) in best)
+            if not row.is_method and not block.separators:
+                block.separators.add(_label(row, labels))
+        blocks.append(block)
+    return blocks
+
+
+def _adaptation_blocks(study: Study, rows: list[Row], labels: dict[str, str]) -> list[layout.Block]:
+    blocks = []
+    for members in _grouped(rows, lambda row: row.subject).values():
+        block = layout.Block(_title(study, members[0]))
+        for row in sorted(members, key=lambda row: (list(labels).index(row.method) if row.method in labels else len(labels), row.trials or 0)):
+            budget = f", {row.trials} trials" if row.trials is not None else ""
+            cells = {(metric, row.protocol): layout.Cell(e["value"], e["ci_low"], e["ci_high"]) for metric, e in row.metrics.items()}
+            block.rows[labels.get(row.method, row.method) + budget] = cells
+        blocks.append(block)
+    return blocks
+
+
+def _notes(files: list[dict[str, Any]]) -> list[str]:
+    """What stands under every table of a data set: absent measures, warnings, protocols."""
+    notes = []
+    absent: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        for metric, reason in file.get("absent", {}).items():
+            absent.setdefault((metric, reason), []).append(file["label"])
+    by_reason: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    everyone = len(files)
+    for (metric, reason), users in absent.items():
+        by_reason.setdefault((reason, () if len(users) == everyone else tuple(dict.fromkeys(users))), []).append(metric)
+    for (reason, users), names in by_reason.items():
+        who = f" ({', '.join(users)})" if users else ""
+        notes.append(f"Absent{who}: {', '.join(layout.TITLES.get(name, name) for name in names)}: {reason}.")
+    notes += [f"{warning}." for warning in dict.fromkeys(w for file in files for w in file.get("warnings", []))]
+    protocols = {file["protocol"]["id"]: file["protocol"] for file in files}
+    notes += [f"Protocol {key}: {describe_protocol(protocol)}" for key, protocol in sorted(protocols.items())]
+    notes.append(f"Brackets: 95 % bootstrap interval over test images. Bold: best of the methods where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods).")
+    return notes
+
+
+def describe_protocol(protocol: dict[str, Any]) -> str:
+    """A protocol record in one line."""
+    pictures = protocol.get("pictures", {})
+    parts = [
+        f"data set {protocol.get('dataset')}", f"split {protocol.get('split')}", f"sessions {protocol.get('sessions')}", f"repeats: {protocol.get('repeats')}",
+        f"betas {protocol.get('beta_version')}", f"pictures of {protocol.get('image_size')} px, measured at {pictures.get('side')} ({pictures.get('resize')})",
+        f"SSIM and PixCorr at {pictures.get('detail_side')}; SSIM {pictures.get('ssim')}",
+        f"{protocol.get('samples_per_stimulus')} samples per stimulus, shown: {protocol.get('choice_of_sample')}",
+    ]  # fmt: skip
+    parts += [f"{layout.TITLES.get(name, name)} by {network['network']} [{network['sha256'][:8]}]" for name, network in protocol.get("networks", {}).items()]
+    if "image_embedding" in protocol:
+        parts.append(f"image embedding {protocol['image_embedding']['network']} [{protocol['image_embedding']['sha256'][:8]}]")
+    return "; ".join(parts) + "."
+
+
+def blurred_wins(rows: list[Row], labels: dict[str, str]) -> list[str]:
+    """A sentence wherever the mean training image beats every method in PixCorr or SSIM, but not in a semantic measure."""
+    words = []
+    for (subject, protocol), members in _grouped(rows, lambda row: (row.subject, row.protocol)).items():
+        mean = next((row for row in members if row.row == "mean-training-image"), None)
+        methods = [row for row in members if row.is_method]
+        semantic = next((name for name in SEMANTIC if mean and name in mean.metrics and any(name in row.metrics for row in methods)), None)
+        if mean is None or semantic is None:
+            continue
+
+        def best(name: str, methods: list[Row] = methods) -> Row:
+            return max((row for row in methods if name in row.metrics), key=lambda row: row.metrics[name]["value"])
+
+        won = [n for n in ("pixcorr", "ssim") if n in mean.metrics and any(n in r.metrics for r in methods) and mean.metrics[n]["value"] > best(n).metrics[n]["value"]]
+        top = best(semantic)
+        if won and top.metrics[semantic]["value"] > mean.metrics[semantic]["value"]:
+            numbers = " and ".join(f"{layout.TITLES[n]} ({layout.number(n, mean.metrics[n]['value'])} against {layout.number(n, best(n).metrics[n]['value'])})" for n in won)
+            words.append(
+                f"{members[0].dataset}, {subject}: the mean training image, which shows nothing, beats every method in {numbers}, but not in {layout.TITLES[semantic]} "
+                f"({layout.number(semantic, mean.metrics[semantic]['value'])} against {layout.number(semantic, top.metrics[semantic]['value'])} of {labels.get(top.method, top.method)}): "
+                "these low-level measures reward blur and prove nothing alone."
+            )
+    return words
+
+
+def _write_pair(
+    folder: Path, name: str, title: str, study: Study, blocks: dict[str, list[layout.Block]], notes: dict[str, list[str]], words: dict[str, list[str]], groups: dict[str, tuple[str, ...]]
+) -> None:
+    """`<name>.md` and `<name>.tex`."""
+    text, tex = [f"# {title}: {study.title or study.name}"], []
+    for dataset, members in blocks.items():
+        body = layout.markdown(members, groups)
+        if not body:
+            continue
+        text += [f"## {dataset}", body, *words.get(dataset, []), "\n".join(f"- {note}" for note in notes[dataset])]
+        tex.append(layout.latex(members, f"{title}, {dataset}.", f"tab:{name}-{dataset}", notes[dataset], groups))
+    if len(text) == 1:
+        text.append("No numbers of this kind in this study.")
+    (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
+    (folder / f"{name}.tex").write_text("\n".join(tex) or f"% {title}: no numbers\n")
+
+
+def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict[str, str]) -> None:
+    """`efficiency.csv`, `.md`, `.tex` from the `efficiency.json` of every model."""
+    import pandas as pd
+
+    records = []
+    found = sorted({p for path in models for p in ([path] if path.name == "efficiency.json" else path.rglob("efficiency.json")) if p.is_file()})
+    for path in found:
+        method, stage = _method_and_stage(path.parent)
+        for quantity, value in read_json(path).items():
+            unit = UNITS.get(quantity, "")
+            if isinstance(value, dict):
+                value, unit = value.get("value"), value.get("unit", unit)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                records.append({"study": study.name, "method": method, "stage": stage, "quantity": quantity, "value": value, "unit": unit})
+    frame = pd.DataFrame(records, columns=["study", "method", "stage", "quantity", "value", "unit"])
+    frame.to_csv(folder / "efficiency.csv", index=False)
+    wide, quantities = _efficiency_rows(study, records, labels)
+    heads = [f"{q.replace('_', ' ')}{f' [{UNITS[q]}]' if UNITS.get(q, 'count') != 'count' else ''}" for q in quantities]
+    text = [f"# Efficiency: {study.title or study.name}", ""]
+    if not wide:
+        text.append("No trained model left an efficiency record.")
+        (folder / "efficiency.tex").write_text("% Efficiency: no numbers\n")
+    else:
+        text += ["| method | stage | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+        text += [f"| {method} | {stage} | " + " | ".join(cells) + " |" for method, stage, cells in wide]
+        text += ["", "Means over the groups of a stage. In parentheses: the transformer's value divided by this one, stage by stage."]
+        tex = [r"\begin{table}[t]", r"\centering", rf"\begin{{tabular}}{{ll{'r' * len(heads)}}}", r"\toprule",
+               " & ".join(["method", "stage", *map(layout.latex_text, heads)]) + r" \\", r"\midrule"]  # fmt: skip
+        tex += [" & ".join(map(layout.latex_text, [method, stage, *cells])) + r" \\" for method, stage, cells in wide]
+        tex += [r"\bottomrule", r"\end{tabular}", r"\caption{Efficiency. In parentheses: the transformer's value divided by this one.}", r"\label{tab:efficiency}", r"\end{table}"]
+        (folder / "efficiency.tex").write_text("\n".join(tex) + "\n")
+    (folder / "efficiency.md").write_text("\n".join(text) + "\n")
+
+
+def _method_and_stage(directory: Path) -> tuple[str, str]:
+    """From a model's place, `.../models/M/stage[/group]` or `.../foundations/X`."""
+    parts = directory.parts
+    if "foundations" in parts:
+        return "foundation", "/".join(parts[len(parts) - parts[::-1].index("foundations") :])
+    if "models" in parts:
+        after = parts[len(parts) - parts[::-1].index("models") :]
+        if after:
+            return after[0], "/".join(after[1:]) or "-"
+    return directory.name, "-"
+
+
+def _efficiency_rows(study: Study, records: list[dict[str, Any]], labels: dict[str, str]) -> tuple[list[tuple[str, str, list[str]]], list[str]]:
+    """(method, stage, cells) with the groups of a stage averaged, and the quantities shown."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for r in records:
+        stage = r["stage"].split("/")[0] if r["method"] != "foundation" else r["stage"]
+        values.setdefault((r["method"], stage, r["quantity"]), []).append(float(r["value"]))
+    means = {key: float(np.mean(v)) for key, v in values.items()}
+    quantities = [q for q in UNITS if any(key[2] == q for key in means)]
+    transformers = [name for name, method in study.methods.items() if method.encoder.kind == "vit"]
+    reference = next((name for name in transformers if study.methods[name].align is not None), transformers[0] if transformers else None)
+    order = {name: k for k, name in enumerate(study.methods)}
+    rows = []
+    for method, stage in sorted({key[:2] for key in means}, key=lambda key: order.get(key[0], len(order))):
+        cells = []
+        for quantity in quantities:
+            value = means.get((method, stage, quantity))
+            base = means.get((reference, stage, quantity)) if reference else None
+            ratio = f" ({base / value:.2g} ×)" if base and value and method != reference and method in study.methods else ""
+            cells.append("-" if value is None else f"{value:.4g}{ratio}" if value < 1e4 and value != int(value) else f"{value:,.0f}{ratio}")
+        rows.append((labels.get(method, method), stage, cells))
+    return rows, quantities
