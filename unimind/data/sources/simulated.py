@@ -6,19 +6,25 @@ a retinotopic receptive field, later voxels mix what is in the picture; both var
 """
 
 import gzip
+import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from unimind.data.drawn import Drawn, draw
-from unimind.data.sources import nsd
+from unimind.data.sources import hcp, nsd
 from unimind.data.sources.base import below, to_square
 from unimind.data.sources.nsd import NsdSource
 from unimind.storage import whole_file
 from unimind.study import SimulatedData, Study
+
+if TYPE_CHECKING:
+    from nibabel.cifti2 import BrainModelAxis
 
 BETAS, SPACE = "betas_fithrf_GLMdenoise_RR", "func1pt8mm"
 N_SUBJECTS = 8  # NSD's; the design always describes all of them
@@ -30,6 +36,8 @@ _FIELD_SIZE = {"V1": 0.07, "V2": 0.10, "V3": 0.13, "hV4": 0.18}  # receptive fie
 _WORKING_SIZE = 32  # pixels in which receptive fields pool
 _NOISE = 2.5  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
 _SHARED_NOISE = 0.3  # share of the noise variance that is common to the neighbourhood
+_REPETITION_TIME = 0.72  # s, of HCP's resting runs
+_MNI = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 _AMPLITUDE = 1.2  # percent signal change of a standard deviation of signal
 
 
@@ -357,3 +365,73 @@ class _Writer:
         with whole_file(below(self.root, path)) as temporary:
             temporary.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
         self.paths.append(below(self.root, path))
+
+
+# --- rest -------------------------------------------------------------------------------------------------------
+
+
+def simulate_unpaired(study: Study, subject: str, root: str | Path | None = None) -> list[Path]:
+    """Write a subject's simulated resting runs in HCP's layout: CIFTI time series of the 91282 grayordinates.
+
+    The study's visual areas fluctuate together, smoothly in time and over the surface, as if features of pictures came
+    and went; elsewhere there is noise.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    import nibabel
+    from nibabel.cifti2 import SeriesAxis
+
+    section = study.unpaired
+    assert section is not None
+    root = Path(root or study.unpaired_root())
+    key = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:4])
+    random = np.random.default_rng((_TAG, study.seed, 5, key))
+    visual, _ = hcp.area_grayordinates(section.areas)
+    weights = _smooth(random, _sphere()[visual], 39, 10.0)
+    paths = []
+    for number, run in enumerate(section.runs):
+        random = np.random.default_rng((_TAG, study.seed, 6, key, number))
+        latents = _standard(gaussian_filter1d(random.standard_normal((section.volumes + 60, weights.shape[1])), 5, axis=0)[30:-30])
+        volumes = 10_000 + 50 * random.standard_normal((section.volumes, hcp.GRAYORDINATES), np.float32)
+        volumes[:, visual] += 100 * _standard(latents @ weights.T)
+        image = nibabel.Cifti2Image(volumes, (SeriesAxis(0, _REPETITION_TIME, section.volumes), _grayordinates()))
+        image.nifti_header.set_intent("ConnDenseSeries")
+        path = below(root, hcp.run_path(subject, run))
+        with whole_file(path) as temporary:
+            image.to_filename(temporary)
+        paths.append(path)
+    return paths
+
+
+def _sphere() -> NDArray[np.float32]:
+    """Places of the cortical grayordinates on the two spheres of 100 mm, left first, far apart: (59412, 3)."""
+    import nibabel
+
+    folder = hcp.atlas_folder()
+    places = []
+    with np.load(folder / "fMRI_vertex_info_32k.npz") as vertices:
+        for side, key, offset in (("L", "grayl", -1000.0), ("R", "grayr", 1000.0)):
+            surface = nibabel.load(folder / f"S1200.{side}.sphere.32k_fs_LR.surf.gii").agg_data("pointset")
+            places.append(surface[vertices[key]] + [offset, 0, 0])
+    return np.concatenate(places)
+
+
+def _grayordinates() -> "BrainModelAxis":
+    """HCP's 91282 grayordinates: cortical vertices, then voxels of the structures below."""
+    from nibabel.cifti2 import BrainModelAxis
+
+    folder = hcp.atlas_folder()
+    with np.load(folder / "fMRI_vertex_info_32k.npz") as vertices:
+        axis = BrainModelAxis.from_surface(vertices["grayl"], int(vertices["num_meshl"]), "CortexLeft")
+        axis += BrainModelAxis.from_surface(vertices["grayr"], int(vertices["num_meshr"]), "CortexRight")
+    with np.load(folder / "standard.npz") as standard:
+        names = dict(zip(standard["ids"].tolist(), standard["labels"].tolist(), strict=True))
+        below_cortex = standard["map_all"][hcp.LEFT + hcp.RIGHT :]
+    spelt = {"brainStem": "BRAIN_STEM", "diencephalon_left": "DIENCEPHALON_VENTRAL_LEFT", "diencephalon_right": "DIENCEPHALON_VENTRAL_RIGHT"}
+    structures = [f"CIFTI_STRUCTURE_{spelt.get(names[number], names[number].upper())}" for number in below_cortex.tolist()]
+    shape = (91, 109, 91)  # the MNI grid of 2 mm
+    voxels = np.stack(np.unravel_index(np.arange(len(structures)), shape), axis=1)
+    return axis + BrainModelAxis(structures, voxel=voxels, affine=_MNI, volume_shape=shape)
