@@ -1,0 +1,54 @@
+"""Stage `reconstruct-controls`: what a decoder draws without a brain, and the best it could draw with a perfect one."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations.diffusion import Condition
+from unimind.reconstruction.reconstruct import draw_pictures
+from unimind.storage import whole_file
+from unimind.study import Sampling, Study
+from unimind.training.loop import on_device
+
+
+def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
+    """For every test picture of the given subjects: an unconditional sample, the autoencoder's round trip, and - where the
+    UNet takes image embeddings - the picture drawn from the true embedding."""
+    device, batch = on_device(), study.evaluation.batch_size
+    network, coder = load_diffusion(diffusion).to(device), load_autoencoder(autoencoder).to(device)
+    sampling = next(iter(study.methods.values())).sampling
+    stimulus: set[int] = set()
+    for path in prepared:
+        with PreparedSubject(path) as data:
+            stimulus |= set(data.images("test").tolist())
+    order = np.array(sorted(stimulus))
+    with Stimuli(stimuli) as seen:
+        truths = seen.read(order)
+    with h5py.File(embeddings) as targets:
+        vectors = torch.from_numpy(targets["embedding"][:][order]).to(device)
+    keys = [(study.seed, int(image), 0) for image in order]
+    pictures = {}
+    rounded = []
+    for first in range(0, len(truths), batch):
+        images = torch.from_numpy(truths[first : first + batch]).permute(0, 3, 1, 2).to(device).float() / 255
+        with torch.no_grad():
+            rounded.append(coder.decode(coder.encode(images)).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    pictures["autoencoder_ceiling"] = np.concatenate(rounded)
+    plain = Sampling(sampler=sampling.sampler, steps=sampling.steps, guidance=1.0, samples=1)
+    if network.conditioner is not None:
+        with torch.no_grad():
+            null, condition = network.conditioner.null(), network.conditioner(vectors)
+        pictures["embedding_ceiling"] = draw_pictures(network, coder, condition, null, sampling, keys, batch, "pictures from the true embedding")
+    else:
+        null = Condition(torch.zeros(1, 1, network.context_dim, device=device), torch.zeros(1, network.time_dim, device=device))
+    nothing = Condition(null.context.expand(len(order), -1, -1), null.time.expand(len(order), -1))
+    pictures["unconditional"] = draw_pictures(network, coder, nothing, null, plain, keys, batch, "unconditional pictures")
+    with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+        file["stimulus"] = order
+        for name, values in pictures.items():
+            file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))
+        file.attrs.update({"diffusion": network.name, "autoencoder": coder.name, "embedding": load_embedding(embedding).name, "sampler": sampling.sampler, "steps": sampling.steps})

@@ -1,0 +1,142 @@
+"""Stage `reconstruct`: test trials in, pictures out, with the shuffled-fMRI control."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.errors import InputError
+from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.progress import say, track
+from unimind.reconstruction.decoder import Decoder, Prediction
+from unimind.reconstruction.grid import write_grid
+from unimind.reconstruction.samplers import sample
+from unimind.storage import file_hash, whole_file
+from unimind.study import Sampling, Study
+from unimind.training.loop import on_device
+
+
+def responses_by_image(prepared: PreparedSubject, split: str, repeats: str, channels: int, permute: np.random.Generator | None = None) -> tuple[NDArray, NDArray]:
+    """Responses to each picture of a split as a method wants them.
+
+    Parameters
+    ----------
+    prepared : PreparedSubject
+    split : str
+    repeats : str
+        `channels`: the first `channels` repeats side by side, repeated where there are fewer; otherwise their mean.
+    channels : int
+    permute : Generator, optional
+        Shuffles which trial belongs to which picture: the shuffled-fMRI control.
+
+    Returns
+    -------
+    stimulus : int (n,)
+    responses : float32 (n, R, V)
+    """
+    trials = prepared.trials(split)
+    stimulus = prepared.stimulus[trials]
+    values = prepared.read(trials)
+    if permute is not None:
+        values = values[permute.permutation(len(values))]
+    images = np.unique(stimulus)
+    rows = [np.flatnonzero(stimulus == image) for image in images]
+    if repeats == "channels":
+        return images, np.stack([values[np.resize(own, channels)] for own in rows])
+    return images, np.stack([values[own].mean(0, keepdims=True) for own in rows])
+
+
+def _pictures(latents: Tensor, autoencoder, batch: int) -> NDArray[np.uint8]:
+    """Latents to uint8 (n, H, W, 3)."""
+    with torch.no_grad():
+        parts = [autoencoder.decode(part) for part in latents.split(batch)]
+    return (torch.cat(parts).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)).cpu().numpy()
+
+
+def draw_pictures(
+    diffusion: Diffusion, autoencoder, condition: Condition, null: Condition, sampling: Sampling, keys: list[tuple], batch: int, label: str, start: Tensor | None = None
+) -> NDArray[np.uint8]:
+    """One picture per row of the condition, in batches: uint8 (n, H, W, 3)."""
+    latents = []
+    for rows in track(torch.arange(len(keys)).split(batch), label):
+        part = Condition(condition.context[rows], condition.time[rows])
+        latents.append(sample(diffusion, part, null, sampling, [keys[row] for row in rows], None if start is None else start[rows]))
+    return _pictures(torch.cat(latents), autoencoder, batch)
+
+
+def _repeated(prediction: Prediction, times: int) -> tuple[Condition, Tensor | None]:
+    condition = Condition(*(part.repeat_interleave(times, 0) for part in prediction.condition))
+    return condition, None if prediction.latent is None else prediction.latent.repeat_interleave(times, 0)
+
+
+def _embedded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
+    with torch.no_grad():
+        parts = [embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)]
+    return torch.cat(parts)
+
+
+def reconstruct(
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, diffusion: Path, autoencoder: Path, embedding: Path,
+    stimuli: Path, out: Path, grid: Path | None,
+) -> None:  # fmt: skip
+    """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
+
+    The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is
+    never looked at. A method without a predicted embedding shows its first sample.
+    """
+    settings = study.methods[method]
+    sampling, batch = settings.sampling, study.evaluation.batch_size
+    device = on_device()
+    network = load_diffusion(diffusion)
+    decoder = Decoder(model, network, dataset, subject).to(device)
+    coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
+    channels = decoder.encoder.channels if decoder.encoder is not None else 1
+    with PreparedSubject(prepared) as data:
+        stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
+        if len(stimulus) < 2:
+            raise InputError(f"{prepared}: {len(stimulus)} test pictures; at least 2 are needed to compare anything")
+        _, shuffled_responses = responses_by_image(data, "test", settings.voxels.repeats, channels, np.random.default_rng((study.seed, 7)))
+        train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels.repeats, channels)
+    count = sampling.samples
+    prediction, shuffled = decoder.predict(responses), decoder.predict(shuffled_responses)
+    condition, start = _repeated(prediction, count)
+    keys = [(study.seed, int(image), k) for image in stimulus for k in range(count)]
+    label = f"{settings.label or method}, {dataset} {subject}"
+    pictures = draw_pictures(network, coder, condition, decoder.null(), sampling, keys, batch, f"{label}: {len(keys)} pictures", start)
+    control = draw_pictures(
+        network, coder, shuffled.condition, decoder.null(), sampling, [(study.seed, int(i), 0) for i in stimulus], batch, f"{label}: shuffled fMRI", shuffled.latent
+    )
+    if prediction.embedding is not None:
+        agreement = (_embedded(embedder, pictures, device, batch).view(len(stimulus), count, -1) * prediction.embedding[:, None]).sum(-1)
+        shown = agreement.argmax(1).cpu().numpy()
+        with h5py.File(embeddings) as targets:
+            reference = torch.from_numpy(targets["embedding"][:][train_stimulus]).to(device)
+    else:
+        shown = np.zeros(len(stimulus), np.int64)
+        reference = decoder.predict(train_responses).features
+    normalise = torch.nn.functional.normalize
+    nearest = train_stimulus[(normalise(prediction.features, dim=1) @ normalise(reference, dim=1).T).argmax(1).cpu().numpy()]
+    samples = pictures.reshape(len(stimulus), count, *pictures.shape[1:])
+    with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+        file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest
+        for name, values in (("samples", samples), ("shuffled", control)):
+            file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))
+        if prediction.embedding is not None:
+            file["predicted"], file["predicted_shuffled"] = prediction.embedding.cpu().numpy(), shuffled.embedding.cpu().numpy()
+        file["features"] = prediction.features.cpu().numpy()
+        chosen = "agreement with the predicted embedding" if prediction.embedding is not None else "first"
+        file.attrs.update({
+            "method": method, "dataset": dataset, "subject": subject, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
+            "samples": count, "strength": sampling.strength, "shown": chosen, "repeats": settings.voxels.repeats, "model_sha256": file_hash(model / "model.safetensors"),
+            "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
+        })  # fmt: skip
+    if grid is not None:
+        with Stimuli(stimuli) as pictures_seen:
+            truths = pictures_seen.read(stimulus[:24])
+        write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:24, k]) for k in range(count)), ("shuffled fMRI", control[:24])])
+    say(f"{label}: {len(stimulus)} test pictures reconstructed")

@@ -1,0 +1,143 @@
+"""Stage `condition`: train the diffusion model to follow a group's fMRI.
+
+Trained are the condition stage, the UNet's cross-attention with its norms and, on request, the encoder; everything
+else of the UNet stays as it was, and only what was trained is stored.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.foundations import load_diffusion
+from unimind.foundations.diffusion import Diffusion, adaptable_names, alphas_cumprod, noised
+from unimind.models.condition import ConditionStage
+from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
+from unimind.storage import content_hash
+from unimind.study import Study
+from unimind.training.data import SubjectTrials, new_encoder
+from unimind.training.loop import drawn, fingerprint, stream_seed, train, write_model
+
+
+class ConditionedDiffusion(nn.Module):
+    """Encoder, condition stage and UNet as one module; `aligned` says whether the encoder predicts an image embedding."""
+
+    def __init__(self, encoder: FmriEncoder, condition: ConditionStage, diffusion: Diffusion, aligned: bool, train_encoder: bool) -> None:
+        super().__init__()
+        self.encoder, self.condition, self.unet = encoder, condition, diffusion.unet
+        self.diffusion = [diffusion]  # not a submodule: its UNet is
+        self.aligned, self.train_encoder = aligned, train_encoder
+
+    def train(self, mode: bool = True) -> "ConditionedDiffusion":
+        """A frozen encoder and the UNet stay in evaluation mode."""
+        super().train(mode)
+        self.unet.eval()
+        if not self.train_encoder:
+            self.encoder.eval()
+        return self
+
+    def forward(self, responses: dict[str, Tensor], latent: Tensor, timestep: Tensor, kept: Tensor) -> Tensor:
+        """The UNet's prediction for latents noised to `timestep`, conditioned on fMRI where `kept`."""
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            output = self.encoder(responses)
+            embedding = self.encoder.embed(output.pooled, normalise=True) if self.aligned else None
+        condition = self.condition(output.tokens, output.pooled, embedding).keep(kept, self.condition.null())
+        return self.diffusion[0](latent, timestep, condition)
+
+
+def condition(
+    study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], encoder: Path | None, diffusion: Path, checkpoints: Path, out: Path
+) -> None:
+    """Write the conditioned model of a group: encoder, condition stage, and the UNet parameters that were trained.
+
+    Parameters
+    ----------
+    prepared, embeddings : lists of Path
+        One of each per member of the group, in the order of `study.members(method, group)`.
+    encoder : Path, optional
+        Directory of the aligned encoder, or of the pretrained one where the method does not align; without it the encoder starts untrained.
+    diffusion : Path
+    """
+    settings = study.methods[method]
+    stage = settings.condition
+    if stage is None:
+        raise InputError(f"methods.{method}.condition: the method has none, so there is nothing to train in this stage")
+    members = study.members(method, group)
+    if not len(members) == len(prepared) == len(embeddings):
+        raise InputError(f"condition: {len(prepared)} prepared and {len(embeddings)} embeddings files for {len(members)} subjects of {group}; give one of each per subject")
+    network = load_diffusion(diffusion)
+    aligned = settings.align is not None
+    with ExitStack() as stack:
+        subjects = {}
+        for (dataset, subject), path, targets in zip(members, prepared, embeddings, strict=True):
+            data = stack.enter_context(PreparedSubject(path))
+            subjects[subject_key(dataset, subject)] = (SubjectTrials(data, settings.voxels), stack.enter_context(h5py.File(targets))["latent"])
+        torch.manual_seed(stream_seed(study.seed, method, group, "condition"))
+        if aligned:
+            model_encoder, _ = load_encoder(encoder)
+        else:
+            model_encoder = new_encoder(study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, next(iter(subjects.values()))[0].channels, encoder)
+        conditioner = network.conditioner.arguments if aligned and network.conditioner is not None else None
+        first = next(iter(subjects))
+        with torch.no_grad():
+            tokens = model_encoder.eval()({first: subjects[first][0].example()}).tokens
+        condition_stage = ConditionStage(
+            tokens.shape[2], tokens.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time, conditioner
+        )
+        if conditioner:
+            condition_stage.start_from(network.conditioner)
+        model = ConditionedDiffusion(model_encoder, condition_stage, network, aligned, stage.train_encoder)
+        changed = [f"unet.{name}" for name in adaptable_names(network.unet)]
+        names = [name for name, _ in model.named_parameters() if name in changed or name.startswith("condition.") or (stage.train_encoder and name.startswith("encoder."))]
+        each = max(1, stage.training.batch_size // len(subjects))
+        alphas = alphas_cumprod(network.scheduler)
+        kind = network.scheduler.get("prediction_type", "epsilon")
+
+        def draw(step: int) -> dict:
+            batch = {}
+            for name, (trials, latents) in subjects.items():
+                chosen = drawn(len(trials.images("train")), each, step, study.seed, name, "condition")
+                images, responses = trials.draw("train", chosen, step, study.seed)
+                batch[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": torch.stack([torch.from_numpy(latents[int(i)]) for i in images])}
+            return batch
+
+        def error(model: ConditionedDiffusion, batch: dict, drop: float) -> Tensor:
+            latent = torch.cat([part["latent"] for part in batch.values()])
+            timestep = torch.randint(len(alphas), (len(latent),), device=latent.device)
+            mixed, target = noised(latent, torch.randn_like(latent), timestep, alphas.to(latent.device), kind)
+            kept = torch.rand(len(latent), device=latent.device) >= drop
+            return functional.mse_loss(model({name: part["responses"] for name, part in batch.items()}, mixed, timestep, kept).float(), target)
+
+        def losses(model: ConditionedDiffusion, batch: dict) -> dict:
+            return {"diffusion": error(model, batch, stage.drop)}
+
+        held_out = {}
+        for name, (trials, latents) in subjects.items():
+            images, responses = trials.all("validation", limit=128)
+            if len(images):
+                held_out[name] = {"responses": responses, "latent": torch.stack([torch.from_numpy(latents[int(i)]) for i in images])}
+
+        def validate(model: ConditionedDiffusion) -> dict:
+            device = next(model.parameters()).device
+            values = []
+            for name, part in held_out.items():
+                for _ in range(2):
+                    values.append(error(model, {name: {key: value.to(device) for key, value in part.items()}}, 0.0))
+            return {"diffusion": torch.stack(values).mean().item()}
+
+        files = [*prepared, *embeddings, diffusion, *([encoder] if encoder else [])]
+        mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
+        trained = train(model, draw=draw, losses=losses, settings=stage.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
+                        label=f"{settings.label or method}: condition the diffusion model on {group}", n_samples=sum(len(t.images("train")) for t, _ in subjects.values()),
+                        samples_per_step=each * len(subjects), trainable=names, validate=validate if held_out else None)  # fmt: skip
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("unet.") or name in changed}
+    config = {
+        "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments, "aligned": aligned,
+        "study": content_hash(settings.model_dump(mode="json")), "inputs": mark, "held_out": trained.validation,
+    }  # fmt: skip
+    write_model(out, state, config, trained, checkpoints)
