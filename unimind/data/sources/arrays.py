@@ -126,10 +126,6 @@ class ArraysSource:
         table = self._table(subject)
         shown = pictures.first[table.picture]
         test = self._test_pictures(subject, own=True)
-        if self._split_by_table and not section.images_per_subject:
-            further = test - self._test_pictures(subject)
-            if further:
-                say(f"{self.dataset} {subject}: {len(further)} of its test pictures are no test pictures of the training subjects, so may be trained on")
         split = np.where(np.isin(shown, list(test)), TEST, TRAIN)
         if not (split == TEST).any() or not (split == TRAIN).any():
             missing = "test" if (split == TRAIN).any() else "training"
