@@ -54,7 +54,7 @@ def build_squeezenet(settings: SqueezeNetEmbedding, directory: Path) -> None:
         PooledSqueezeNet().load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{file}: not SqueezeNet 1.1's weights under torchvision's names ({' '.join(str(error).split())[:200]})") from None
-    save_model(directory, state, {"kind": settings.kind, "name": NAME, "dim": DIM, "sources": {file.name: file_hash(file)}})
+    save_model(directory, state, {"kind": settings.kind, "role": "embedding", "name": NAME, "dim": DIM, "sources": {file.name: file_hash(file)}})
 
 
 def load_squeezenet(directory: Path) -> PooledSqueezeNet:

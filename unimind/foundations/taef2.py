@@ -115,7 +115,7 @@ def build_taef2(settings: Taef2Autoencoder, directory: Path) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{settings.weights}: not TAEF2's weights ({' '.join(str(error).split())[:200]})") from None
-    save_model(directory, state, {"kind": settings.kind, "name": NAME, "mean": LATENT_MEAN, "std": LATENT_STD, "sources": hashes})
+    save_model(directory, state, {"kind": settings.kind, "role": "autoencoder", "name": NAME, "mean": LATENT_MEAN, "std": LATENT_STD, "sources": hashes})
 
 
 def load_taef2(directory: Path) -> Taef2:

@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> "dict[str, torch.Tensor]":
     try:
         foreign: list[Any] = [(_Inert, name) for name in get_unsafe_globals_in_checkpoint(str(path))]
         with safe_globals(foreign):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise InputError(f"{path}: cannot be read as tensors only ({reason}); convert it to .safetensors and name that file") from None

@@ -1,0 +1,180 @@
+"""Autoencoders and UNets of diffusers repositories on the hub, and how any diffusers network is kept on disk.
+
+On disk a network is its diffusers configuration and its weights under diffusers' names, whichever way it came.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from unimind.errors import InputError
+from unimind.storage import file_hash, load_model, save_model
+from unimind.study import HubAutoencoder, HubDiffusion
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+#: The files of one network in a diffusers repository, without its half-precision and non-EMA variants.
+_FILES = ("config.json", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+_AUTOENCODERS = ("AutoencoderKL", "VQModel")
+
+
+class DiffusersAutoencoder(nn.Module):
+    """A diffusers `AutoencoderKL` or `VQModel` with its latent scaled as its diffusion model sees it.
+
+    Parameters
+    ----------
+    network : AutoencoderKL or VQModel
+    name : str
+        As shown in tables.
+    """
+
+    def __init__(self, network: Any, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.scale = float(network.config.scaling_factor)
+        self.shift = float(network.config.get("shift_factor") or 0.0)
+        self.factor = 2 ** (len(network.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (n, 3, H, W) in [0, 1] to latents (n, c, h, w).
+
+        A KL autoencoder's latent is the mode of its posterior; a VQ autoencoder's is the one before quantisation, as latent
+        diffusion uses it. The latent is `(latent - shift_factor) * scaling_factor`. Sides must be multiples of the downsampling.
+        """
+        if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
+            raise InputError(
+                f"picture_size: {self.name} takes pictures whose sides are multiples of {self.factor}; {images.shape[-2]} x {images.shape[-1]} given"
+            )
+        encoded = self.network.encode(2 * images - 1)
+        latent = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()
+        return (latent - self.shift) * self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents (n, c, h, w), scaled as `encode` returns them, to pictures (n, 3, H, W) in [0, 1]; a VQ autoencoder quantises first."""
+        return (self.network.decode(latent / self.scale + self.shift).sample / 2 + 0.5).clamp(0, 1)
+
+
+def save_autoencoder(directory: Path, kind: str, name: str, network: Any, sources: dict[str, str]) -> None:
+    """Write a diffusers autoencoder into `directory` (an open `whole_directory`)."""
+    config = {"kind": kind, "role": "autoencoder", "name": name, "class": type(network).__name__, "network": _plain(network.config), "sources": sources}
+    save_model(directory, network.state_dict(), config)
+
+
+def load_autoencoder(directory: Path) -> DiffusersAutoencoder:
+    """What `save_autoencoder` wrote, frozen, in evaluation mode."""
+    import diffusers
+
+    state, config = load_model(directory)
+    network = getattr(diffusers, config["class"]).from_config(config["network"])
+    network.load_state_dict(state)
+    return DiffusersAutoencoder(network, config["name"]).eval().requires_grad_(False)
+
+
+def save_unet(directory: Path, kind: str, name: str, unet: "UNet2DConditionModel", scheduler: dict[str, Any], sources: dict[str, str]) -> None:
+    """Write a diffusers UNet and the configuration of its noise schedule into `directory` (an open `whole_directory`)."""
+    config = {"kind": kind, "role": "diffusion", "name": name, "unet": _plain(unet.config), "scheduler": _plain(scheduler), "sources": sources}
+    save_model(directory, unet.state_dict(), config)
+
+
+def load_unet(directory: Path) -> "UNet2DConditionModel":
+    """The UNet that `save_unet` wrote, frozen, in evaluation mode; its schedule is `scheduler` in the directory's config.json."""
+    from diffusers import UNet2DConditionModel
+
+    state, config = load_model(directory)
+    unet = UNet2DConditionModel.from_config(config["unet"])
+    unet.load_state_dict(state)
+    return unet.eval().requires_grad_(False)
+
+
+def build_hub_autoencoder(settings: HubAutoencoder, directory: Path) -> None:
+    """Get an autoencoder from the hub, its cache or a local folder of the same layout, and write it into `directory`.
+
+    Raises
+    ------
+    InputError
+        When it cannot be had, or is no autoencoder this project can use.
+    """
+    import diffusers
+
+    folder = _folder(settings.repository, settings.revision, settings.subfolder)
+    network = _read(diffusers.AutoModel, folder / settings.subfolder)
+    if type(network).__name__ not in _AUTOENCODERS:
+        raise InputError(f"{_what(settings)}: a {type(network).__name__}; foundations.autoencoder takes {' or '.join(_AUTOENCODERS)}")
+    save_autoencoder(directory, settings.kind, _name(settings), network, _sources(folder / settings.subfolder))
+
+
+def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
+    """Get a UNet and its noise schedule from the hub, its cache or a local folder of the same layout, and write them into `directory`.
+
+    Raises
+    ------
+    InputError
+        When they cannot be had, or the network is no `UNet2DConditionModel`.
+    """
+    import diffusers
+
+    folder = _folder(settings.repository, settings.revision, settings.subfolder, "scheduler/scheduler_config.json")
+    unet = _read(diffusers.AutoModel, folder / settings.subfolder)
+    if not isinstance(unet, diffusers.UNet2DConditionModel):
+        raise InputError(f"{_what(settings)}: a {type(unet).__name__}; foundations.diffusion takes a UNet2DConditionModel")
+    try:
+        scheduler = diffusers.DDIMScheduler.load_config(folder / "scheduler")
+    except (OSError, ValueError):
+        raise InputError(
+            f"{folder / 'scheduler' / 'scheduler_config.json'}: missing or broken; a UNet is of no use without its noise schedule, get the repository again"
+        ) from None
+    save_unet(directory, settings.kind, _name(settings), unet, scheduler, _sources(folder / settings.subfolder))
+
+
+def _what(settings: HubAutoencoder | HubDiffusion) -> str:
+    return f"{settings.repository} ({settings.subfolder})"
+
+
+def _name(settings: HubAutoencoder | HubDiffusion) -> str:
+    local = Path(settings.repository).is_dir()
+    return f"{Path(settings.repository).name if local else settings.repository} {settings.subfolder}"
+
+
+def _folder(repository: str, revision: str, subfolder: str, *more: str) -> Path:
+    """The repository as a local folder holding at least the files of one network: itself when it is local, else the cache's copy."""
+    if Path(repository).is_dir():
+        return Path(repository)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*(f"{subfolder}/{name}" for name in _FILES), *more]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    else:
+        if (folder / subfolder / "config.json").exists():
+            return folder
+        reason = "the cached copy is not whole"
+    raise InputError(
+        f"{repository} ({subfolder}, revision {revision}): not in the cache {HF_HUB_CACHE} and not to be had from the hub ({reason}); "
+        "run this stage where there is a network, with the same HF_HOME, or name a local folder as repository"
+    )
+
+
+def _read(reader: Any, folder: Path) -> Any:
+    """One network from a local folder; safetensors only."""
+    try:
+        return reader.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: no diffusers network with config.json and diffusion_pytorch_model.safetensors ({reason}); get the repository again"
+        ) from None
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    return {file.name: file_hash(file) for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors"))}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A diffusers configuration without its private entries, which name the machine it was read on."""
+    return {key: value for key, value in dict(config).items() if not key.startswith("_")}
