@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install reproduce test lint clean
+.PHONY: help install reproduce test lint reference clean
 
 help:
 	@echo "make install    set up $(VENV) with everything the workflow needs"
 	@echo "make reproduce  run the embedded study from nothing to its report"
 	@echo "make test       run the tests"
 	@echo "make lint       check style and types"
+	@echo "make reference  bring config/README.md and config/study.schema.json in step with the study's types"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 >= 3.11 is needed; name one with make PYTHON=..."; exit 1; }
@@ -41,6 +42,9 @@ lint: $(VENV)/.installed-test
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+reference: install
+	python -m unimind.study_reference
 
 clean:
 	rm -rf results logs benchmarks

@@ -1,0 +1,139 @@
+"""The typed study: what it refuses and how it says so, the names it gives, and its documents."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unimind.errors import InputError
+from unimind.study import Study, parse_study, read_study, resolved
+from unimind.study_reference import BEGIN, json_schema, markdown, update
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests/workflow/studies/tiny.yaml"
+STUDIES = [TINY, *sorted((ROOT / "config").glob("*.yaml"))]
+
+
+@pytest.fixture
+def tiny() -> dict:
+    return yaml.safe_load(TINY.read_text())
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_of_the_repository_are_valid(path):
+    study = read_study(path)
+    assert parse_study(json.loads(json.dumps(resolved(study)))) == study
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(nmae="x"), ["nmae", "did you mean name"]),
+        (lambda s: s["methods"]["unimind-vit"]["encoder"].update(dept=2), ["methods.unimind-vit.encoder.dept", "did you mean depth"]),
+        (lambda s: s["datasets"]["simulated"].update(session=2), ["datasets.simulated.session", "did you mean sessions"]),
+        (lambda s: s.update(picture_size=-1), ["picture_size", "-1"]),
+        (lambda s: s["datasets"]["simulated"].update(training_subjects=["anna"]), ["datasets.simulated", "anna", "subj01"]),
+        (lambda s: s["datasets"]["simulated"].update(training_subjects=[], new_subjects=[]), ["datasets.simulated", "no subject"]),
+        (lambda s: s["datasets"]["simulated"].update(source="nds"), ["datasets.simulated.source", "nds", "nsd"]),
+        (lambda s: s["methods"]["ridge"].update(align={}), ["methods.ridge", "align", "ridge"]),
+        (lambda s: s["methods"]["ridge"].update(scope="study"), ["methods.ridge", "scope: subject"]),
+        (lambda s: s["methods"]["unimind-vit"].pop("adapt"), ["methods.unimind-vit.adapt", "subj03"]),
+        (lambda s: s.pop("unpaired"), ["pretrain", "unpaired"]),
+        (lambda s: s["methods"]["mindvis"]["voxels"].update(size=63), ["methods.mindvis", "63", "patch"]),
+        (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis", "condition"]),
+        (lambda s: s["evaluation"].update(metrics=["psnr"]), ["evaluation", "psnr", "ssim"]),
+        (lambda s: s["foundations"]["embedding"]["training"].update(epochs=3), ["foundations.embedding.training", "steps and epochs"]),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(tiny, change, words):
+    change(tiny)
+    with pytest.raises(InputError) as error:
+        parse_study(tiny, "my.yaml")
+    message = str(error.value)
+    assert "\n" not in message and message.startswith("my.yaml: ")
+    assert all(word in message for word in words), message
+
+
+def test_file_that_is_missing_or_no_yaml(tmp_path):
+    with pytest.raises(InputError, match="no such study file"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("name: [")
+    with pytest.raises(InputError, match="not YAML"):
+        read_study(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- name")
+    with pytest.raises(InputError, match="list given"):
+        read_study(tmp_path / "list.yaml")
+
+
+def test_groups_and_members_follow_the_scope(tiny):
+    tiny["datasets"]["second"] = tiny["datasets"]["simulated"] | {"training_subjects": ["subj04"], "new_subjects": []}
+    tiny["methods"]["together"] = tiny["methods"]["unimind-vit"] | {"scope": "study"}
+    study = parse_study(tiny)
+    assert study.group("together", "second", "subj04") == "all"
+    assert study.members("together", "all") == [("simulated", "subj01"), ("simulated", "subj02"), ("second", "subj04")]
+    assert study.group("unimind-vit", "simulated", "subj03") == "simulated"
+    assert study.members("unimind-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
+    assert study.members("ridge", "simulated-subj03") == [("simulated", "subj03")]
+    assert study.role("simulated", "subj03") == "new" and study.role("second", "subj04") == "train"
+
+
+def test_every_subject_may_have_its_own_pictures():
+    data = {"source": "arrays", "training_subjects": ["a", "b"], "new_subjects": ["c"], "responses": "{subject}.npy", "images": "{subject}.zip"}
+    study = parse_study(
+        {
+            "name": "x",
+            "datasets": {"mine": data},
+            "methods": {"ridge": {"scope": "subject", "encoder": {"kind": "ridge"}}},
+            "foundations": {"diffusion": {"kind": "study"}},
+        }
+    )
+    assert study.stimuli("mine", "c") == "c.stimuli" and study.training_stimuli("mine") == ["a.stimuli", "b.stimuli"]
+
+
+def test_roots_expand_variables(tiny, monkeypatch):
+    monkeypatch.setenv("WHERE", "/somewhere")
+    tiny["datasets"]["simulated"]["root"] = "$WHERE/else"
+    assert parse_study(tiny).root("simulated") == "/somewhere/else"
+    assert parse_study(tiny).unpaired_root() == "results/tiny/raw/unpaired"
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def test_schema_and_reference_are_in_step_with_the_types(tmp_path):
+    """`make reference` brings them up to date."""
+    (tmp_path / "README.md").write_text((ROOT / "config/README.md").read_text())
+    update(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (ROOT / "config/README.md").read_text()
+    assert (tmp_path / "study.schema.json").read_text() == (ROOT / "config/study.schema.json").read_text()
+
+
+def test_reference_names_every_key_and_its_links_lead_somewhere():
+    text = markdown()
+    for section in [Study.model_json_schema(), *Study.model_json_schema()["$defs"].values()]:
+        assert all(f"| `{key}` |" in text for key in section["properties"])
+    anchors = {re.sub(r"[^\w-]", "", line[3:].lower().replace(" ", "-")) for line in text.splitlines() if line.startswith("## ")}
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links and links <= anchors
+
+
+def test_schema_accepts_the_studies_and_refuses_a_misspelt_key(tiny):
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(json_schema())
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    for path in STUDIES:
+        assert not list(validator.iter_errors(yaml.safe_load(path.read_text())))
+    tiny["methods"]["ridge"]["lable"] = "x"
+    assert list(validator.iter_errors(tiny))
+
+
+def test_examples_of_the_introduction_are_valid_studies():
+    introduction = (ROOT / "config/README.md").read_text().partition(BEGIN)[0]
+    studies = [block for block in re.findall(r"```yaml\n(.*?)```", introduction, re.DOTALL) if "datasets:" in block]
+    assert studies
+    for block in studies:
+        parse_study(yaml.safe_load(block))
