@@ -160,7 +160,7 @@ def _written(root: Path, paths: list[Path]) -> list[RemoteFile]:
 def _mirrored(files: list[RemoteFile], source: str) -> list[RemoteFile]:
     """The same files at the mirror that `UNIMIND_MIRROR_<SOURCE>` names, such as UNIMIND_MIRROR_NSD=https://data.example.org/nsd."""
     mirror = os.environ.get(f"UNIMIND_MIRROR_{re.sub(r'[^A-Za-z0-9]', '_', source).upper()}", "").rstrip("/")
-    return [replace(file, address=f"{mirror}/{file.path}") for file in files] if mirror else files
+    return [replace(file, address=f"{mirror}/{file.path}") if mirror and file.address else file for file in files]
 
 
 def _get(file: RemoteFile, need: Need) -> None:

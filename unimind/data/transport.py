@@ -18,7 +18,7 @@ from unimind.data.sources.base import RemoteFile
 from unimind.errors import InputError
 from unimind.progress import say
 
-PIECE = 1 << 20
+PIECE = 1 << 16  # what a cut may cost
 ATTEMPTS = 6  # in a row without a new byte
 BACKOFF = 1.0  # seconds before the second attempt; doubles each time, at most a minute
 TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
@@ -145,7 +145,7 @@ def download(file: RemoteFile, target: Path, access: str) -> None:
             raise InputError(f"{name}: the disk of {target.parent} is full; free some space and run again to continue") from None
         if error.errno == errno.EROFS:
             raise InputError(f"{target.parent}: is read-only; give the study another `root:`") from None
-        raise
+        raise InputError(f"{error.filename or target}: cannot be written ({error.strerror or error}); see the study's `root:`") from None
 
 
 def _part(target: Path) -> Path:
