@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.roi import label_mask, voxels_of_hdf5, voxels_of_nifti
 from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below
 from unimind.errors import InputError
 from unimind.progress import say
@@ -24,7 +25,6 @@ PICTURES = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 PRF = {1: "V1", 2: "V1", 3: "V2", 4: "V2", 5: "V3", 6: "V3", 7: "hV4"}
 STREAMS = {1: "early", 2: "midventral", 3: "midlateral", 4: "midparietal", 5: "ventral", 6: "lateral", 7: "parietal"}
 SCALE = 300  # integer betas are percent signal change times 300
-_SLAB = 64 * 1024 * 1024  # bytes of betas in memory at once
 
 
 class NsdSource:
@@ -98,6 +98,7 @@ class NsdSource:
     @cached_property
     def _design(self) -> dict[str, NDArray]:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
         path = self._local(DESIGN)
         try:
@@ -105,7 +106,7 @@ class NsdSource:
             design = {key: np.asarray(content[key]).astype(np.int64) for key in ("masterordering", "sharedix", "subjectim", "stimpattern")}
         except KeyError as error:
             raise InputError(f"{path}: has no {error}; fetch {self.name} again") from None
-        except (ValueError, NotImplementedError, OSError, TypeError) as error:
+        except (MatReadError, ValueError, NotImplementedError, OSError, TypeError, zlib.error) as error:
             raise InputError(f"{path}: not a readable MATLAB file ({error}); fetch {self.name} again") from None
         design["masterordering"], design["sharedix"] = design["masterordering"].ravel(), design["sharedix"].ravel()
         design["trials"] = design.pop("stimpattern").sum(axis=(1, 2))
@@ -247,7 +248,7 @@ class NsdSource:
         mask: NDArray[np.bool_] | None = None
         for rois in self.section.rois:
             volume = self._volume(self._roi(subject, rois.file), None if mask is None else mask.shape)
-            found = volume > 0 if rois.labels is None else np.isin(volume, rois.labels)
+            found = label_mask(volume, rois.labels)
             if not found.any():
                 wanted = "a positive label" if rois.labels is None else f"one of the labels {rois.labels}"
                 raise InputError(f"{below(self.root, self._roi(subject, rois.file))}: no voxel has {wanted}; check datasets.{self.name}.rois")
@@ -289,11 +290,10 @@ class NsdSource:
             raise InputError(f"{path}: the grid of the betas is {grid}, that of the ROI is {shape}; use files of one space")
 
     def _responses(self, subject: str, mask: NDArray[np.bool_], trials: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        read = read_hdf5 if self.form == "hdf5" else read_nifti
         for number, count in enumerate(trials, 1):
             path = self._local(self._session(subject, number))
             try:
-                betas = read(path, mask)
+                betas = read_betas(path, mask)
             except (OSError, EOFError, ValueError, zlib.error) as error:
                 raise InputError(f"{path}: not readable betas ({error}); fetch {self.name} again") from None
             if len(betas) != count:
@@ -316,60 +316,11 @@ def _id(row: int) -> str:
     return f"nsd{row:05d}"
 
 
-def _percent(values: NDArray, out: NDArray[np.float32]) -> None:
-    """Integer betas are percent signal change times 300; floating ones are percent signal change."""
-    out[...] = values
-    if values.dtype.kind in "iu":
-        out /= SCALE
+def read_betas(path: str | Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Betas of the voxels in `mask`, from a NIfTI or HDF5 file: float32 (n_trials, n_voxels), percent signal change.
 
-
-def read_nifti(path: str | Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Betas of the voxels in `mask`, in C order of (X, Y, Z), from a NIfTI file of shape (X, Y, Z, n_trials).
-
-    Volumes pass through memory a slab at a time and compressed files are read front to back once.
-
-    Returns
-    -------
-    float32 (n_trials, n_voxels), percent signal change
+    Integer betas are percent signal change times 300; floating ones are percent signal change.
     """
-    import nibabel
-
-    proxy = nibabel.load(path, keep_file_open=True).dataobj
-    voxels = np.ravel_multi_index(np.nonzero(mask)[::-1], mask.shape[::-1])  # where they are in one volume as stored
-    betas = np.empty((proxy.shape[3], len(voxels)), np.float32)
-    step = max(1, _SLAB // (mask.size * proxy.dtype.itemsize))
-    for start in range(0, len(betas), step):
-        slab = np.asanyarray(proxy[..., start : start + step])
-        _percent(slab.T.reshape(slab.shape[3], -1)[:, voxels], betas[start : start + step])
-    return betas
-
-
-def read_hdf5(path: str | Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """As `read_nifti`, from an HDF5 file whose `betas` are (n_trials, Z, Y, X).
-
-    NSD stores one voxel's trials per chunk: only the rows of voxels that meet the mask are read.
-    """
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        source = file["betas"]
-        column = np.full(mask.shape, -1, np.int64)
-        column[mask] = np.arange(mask.sum())
-        betas = np.empty((source.shape[0], mask.sum()), np.float32)
-        by_voxel = source.chunks is not None and source.chunks[1:] == (1, 1, 1)
-        for z in np.flatnonzero(mask.any(axis=(0, 1))):
-            if by_voxel:
-                for y in np.flatnonzero(mask[:, :, z].any(axis=0)):
-                    (x,) = np.nonzero(mask[:, y, z])
-                    row = source[:, z, y, x[0] : x[-1] + 1]
-                    _store(row[:, x - x[0]], betas, column[x, y, z])
-            else:
-                x, y = np.nonzero(mask[:, :, z])
-                _store(source[:, z][:, y, x], betas, column[x, y, z])
-    return betas
-
-
-def _store(values: NDArray, betas: NDArray[np.float32], columns: NDArray[np.int64]) -> None:
-    part = np.empty(values.shape, np.float32)
-    _percent(values, part)
-    betas[:, columns] = part
+    stored = voxels_of_hdf5(path, "betas", mask) if Path(path).suffix in (".hdf5", ".h5") else voxels_of_nifti(path, mask)
+    betas = stored.astype(np.float32)
+    return betas / SCALE if stored.dtype.kind in "iu" else betas

@@ -273,7 +273,7 @@ def _early_signal(random: np.random.Generator, images: NDArray[np.uint8], xyz: N
     fields = (fields / fields.sum(1, keepdims=True)).astype(np.float32)
     channels = _channels(images)
     scales = channels.std(axis=(0, 2, 3), keepdims=True)
-    pooled = (channels / scales).reshape(-1, _WORKING_SIZE**2) @ fields.T
+    pooled = (channels / np.maximum(scales, 1e-6)).reshape(-1, _WORKING_SIZE**2) @ fields.T
     pooled = pooled.reshape(len(images), channels.shape[1], len(xyz))
     weights = _smooth(random, xyz, channels.shape[1], 2.0)
     weights[:, :8] = abs(weights[:, :8])
