@@ -125,7 +125,7 @@ class FmriEncoder(nn.Module):
                     "prepare it with the same ROIs and run the training again"
                 )
             return self.adapters[name](responses)
-        return {"wrap": wrap, "interpolate": interpolate, "max_pool": max_pool}[self.length](responses, self.size)
+        return bring_to(responses, self.size, self.length)
 
     def from_entered(self, entered: Tensor) -> EncoderOutput:
         """Tokens and pooled embedding of an entered signal (B, R, size)."""
@@ -143,6 +143,11 @@ class FmriEncoder(nn.Module):
         """Predicted image embedding (B, embedding_dim), on request of unit length."""
         predicted = self.head(pooled)
         return nn.functional.normalize(predicted.float(), dim=-1) if normalise else predicted
+
+
+def bring_to(x: Tensor, size: int, length: str) -> Tensor:
+    """Bring responses (B, R, V) to (B, R, size) by `wrap`, `interpolate` or `max_pool`."""
+    return {"wrap": wrap, "interpolate": interpolate, "max_pool": max_pool}[length](x, size)
 
 
 def wrap(x: Tensor, size: int) -> Tensor:
@@ -177,3 +182,22 @@ def load_encoder(directory: Path) -> tuple[FmriEncoder, dict[str, Any]]:
     encoder = FmriEncoder(**config["encoder"])
     encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")})
     return encoder.eval(), config
+
+
+def load_trunk(encoder: FmriEncoder, state: Mapping[str, Tensor], config: Mapping[str, Any], where: str) -> None:
+    """Take over a pretrained trunk (weights under `trunk.`, the decoder left out).
+
+    Pretraining has one channel; an encoder of several repeats starts with the stem's weights shared out among them.
+
+    Raises
+    ------
+    InputError
+        The trunk was pretrained with other settings.
+    """
+    own = encoder.trunk.state_dict()
+    given = {name.removeprefix("trunk."): tensor for name, tensor in state.items() if name.startswith("trunk.")}
+    if config.get("trunk") != {"size": encoder.size, "encoder": encoder.arguments["encoder"]}:
+        raise InputError(f"{where}: pretrained with other `voxels.size` or `encoder` settings than this method's; run the stage `pretrain` again")
+    if encoder.channels > 1:
+        given["stem.weight"] = given["stem.weight"].repeat(1, encoder.channels, 1) / encoder.channels
+    encoder.trunk.load_state_dict({name: given[name] for name in own})

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class EmbeddingHead(nn.Module):
     """Pooled fMRI embedding -> image embedding: a linear map plus a two-layer network.
 
-    The output is `mean + scale * (linear + mlp)`, with `mean` and `scale` of the training images' embeddings, so that the
-    head learns what distinguishes images, and starts at predicting the mean.
+    The output is `mean + scale * (linear + mlp)`, with mean and standard deviation of the training images'
+    embeddings, so that the head learns what distinguishes images, and starts near predicting the mean.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ class EmbeddingHead(nn.Module):
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(dim))
 
     def set_targets(self, embeddings: Tensor) -> None:
-        """Take mean and scale (root mean variance) from the training images' embeddings (n, dim)."""
+        """Take mean and standard deviation of every dimension from the training images' embeddings (n, dim)."""
         self.mean.copy_(embeddings.mean(0))
-        self.scale.copy_(embeddings.var(0, correction=0).mean().sqrt().clamp_min(1e-6))
+        self.scale.copy_(embeddings.std(0, correction=0).clamp_min(1e-6))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(B, width) -> (B, dim)."""

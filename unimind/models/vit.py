@@ -14,7 +14,7 @@ def sine_positions(length: int, width: int) -> Tensor:
 
 
 class ViTTrunk(nn.Module):
-    """Patch embedding, class token, fixed positions, pre-norm blocks, and a masked-autoencoder decoder for pretraining.
+    """Patch embedding, class token, fixed positions, pre-norm blocks, and, for pretraining, a masked-autoencoder decoder.
 
     Only the visible patches pass the encoder; the decoder sees them and one learned vector for every hidden patch.
 
@@ -24,10 +24,23 @@ class ViTTrunk(nn.Module):
         Channels and length of the signal that enters; `size` is a multiple of `patch`.
     width, depth, heads, mlp_ratio, patch, decoder_width, decoder_depth
         See `study.ViT`.
+    decoder : bool
+        Whether to have the decoder that `reconstruct` needs.
     """
 
     def __init__(
-        self, channels: int, size: int, *, width: int, depth: int, heads: int, mlp_ratio: float, patch: int, decoder_width: int, decoder_depth: int
+        self,
+        channels: int,
+        size: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch: int,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.patch, self.channels = width, patch, channels
@@ -39,17 +52,18 @@ class ViTTrunk(nn.Module):
         self.register_buffer("position", sine_positions(self.n_tokens, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        decoder_heads = next(count for count in range(min(heads, decoder_width), 0, -1) if decoder_width % count == 0)
-        self.decoder = nn.ModuleDict(
-            {
-                "enter": nn.Linear(width, decoder_width),
-                "blocks": nn.ModuleList(Block(decoder_width, decoder_heads, mlp_ratio, qkv_bias=True) for _ in range(decoder_depth)),
-                "norm": nn.LayerNorm(decoder_width),
-                "out": nn.Linear(decoder_width, patch * channels),
-            }
-        )
-        self.hidden = nn.Parameter(torch.randn(1, 1, decoder_width) * 0.02)
-        self.register_buffer("decoder_position", sine_positions(self.n_tokens, decoder_width), persistent=False)
+        if decoder:
+            decoder_heads = next(count for count in range(min(heads, decoder_width), 0, -1) if decoder_width % count == 0)
+            self.decoder = nn.ModuleDict(
+                {
+                    "enter": nn.Linear(width, decoder_width),
+                    "blocks": nn.ModuleList(Block(decoder_width, decoder_heads, mlp_ratio, qkv_bias=True) for _ in range(decoder_depth)),
+                    "norm": nn.LayerNorm(decoder_width),
+                    "out": nn.Linear(decoder_width, patch * channels),
+                }
+            )
+            self.hidden = nn.Parameter(torch.randn(1, 1, decoder_width) * 0.02)
+            self.register_buffer("decoder_position", sine_positions(self.n_tokens, decoder_width), persistent=False)
 
     def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         for block in blocks:

@@ -110,6 +110,11 @@ def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
     return torch.cat(pieces)
 
 
+def n_steps(settings: study.Training, n_samples: int, samples_per_step: int) -> int:
+    """Optimiser steps of a training, from its steps or epochs."""
+    return settings.steps or max(1, math.ceil((settings.epochs or 0) * n_samples / samples_per_step))
+
+
 def fingerprint(settings: Any, files: Iterable[Path], module: str) -> str:
     """Hash of everything a training depends on: settings, contents of files (directories: their model), code.
 
@@ -221,7 +226,7 @@ class _Run:
         self.settings, self.seed, self.label, self.fingerprint = settings, seed, label, fingerprint
         self.file = Path(checkpoints) / "checkpoint.safetensors"
         self.samples = samples
-        self.total = settings.steps or max(1, math.ceil(settings.epochs * n_samples / samples))
+        self.total = n_steps(settings, n_samples, samples)
         self.window = max(1, math.ceil(self.total / CURVE_POINTS))
         self.accelerator = _accelerator(settings.precision)
         self.device = self.accelerator.device

@@ -1,0 +1,155 @@
+"""The alignment losses on batches of several subjects: shared by the stages align and adapt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unimind import study as settings
+from unimind.models.encoder import FmriEncoder
+from unimind.models.heads import SubjectHead
+from unimind.storage import content_hash
+from unimind.training.data import SubjectTrials, Targets
+from unimind.training.loop import drawn, generator, stream_seed
+from unimind.training.objectives.embedding import EmbeddingDistance
+from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
+from unimind.training.objectives.softclip import SoftClip
+from unimind.training.objectives.subject import SubjectAdversary, SubjectClassification
+
+#: Parameter of the Beta distribution of MixCo's weights, and the share of training in which inputs are mixed (MindEye).
+MIXCO, MIXED_SHARE = 0.15, 1 / 3
+
+
+class Aligned(nn.Module):
+    """An encoder with the heads that the chosen losses need.
+
+    Parameters
+    ----------
+    encoder : FmriEncoder
+    subjects : list of str
+        Training subjects, by `subject_key`, in the order of their numbers.
+    losses : study.Losses
+    """
+
+    def __init__(self, encoder: FmriEncoder, subjects: list[str], losses: settings.Losses) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.subject = SubjectHead(encoder.width, len(subjects)) if losses.subject > 0 and len(subjects) > 1 else None
+        self.discriminator = SubjectHead(encoder.width, len(subjects)) if losses.adversarial > 0 and len(subjects) > 1 else None
+
+
+@dataclass
+class AlignmentLosses:
+    """Weighted terms of a batch; a callable for the training loop.
+
+    A batch maps each subject to `responses` (n, R, V), `embedding`, `partner` (n, d), `weight` (n, 1) and `index` (n,).
+    Row k of every subject belongs together: it makes the cross-subject pairs.
+
+    Parameters
+    ----------
+    losses : study.Losses
+        Weights; a term of weight 0 is not computed.
+    margin, temperature : float
+    subjects : list of str
+        In the order of their numbers.
+    shuffle_labels : bool
+        Ablation: pseudo-labels of the wrong pairs.
+    """
+
+    losses: settings.Losses
+    margin: float
+    temperature: float
+    subjects: list[str]
+    shuffle_labels: bool = False
+
+    def __call__(self, module: Aligned, batch: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        weights, head = self.losses, module.encoder.head
+        pooled = module.encoder({name: part["responses"] for name, part in batch.items()}).pooled
+        by_subject = dict(zip(batch, pooled.split([len(part["index"]) for part in batch.values()]), strict=True))
+        own, partner, weight = (torch.cat([part[key] for part in batch.values()]) for key in ("embedding", "partner", "weight"))
+        seen = weight * own + (1 - weight) * partner
+        terms: dict[str, Tensor] = {}
+        pairs = cross_subject_pairs(list(batch))
+        if weights.siamese > 0 and pairs:
+            targets = dict(zip(batch, seen.split([len(part["index"]) for part in batch.values()]), strict=True))
+            labels = torch.cat([pseudo_labels(targets[a], targets[b], head.mean) for a, b in pairs])
+            first, second = (torch.cat([by_subject[pair[side]] for pair in pairs]) for side in (0, 1))
+            terms["siamese"] = weights.siamese * Siamese(self.margin)(first, second, shuffled(labels) if self.shuffle_labels else labels)
+        if weights.embedding > 0 or weights.softclip > 0:
+            predicted = module.encoder.embed(pooled)
+        if weights.embedding > 0:
+            terms["embedding"] = weights.embedding * EmbeddingDistance()(predicted, seen, head.scale)
+        if weights.softclip > 0:
+            standard = [(x.float() - head.mean) / head.scale for x in (predicted, own, partner)]
+            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(standard[0], standard[1], standard[2], weight)
+        numbers = torch.cat([torch.full_like(part["index"], self.subjects.index(name)) for name, part in batch.items() if name in self.subjects])
+        if module.subject is not None:
+            terms["subject"] = weights.subject * SubjectClassification()(module.subject, pooled, numbers)
+        if module.discriminator is not None:
+            terms["adversarial"] = weights.adversarial * SubjectAdversary()(module.discriminator, pooled, numbers)
+        return terms
+
+
+def draw_rows(trials: SubjectTrials, targets: Targets, rows: int, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
+    """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
+
+    Parameters
+    ----------
+    rows : int
+    step, seed : int
+        Decide everything that is random.
+    mixed : bool
+        MixCo (Kim et al. 2020): each response and a random other one of the batch are averaged with a random weight.
+    """
+    chosen = drawn(len(trials.images("train")), rows, step, seed, trials.key)
+    images, responses = trials.draw("train", chosen, step, seed)
+    embedding = targets(images)
+    weight, partner = torch.ones(rows, 1), embedding
+    if mixed:
+        order = torch.randperm(rows, generator=generator(seed, trials.key, "mix", step))
+        shares = np.random.default_rng(stream_seed(seed, trials.key, "weight", step)).beta(MIXCO, MIXCO, (rows, 1))
+        weight = torch.from_numpy(shares.astype(np.float32))
+        responses = weight[..., None] * responses + (1 - weight[..., None]) * responses[order]
+        partner = embedding[order]
+    return {"responses": responses, "embedding": embedding, "partner": partner, "weight": weight, "index": torch.from_numpy(images.astype(np.int64))}
+
+
+def held_out(subjects: Mapping[str, tuple[SubjectTrials, Targets]], limit: int = 512) -> dict[str, tuple[Tensor, Tensor]]:
+    """Validation responses and image embeddings of every subject that has some."""
+    found = {}
+    for name, (trials, targets) in subjects.items():
+        images, responses = trials.all("validation", limit)
+        if len(images):
+            found[name] = (responses, targets(images))
+    return found
+
+
+def validation(encoder: FmriEncoder, parts: Mapping[str, tuple[Tensor, Tensor]], size: int) -> dict[str, float]:
+    """Held-out embedding distance (first: it is what is minimised) and two-way identification, averaged over subjects."""
+    device = encoder.head.mean.device
+    distances, identified = [], []
+    for name, (responses, embedding) in parts.items():
+        predicted = torch.cat([encoder.embed(encoder(part.to(device), name).pooled).float() for part in responses.split(size)])
+        embedding = embedding.to(device)
+        distances.append(float(EmbeddingDistance()(predicted, embedding, encoder.head.scale)))
+        identified.append(two_way((predicted - encoder.head.mean) / encoder.head.scale, (embedding - encoder.head.mean) / encoder.head.scale))
+    return {"embedding": float(np.mean(distances)), "identification": float(np.mean(identified))}
+
+
+def two_way(predicted: Tensor, truth: Tensor) -> float:
+    """Share of pairs of pictures in which a prediction (n, d) correlates more with its own picture than with the other; chance .5."""
+    if len(predicted) < 2:
+        return float("nan")
+    standard = [nn.functional.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (predicted, truth)]
+    similarity = standard[0] @ standard[1].T
+    own = similarity.diag()[:, None]
+    wins = (own > similarity).double() + 0.5 * (own == similarity).double()
+    return float((wins.sum() - 0.5 * len(own)) / (len(own) * (len(own) - 1)))
+
+
+def trained_config(kind: str, composition: settings.Method, encoder: FmriEncoder, **more: Any) -> dict[str, Any]:
+    """Configuration of a model directory that holds an encoder."""
+    return {"kind": kind, "encoder": encoder.arguments, "study": content_hash(composition.model_dump(mode="json")), **more}

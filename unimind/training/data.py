@@ -1,0 +1,176 @@
+"""A subject's trials in memory, by picture, and the encoder they are given to."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimind import study as settings
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.models.encoder import FmriEncoder, load_trunk, subject_key
+from unimind.storage import load_model
+from unimind.training.loop import generator
+
+#: Channels of `voxels.repeats: channels`: NSD's three repeats, as in the thesis.
+CHANNELS = 3
+
+Split = Literal["train", "validation"]
+
+
+class SubjectTrials:
+    """Training and validation responses of one subject, float32 in memory; never a test trial.
+
+    Parameters
+    ----------
+    data : PreparedSubject
+        Open for reading; may be closed afterwards.
+    voxels : study.Voxels
+        Repeats of a picture are averaged, stacked as channels (a picture with fewer shows some again), or one is drawn each time.
+    rows : mapping, optional
+        Split -> trials to use; by default the file's own splits.
+
+    Attributes
+    ----------
+    key : str
+        `subject_key` of the subject.
+    channels : int
+        R of every response (n, R, V).
+
+    Raises
+    ------
+    InputError
+        There is no training trial.
+    """
+
+    def __init__(self, data: PreparedSubject, voxels: settings.Voxels, rows: Mapping[Split, NDArray] | None = None) -> None:
+        rows = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
+        if not len(rows["train"]):
+            raise InputError(f"{data.path}: no training trials; check the data set's split and validation_fraction")
+        self.key = subject_key(data.dataset, data.subject)
+        self.repeats, self.n_voxels = voxels.repeats, data.n_voxels
+        self.channels = CHANNELS if voxels.repeats == "channels" else 1
+        self._parts = {}
+        for split, own in rows.items():
+            own = np.sort(own)
+            images, position, counts = np.unique(data.stimulus[own], return_inverse=True, return_counts=True)
+            by_image = torch.from_numpy(np.argsort(position, kind="stable"))  # trials, those of one picture together
+            starts = torch.from_numpy(np.cumsum(counts) - counts)
+            self._parts[split] = (images, torch.from_numpy(data.read(own)), by_image, starts, torch.from_numpy(counts))
+
+    def images(self, split: Split) -> NDArray[np.int32]:
+        """Stimulus indices of a split's pictures, each once, ascending."""
+        return self._parts[split][0]
+
+    def n_trials(self, split: Split) -> int:
+        """Trials of a split."""
+        return len(self._parts[split][1])
+
+    def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
+        """Responses to some pictures as the encoder gets them in training.
+
+        Parameters
+        ----------
+        split : str
+        chosen : Tensor
+            int64 (n,), positions in `images(split)`.
+        step, seed : int
+            Decide which repeat is drawn.
+
+        Returns
+        -------
+        stimulus : int32 (n,)
+        responses : Tensor
+            float32 (n, R, V).
+        """
+        images, responses, by_image, starts, counts = self._parts[split]
+        if self.repeats != "draw":
+            return images[chosen.numpy()], self._whole(split, chosen)
+        random = torch.rand(len(chosen), generator=generator(seed, self.key, "repeat", step), dtype=torch.float64)
+        place = (random * counts[chosen]).long()
+        return images[chosen.numpy()], responses[by_image[starts[chosen] + place]][:, None]
+
+    def all(self, split: Split, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
+        """Responses to all pictures of a split (at most `limit`, evenly spread) as the encoder gets them outside training: averaged where one is drawn."""
+        count = len(self.images(split))
+        chosen = torch.arange(count) if limit is None or count <= limit else torch.linspace(0, count - 1, limit).round().long()
+        return self.images(split)[chosen.numpy()], self._whole(split, chosen)
+
+    def example(self) -> Tensor:
+        """One response (1, R, V)."""
+        return self._whole("train", torch.zeros(1, dtype=torch.long))
+
+    def _whole(self, split: Split, chosen: Tensor) -> Tensor:
+        _, responses, by_image, starts, counts = self._parts[split]
+        if self.repeats == "channels":
+            places = torch.arange(self.channels) % counts[chosen][:, None]
+            return responses[by_image[starts[chosen][:, None] + places]]
+        total = torch.zeros(len(chosen), self.n_voxels)
+        for repeat in range(int(counts[chosen].max()) if len(chosen) else 0):
+            shown = counts[chosen] > repeat
+            total[shown] += responses[by_image[starts[chosen[shown]] + repeat]]
+        return (total / counts[chosen][:, None])[:, None]
+
+
+class Targets:
+    """Embeddings of the pictures that some trials show.
+
+    Parameters
+    ----------
+    path : Path
+        What `embed` wrote.
+    images : array
+        Stimulus indices.
+    name : str
+        `embedding` or `latent`.
+
+    Raises
+    ------
+    InputError
+        The file is missing or holds fewer pictures than the trials show.
+    """
+
+    def __init__(self, path: Path, images: NDArray, name: str = "embedding") -> None:
+        self.images = np.unique(images)
+        try:
+            file = h5py.File(path)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; run the stage `embed` first") from None
+        with file:
+            if self.images[-1] >= len(file[name]):
+                raise InputError(f"{path}: holds {len(file[name])} pictures, but a trial shows number {self.images[-1]}; embed the data set's pictures again")
+            self.values = torch.from_numpy(file[name][self.images])
+
+    def __call__(self, images: NDArray) -> Tensor:
+        """(n, ...) of the given stimulus indices."""
+        return self.values[torch.from_numpy(np.searchsorted(self.images, images))]
+
+
+def new_encoder(
+    study: settings.Study, method: str, n_voxels: Mapping[str, int], channels: int = 1, pretrained: Path | None = None, embedding_dim: int = 1
+) -> FmriEncoder:
+    """An encoder of a method, its trunk pretrained where a pretrained model is given.
+
+    Parameters
+    ----------
+    study, method
+        The method's `voxels` and `encoder` decide its form.
+    n_voxels : mapping
+        Voxels by `subject_key`.
+    channels : int
+        Repeats given side by side.
+    pretrained : Path, optional
+        Directory that `pretrain` wrote.
+    embedding_dim : int
+        Length of the image embedding; of no importance where none is predicted.
+    """
+    method_settings = study.methods[method]
+    encoder = FmriEncoder(n_voxels, method_settings.voxels.model_dump(), method_settings.encoder.model_dump(), embedding_dim, channels)
+    if pretrained is not None:
+        load_trunk(encoder, *load_model(pretrained), where=str(pretrained))
+    return encoder
