@@ -131,7 +131,9 @@ def _default(schema: dict[str, Any], sections: dict[str, Any]) -> str:
         return "empty"
     if isinstance(value, dict):
         own = [sections[name]["properties"] for name, _ in _references(schema, "")]
-        usual = next((part for part in own if all(part[key].get("const", value[key]) == value[key] for key in ("kind", "source") if key in value)), {})
+        usual: dict[str, Any] = next(
+            (part for part in own if all(part[key].get("const", value[key]) == value[key] for key in ("kind", "source") if key in value)), {}
+        )
         other = {key: given for key, given in value.items() if given != usual.get(key, {}).get("default") and key not in ("kind", "source")}
         shown = ", ".join(f"{key}: {json.dumps(given)}" for key, given in other.items())
         return f"`{shown}`" if shown else next((f"`{key}: {value[key]}`" for key in ("kind", "source") if key in value), "its own defaults")

@@ -134,7 +134,8 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
-        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_ridge": 1, "reconstruct_pictures": 4, "score_reconstructions": 4, **AFTER_METRICS,
+        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_ridge": 1,
+        "reconstruct_pictures": 4, "score_reconstructions": 4, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
     assert clone.snakemake(configfile=path, cores=4).returncode == 0
@@ -172,7 +173,11 @@ def test_other_loss_weight_reruns_one_method_from_its_alignment(clone):
 
 
 def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
-    module = next(name for name in provenance.modules_of("unimind.training.align") if name.startswith("unimind.training.objectives.") and name not in provenance.modules_of("unimind.training.pretrain"))
+    module = next(
+        name
+        for name in provenance.modules_of("unimind.training.align")
+        if name.startswith("unimind.training.objectives.") and name not in provenance.modules_of("unimind.training.pretrain")
+    )
     file = clone.folder / Path(*module.split(".")).with_suffix(".py")
     text = file.read_text()
     file.write_text(text + "\n# A remark changes nothing.\n")

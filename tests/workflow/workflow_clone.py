@@ -27,7 +27,11 @@ class Clone:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "Snakefile", folder)
         (folder / "profiles").symlink_to("workflow/profiles")
-        for module in (*(stage.module for stage in STAGES.values()), *(f"unimind.foundations.{n}" for n in ("external", "study_clip", "study_autoencoder", "study_diffusion", "study_classifier")), "unimind.training.objectives.zzz"):  # TEMP
+        for module in (
+            *(stage.module for stage in STAGES.values()),
+            *(f"unimind.foundations.{n}" for n in ("external", "study_clip", "study_autoencoder", "study_diffusion", "study_classifier")),
+            "unimind.training.objectives.zzz",
+        ):  # TEMP
             file = (folder / Path(*module.split("."))).with_suffix(".py")
             file.exists() or file.write_text("import unimind.training.objectives.zzz\n" if module == "unimind.training.align" else "")
         if standin:
@@ -43,7 +47,9 @@ class Clone:
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
-    def snakemake(self, *arguments: str, configfile: Path | None = TINY, cores: int = 2, directory: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def snakemake(
+        self, *arguments: str, configfile: Path | None = TINY, cores: int = 2, directory: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         given = ["--configfile", str(configfile)] if configfile else []
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nocolor", *given, *arguments]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "PYTHONPATH"))}

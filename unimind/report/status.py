@@ -85,7 +85,10 @@ def status(study: Study, directory: Path | None = None) -> None:
     directory = Path(directory or ".")
     rows = [(step, *state_of(study, step, directory)) for step in steps(study)]
     count = Counter(state for _, state, _ in rows)
-    print(f"{study.name}: {count['done']} of {len(rows)} done" + "".join(f", {count[state]} {state}" for state in ("running", "failed", "interrupted", "waiting") if count[state]))
+    print(
+        f"{study.name}: {count['done']} of {len(rows)} done"
+        + "".join(f", {count[state]} {state}" for state in ("running", "failed", "interrupted", "waiting") if count[state])
+    )
     stages = max(len(step.stage) for step, _, _ in rows)
     whats = max(len(step.what) for step, _, _ in rows)
     part = None

@@ -84,7 +84,7 @@ rule make_tables:
     benchmark:
         f"{BENCHMARKS}/tables.tsv"
     conda:
-        "../../envs/tables.yaml"
+        "../../envs/networks.yaml"
     threads: 1
     resources:
         mem_mb=grow(4000),

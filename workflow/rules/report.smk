@@ -20,7 +20,7 @@ rule draw_figures:
     benchmark:
         f"{BENCHMARKS}/figures.tsv"
     conda:
-        "../../envs/tables.yaml"
+        "../../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=grow(8000),
@@ -55,7 +55,7 @@ rule write_report:
     benchmark:
         f"{BENCHMARKS}/report.tsv"
     conda:
-        "../../envs/tables.yaml"
+        "../../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=grow(4000),
