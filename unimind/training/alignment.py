@@ -75,8 +75,9 @@ class AlignmentLosses:
         pairs = cross_subject_pairs(list(batch))
         if weights.siamese > 0 and pairs:
             targets = dict(zip(batch, seen.split([len(part["index"]) for part in batch.values()]), strict=True))
-            labels = torch.cat([pseudo_labels(targets[a], targets[b], head.mean) for a, b in pairs])
-            first, second = (torch.cat([by_subject[pair[side]] for pair in pairs]) for side in (0, 1))
+            rows = [min(len(by_subject[a]), len(by_subject[b])) for a, b in pairs]
+            labels = torch.cat([pseudo_labels(targets[a][:n], targets[b][:n], head.mean) for (a, b), n in zip(pairs, rows, strict=True)])
+            first, second = (torch.cat([by_subject[pair[side]][:n] for pair, n in zip(pairs, rows, strict=True)]) for side in (0, 1))
             terms["siamese"] = weights.siamese * Siamese(self.margin)(first, second, shuffled(labels) if self.shuffle_labels else labels)
         if weights.embedding > 0 or weights.softclip > 0:
             predicted = module.encoder.embed(pooled)
@@ -85,7 +86,8 @@ class AlignmentLosses:
         if weights.softclip > 0:
             standard = [(x.float() - head.mean) / head.scale for x in (predicted, own, partner)]
             terms["softclip"] = weights.softclip * SoftClip(self.temperature)(standard[0], standard[1], standard[2], weight)
-        numbers = torch.cat([torch.full_like(part["index"], self.subjects.index(name)) for name, part in batch.items() if name in self.subjects])
+        if module.subject is not None or module.discriminator is not None:
+            numbers = torch.cat([torch.full_like(part["index"], self.subjects.index(name)) for name, part in batch.items()])
         if module.subject is not None:
             terms["subject"] = weights.subject * SubjectClassification()(module.subject, pooled, numbers)
         if module.discriminator is not None:

@@ -161,10 +161,11 @@ def train(
     ----------
     module : nn.Module
     draw : function
-        Step -> batch: nested dicts, lists or tuples of CPU tensors, a pure function of the step. All tensors have the
-        same first axis (rows); rows are what processes and micro-batches share out. Other leaves are passed as they are.
+        Step -> batch: nested dicts, lists or tuples of CPU tensors, a pure function of the step. The first axis of every
+        tensor (its rows) is what processes and micro-batches share out. Other leaves are passed as they are.
     losses : function
-        (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows.
+        (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows; one that compares the
+        rows of a batch with each other compares those of its micro-batch.
     settings : Training
     seed : int
     checkpoints : Path
@@ -290,16 +291,16 @@ class _Run:
     def _one_step(self, batch: Any, losses: Callable) -> dict[str, float]:
         rows = _rows(batch)
         accelerator, parts = self.accelerator, self.accelerator.num_processes * self.settings.accumulate
-        if rows < parts:
+        if min(rows) < parts:
             raise InputError(
-                f"{self.label}: {rows} rows a step cannot be shared by {accelerator.num_processes} processes x "
+                f"{self.label}: {min(rows)} rows a step cannot be shared by {accelerator.num_processes} processes x "
                 f"training.accumulate {self.settings.accumulate}; raise training.batch_size"
             )
         self.stepper.zero_grad()
         totals: Tensor | None = None
         for micro in range(self.settings.accumulate):
             part = _part(batch, accelerator.process_index * self.settings.accumulate + micro, parts, self.device)
-            share = _rows(part) / rows
+            share = sum(_rows(part)) / sum(rows)
             with accelerator.autocast():
                 terms = losses(self.module, part)
             values = torch.stack([value.float() for value in terms.values()])
@@ -419,8 +420,8 @@ class _Run:
     def _flops(self, batch: Any, losses: Callable) -> float:
         """Floating-point operations of the forward pass (losses included) per sample."""
         rows = _rows(batch)
-        part = _part(batch, 0, min(rows, self.accelerator.num_processes * self.settings.accumulate), self.device)
-        share = _rows(part) / rows
+        part = _part(batch, 0, min(*rows, self.accelerator.num_processes * self.settings.accumulate), self.device)
+        share = sum(_rows(part)) / sum(rows)
         self.module.eval()
         return count_flops(lambda: losses(self.module, part)) / share / self.samples
 
@@ -563,12 +564,9 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _rows(batch: Any) -> int:
-    """Rows of a batch: the first axis all its tensors share."""
-    counts = {len(tensor) for tensor in _tensors(batch) if tensor.ndim}
-    if len(counts) != 1:
-        raise ValueError(f"the tensors of a batch must share their first axis; lengths {sorted(counts)} found")
-    return counts.pop()
+def _rows(batch: Any) -> list[int]:
+    """Length of the first axis of every tensor of a batch."""
+    return [len(tensor) for tensor in _tensors(batch) if tensor.ndim]
 
 
 def _part(batch: Any, index: int, parts: int, device: torch.device) -> Any:

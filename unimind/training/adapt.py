@@ -1,0 +1,220 @@
+"""Stage `adapt`: fit a shared model to a new subject, from all its trials or from a budget of them."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
+from unimind.progress import say
+from unimind.storage import load_model
+from unimind.study import Align, Study
+from unimind.training.align import read_subject
+from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, trained_config, validation
+from unimind.training.data import Split, SubjectTrials, Targets
+from unimind.training.loop import fingerprint, generator, n_steps, stream_seed, train, write_model
+
+#: Share of a budget's pictures that watch training; the budget pays for them.
+HELD_OUT = 0.2
+
+
+def adapt(
+    study: Study,
+    method: str,
+    dataset: str,
+    subject: str,
+    prepared: Path,
+    embeddings: Path,
+    shared: Path,
+    checkpoints: Path,
+    out: Path,
+    trials: str | None = None,
+    seed: str | None = None,
+    diffusion: Path | None = None,
+    training_prepared: list[Path] | None = None,
+    training_embeddings: list[Path] | None = None,
+) -> None:
+    """Write a complete model of the shared one's form that also serves a new subject.
+
+    What the strategy does not train is copied unchanged, bit for bit.
+
+    Parameters
+    ----------
+    dataset, subject : str
+        The new subject.
+    prepared, embeddings : Path
+        Its prepared file and its pictures' embeddings.
+    shared : Path
+        Directory that `align` or `condition` wrote.
+    trials : str, optional
+        How many training trials may be used, or `all`. Smaller budgets are contained in larger ones of the same seed.
+    seed : str, optional
+        Of the drawing of trials and of the training; by default the study's.
+    diffusion : Path, optional
+        Not needed: the encoder is adapted by the alignment losses.
+    training_prepared, training_embeddings : lists of Path, optional
+        Training subjects' files, needed where `adapt.mix_training` or `adapt.losses.siamese` asks for them.
+
+    Raises
+    ------
+    InputError
+        The method does not adapt, the budget cannot be met, or losses are chosen that this data cannot give.
+    """
+    settings = study.methods[method]
+    stage = settings.adapt
+    if stage is None:
+        raise InputError(f"methods.{method}.adapt: the method has none, so there is nothing to do in this stage")
+    number = study.seed if seed is None else _whole_number("seed", seed)
+    key = subject_key(dataset, subject)
+    state, config = load_model(shared)
+    encoder, _ = load_encoder(shared)
+    own = read_budget(study, method, dataset, subject, prepared, embeddings, trials, number)
+    others = _training_subjects(study, method, training_prepared or [], training_embeddings or []) if stage.mix_training > 0 else {}
+    if stage.mix_training > 0 and not others:
+        raise InputError(
+            f"methods.{method}.adapt.mix_training: {stage.mix_training} given, but no training subjects' files; give --training-prepared and --training-embeddings"
+        )
+    if stage.losses.siamese > 0 and not others:
+        say("adapt: no training subjects are mixed in (adapt.mix_training), so there are no cross-subject pairs; the siamese loss is left out")
+    if stage.losses.embedding + stage.losses.softclip == 0 and not (stage.losses.siamese > 0 and others):
+        raise InputError(f"methods.{method}.adapt.losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
+
+    torch.manual_seed(stream_seed(number, method, key, "adapt"))
+    if encoder.length == "adapter":
+        encoder.add_subject(key, own[0].n_voxels)
+    names = trained_parameters(encoder, key, stage.strategy, stage.rank)
+    if not names:
+        raise InputError(
+            f"methods.{method}.adapt.strategy: {stage.strategy!r} trains nothing, because voxels.length {encoder.length!r} has no adapter; "
+            "use adapter+norms, low-rank or everything"
+        )
+    model = Aligned(encoder, [key], stage.losses)
+    rows = {key: max(1, round(stage.training.batch_size * (1 - stage.mix_training)))}
+    rows |= {name: max(1, round(stage.training.batch_size * stage.mix_training / len(others))) for name in others}
+    count = len(own[0].images("train"))
+    mixed_until = MIXED_SHARE * n_steps(stage.training, count, rows[key]) if stage.losses.softclip > 0 else 0
+    align = settings.align or Align()
+
+    def draw(step: int) -> dict[str, dict[str, Tensor]]:
+        return {name: draw_rows(*part, rows[name], step, number, step < mixed_until) for name, part in {key: own, **others}.items()}
+
+    unseen = held_out({key: own})
+    budget = "all" if trials is None else trials
+    mark = fingerprint(
+        [settings.model_dump(mode="json"), number, method, key, budget],
+        [prepared, embeddings, shared, *(training_prepared or []), *(training_embeddings or [])],
+        __name__,
+    )
+    trained = train(
+        model, draw=draw, losses=AlignmentLosses(stage.losses, align.margin, align.temperature, [key]), settings=stage.training, seed=number,
+        checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: adapt to {key} ({budget} trials)", n_samples=count,
+        samples_per_step=rows[key], trainable=[f"encoder.{name}" for name in names],
+        validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
+    )  # fmt: skip
+    merge_low_rank(encoder)
+    state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    trained.efficiency["parameters"] = sum(tensor.numel() for tensor in state.values())
+    config |= trained_config(
+        "adapted", settings, encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation
+    )
+    write_model(out, state, config, trained, checkpoints)
+
+
+def read_budget(
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, trials: str | None, seed: int
+) -> tuple[SubjectTrials, Targets]:
+    """A new subject's trials, all of them in the file's own splits, or a budget of them.
+
+    A budget is the first so many trials of one random order of the training and validation trials; every fifth picture of
+    it, in that order, is held out.
+    """
+    if trials in (None, "all"):
+        return read_subject(study, method, dataset, subject, prepared, embeddings)
+    with PreparedSubject(prepared) as data:
+        if (data.dataset, data.subject) != (dataset, subject):
+            raise InputError(f"{prepared}: is of {data.dataset} {data.subject}, expected {dataset} {subject}")
+        rows = budget_rows(data, _whole_number("trials", trials), seed)
+        return SubjectTrials(data, study.methods[method].voxels, rows), Targets(embeddings, data.stimulus[data.split != 2])
+
+
+def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:
+    """Trials of a budget by split: nested over budgets of one seed, no picture in both.
+
+    Raises
+    ------
+    InputError
+        The subject has fewer trials, or fewer than two pictures are among them.
+    """
+    pool = np.sort(np.concatenate([data.trials("train"), data.trials("validation")]))
+    if count > len(pool):
+        raise InputError(f"{data.path}: {count} trials asked for, {len(pool)} training trials there; ask for fewer, or for `all`")
+    order = torch.randperm(len(pool), generator=generator(seed, data.dataset, data.subject, "budget")).numpy()
+    rows = pool[order[:count]]
+    images, first = np.unique(data.stimulus[rows], return_index=True)
+    if len(images) < 2:
+        raise InputError(f"{data.path}: {count} trials show {len(images)} picture; give a larger budget")
+    in_order = images[np.argsort(first)]
+    period = round(1 / HELD_OUT)
+    unseen = np.isin(data.stimulus[rows], in_order[min(period, len(images)) - 1 :: period])
+    return {"train": rows[~unseen], "validation": rows[unseen]}
+
+
+def _training_subjects(study: Study, method: str, prepared: list[Path], embeddings: list[Path]) -> dict[str, tuple[SubjectTrials, Targets]]:
+    """Trials and image embeddings of training subjects, by `subject_key`."""
+    if len(prepared) != len(embeddings):
+        raise InputError(f"adapt: {len(prepared)} --training-prepared and {len(embeddings)} --training-embeddings files; give one of each per subject")
+    subjects = {}
+    for path, targets in zip(prepared, embeddings, strict=True):
+        with PreparedSubject(path) as data:
+            dataset, subject = data.dataset, data.subject
+        subjects[subject_key(dataset, subject)] = read_subject(study, method, dataset, subject, path, targets)
+    return subjects
+
+
+class LowRank(nn.Module):
+    """A trained low-rank update of a frozen weight: W + B A (Hu et al. 2022, LoRA); B starts at zero."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rank = min(rank, len(weight), weight[0].numel())
+        self.down = nn.Parameter(torch.randn(rank, weight[0].numel()) / rank**0.5)
+        self.up = nn.Parameter(torch.zeros(len(weight), rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def trained_parameters(encoder: FmriEncoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"], rank: int) -> list[str]:
+    """Names of the encoder's parameters that a strategy trains; gives the encoder its low-rank updates where asked to."""
+    if strategy == "everything":
+        return [name for name, _ in encoder.named_parameters() if not name.startswith("adapters.")] + encoder.adapter_names(key)
+    names = encoder.adapter_names(key)
+    if strategy == "adapter+norms":
+        norms = [name for name, module in encoder.named_modules() if isinstance(module, (nn.GroupNorm, nn.LayerNorm))]
+        names += [f"{name}.{own}" for name in norms for own, _ in encoder.get_submodule(name).named_parameters()]
+    if strategy == "low-rank":
+        for name, module in list(encoder.named_modules()):
+            dense = isinstance(module, (nn.Linear, nn.Conv1d)) and not name.startswith("adapters.")
+            if dense:
+                parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+                names += [f"{name}.parametrizations.weight.0.{own}" for own in ("down", "up")]
+    return names
+
+
+def merge_low_rank(encoder: FmriEncoder) -> None:
+    """Turn low-rank updates into plain weights."""
+    for module in list(encoder.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+
+
+def _whole_number(name: str, given: str) -> int:
+    if not given.isdecimal() or (name == "trials" and int(given) == 0):
+        raise InputError(f"--{name}: {given!r} given; expected a whole number{' or all' if name == 'trials' else ''}")
+    return int(given)
