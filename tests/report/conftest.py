@@ -147,9 +147,9 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
     rows = {row: {metric: _entry(metric, level, rng, n, row == "reconstruction") for metric in PANEL} for row, level in levels.items()}
     rows["mean-training-image"]["ssim"] |= {"value": 0.61, "ci_low": 0.59, "ci_high": 0.63}
     protocol = {
-        "id": "p-1a2b3c4d", "dataset": "drawings", "split": "shared images", "sessions": 4, "repetitions": "mean of 3", "picture_size": 64, "antialias": True,
-        "ssim": "2-D, Gaussian weights", "networks": {"clip": {"name": "study CLIP, 64-d", "sha256": "ab" * 32}, "classifier": {"name": "study classifier", "sha256": "cd" * 32}},
-        "samples": 3, "shown": "nearest to the predicted embedding", "subject": subject,
+        "id": "1a2b3c4d", "dataset": "drawings", "split": "test: pictures never trained on", "sessions": 4, "image_size": 64, "pictures": {"side": 256, "resize": "bilinear, antialiased"},
+        "networks": {"clip": {"network": "study CLIP, 64-d", "sha256": "ab" * 32, "side": 64}, "classifier": {"network": "study classifier", "sha256": "cd" * 32, "side": 64}},
+        "samples_per_stimulus": 3, "choice_of_sample": "agrees best with the encoder's own embedding",
     }  # fmt: skip
     absent = {"lpips": "weights alexnet-owt.pth not found in $UNIMIND_WEIGHTS", "inception_score": "weights inception_v3.pth not found in $UNIMIND_WEIGHTS"}
     path = root / f"metrics/{method}/drawings/{subject}.json"
@@ -185,19 +185,30 @@ def _tabulate(root: Path) -> None:
             content = json.loads((root / f"metrics/{method}/drawings/{subject}.json").read_text())
             for row, scores in content["rows"].items():
                 for metric, entry in scores.items():
-                    name = method if row == "reconstruction" else f"{row} ({method})" if row in ("shuffled", "chance", "nearest-training-image") else row
+                    name = method if row == "reconstruction" else f"{row}:{method}" if row in ("shuffled", "chance", "nearest-training-image") else row
                     kind = role if row == "reconstruction" else "control"
                     better = "lower" if metric in LOWER else "higher"
-                    rows.append(("fake", "drawings", subject, kind, name, "all", metric, entry["value"], entry["ci_low"], entry["ci_high"], entry["n"], better, "p-1a2b3c4d"))
+                    rows.append(("fake", "drawings", subject, kind, name, 900, metric, entry["value"], entry["ci_low"], entry["ci_high"], entry["n"], better, "1a2b3c4d"))
     columns = "study dataset subject role method trials metric value ci_low ci_high n_test better protocol".split()
     table = pd.DataFrame(rows, columns=columns).drop_duplicates(["subject", "role", "method", "metric"])
-    table.to_csv(tables / "reconstruction.csv", index=False)
+    means = table[table.subject != "subj04"].groupby(["method", "metric"], sort=False)
+    average = means.first().assign(subject="average:train", **{key: means[key].mean() for key in ("value", "ci_low", "ci_high")}, n_test=means.n_test.sum()).reset_index()
+    pd.concat([table, average[columns]]).to_csv(tables / "reconstruction.csv", index=False)
+    comparisons = [("fake", "drawings", "average:train", "clip", "unimind-convmixer", other, METHODS["unimind-convmixer"] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d")
+                   for other, p in (("unimind-vit", 0.01), ("mindvis", 0.001), ("ridge", 0.03))]  # fmt: skip
+    names = "study dataset subject metric method_a method_b difference ci_low ci_high p p_holm n protocol".split()
+    pd.DataFrame(comparisons, columns=names).to_csv(tables / "comparisons.csv", index=False)
+    budgets = [
+        ("fake", "drawings", "subj04", "new", method, trials, metric, value - 8 / trials, value - 8 / trials - 0.02, value - 8 / trials + 0.02, 30, "higher", "1a2b3c4d")
+        for method, value in METHODS.items() for trials in (25, 50, 100, 900) for metric in ("clip", "pixcorr")
+    ]  # fmt: skip
+    pd.DataFrame(budgets, columns=columns).to_csv(tables / "adaptation.csv", index=False)
     sizes = {"unimind-convmixer": 1.9e6, "unimind-vit": 7.4e6, "mindvis": 7.4e6, "ridge": 4.2e5}
-    units = {"parameters": "", "trainable_parameters": "", "flops_per_sample": "FLOP", "peak_memory": "byte", "samples_per_second": "1/s", "seconds": "s"}
+    units = {"parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s"}
     rows = []
     for method, size in sizes.items():
-        for stage in ("fit",) if method == "ridge" else ("pretrain", "condition") if method == "mindvis" else ("pretrain", "align", "condition", "adapt"):
-            values = (size, size * (0.04 if stage == "adapt" else 1), size * 30, size * 300, 4e9 / size, size / 1e5)
+        for stage in ("fit",) if method == "ridge" else ("pretrain", "condition/drawings-subj01") if method == "mindvis" else ("pretrain", "align/drawings", "condition/drawings", "adapt/drawings-subj04"):
+            values = (size, size * (0.04 if stage.startswith("adapt") else 1), size * 30, size * 300, 4e9 / size, size / 1e5)
             rows += [("fake", method, stage, quantity, value, unit) for (quantity, unit), value in zip(units.items(), values, strict=True)]
     pd.DataFrame(rows, columns="study method stage quantity value unit".split()).to_csv(tables / "efficiency.csv", index=False)
 

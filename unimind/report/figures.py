@@ -298,8 +298,8 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
     labels, colours = results.labels(study), results.colours(study)
     for dataset in dict.fromkeys(scores.dataset):
         here = scores[scores.dataset == dataset]
-        role = "train" if (here.role == "train").any() else "new"
-        means = results.average(here, role)
+        role = results.main_role(here)
+        means = results.over_subjects(here, role)
         names = results.ordered(here.metric)
         methods = [key for key in study.methods if ((here.of == key) & here.control.isna()).any()]
         present = set(here.control.dropna())
@@ -319,7 +319,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
                 if len(mean):
                     bar = mean.iloc[0]
                     axis.barh(y, factor * bar.value, height=0.74, color=tint, alpha=0.9 if method else 0.45, linewidth=0)
-                single = own[match & ~own.subject.isin(results.AVERAGES)]
+                single = results.single(own[match])
                 single = single if method else single.drop_duplicates("subject")
                 places = y + np.linspace(-0.24, 0.24, len(single)) if len(single) > 1 else [y]
                 for place, row in zip(places, single.itertuples(), strict=True):
@@ -331,7 +331,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
                     axis.plot(factor * shuffled.iloc[0].value, y, "x", markersize=6, color="#1C1E22", markeredgewidth=1.6)
             if kind.chance is not None:
                 axis.axvline(factor * kind.chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
-            axis.set_title(f"{kind.label} {'↑' if _better(own) == 'higher' else '↓'}{' (%)' if kind.percent else ''}")
+            axis.set_title(f"{kind.label} {'↓' if results.lower_is_better(own) else '↑'}{' (%)' if kind.percent else ''}")
             axis.set_yticks(range(len(lines)), [labels.get(line) or results.CONTROLS.get(line, (line,))[0] for line in lines])
             axis.set_ylim(len(lines) - 0.4, -0.6)
             axis.tick_params(axis="y", length=0)
@@ -360,20 +360,15 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
         )
 
 
-def _better(rows: pd.DataFrame) -> str:
-    """`higher` or `lower`, as the table says it."""
-    return "lower" if str(rows.better.iloc[0]).lower() in ("lower", "down", "min", "↓") else "higher"
-
-
 def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
     """Score against the number of the new subject's trials, one line per method, averaged over new subjects."""
     labels, colours = results.labels(study), results.colours(study)
     for dataset in dict.fromkeys(table.dataset):
-        here = table[(table.dataset == dataset) & (table.role != "control") & ~table.subject.isin(results.AVERAGES)]
-        budgets = sorted(set(here.trials.dropna()), key=lambda budget: (not str(budget).replace(".", "").isdigit(), float(budget) if str(budget).replace(".", "").isdigit() else 0))
+        here = results.single(table[(table.dataset == dataset) & (table.role == "new")])
+        budgets = results.budgets(here)
         wanted = [results.headline(here), *(name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric))]
         names = list(dict.fromkeys(name for name in wanted if name))
-        if not names or not budgets:
+        if not names or len(budgets) < 2:
             continue
         figure, axes = _panels(len(names), 3, 3.2, width=min(9.6, 4.2 * len(names) + 1))
         for axis, name in zip(axes, names, strict=True):
@@ -407,13 +402,13 @@ def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
 
     labels, colours = results.labels(study), results.colours(study)
     keys = {**{label: key for key, label in labels.items()}, **{key: key for key in labels}}
-    table = table.assign(key=table.method.map(keys)).dropna(subset=["key", "value"])
+    table = table.assign(key=table.method.map(keys), stage=table.stage.astype(str).str.split("/").str[0]).dropna(subset=["key", "value"])
     names = [name for name in QUANTITIES if name in set(table.quantity)]
     if not names:
         return
-    stages = list(dict.fromkeys(table.stage.astype(str)))
+    stages = list(dict.fromkeys(table.stage))
     stages.sort(key=lambda stage: next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES)))
-    lines = [(stage, key) for stage in stages for key in study.methods if ((table.stage.astype(str) == stage) & (table.key == key)).any()]
+    lines = [(stage, key) for stage in stages for key in study.methods if ((table.stage == stage) & (table.key == key)).any()]
     figure, axes = _panels(len(names), 3, 0.6 + 0.21 * len(lines), sharey=True)
     for axis, name in zip(axes, names, strict=True):
         own = table[table.quantity == name]
@@ -422,7 +417,7 @@ def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
         for stage in stages:
             begun = place
             for key in [key for line, key in lines if line == stage]:
-                row = own[(own.stage.astype(str) == stage) & (own.key == key)]
+                row = own[(own.stage == stage) & (own.key == key)]
                 if len(row):
                     value = row.value.mean() / divisor
                     axis.barh(place, value, height=0.86, color=colours[key], linewidth=0)

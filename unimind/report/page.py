@@ -17,10 +17,11 @@ from unimind.errors import InputError
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.figures import QUANTITIES, STAGES, UNITS
-from unimind.report.results import AVERAGES, CONTROLS
+from unimind.report.results import CONTROLS
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
 
+PERCENT = "\u00a0%"
 HEAVY = 400_000  # bytes; larger figures are embedded as WebP
 FEW_FOR_INCEPTION_SCORE = 5000
 LIBRARIES = ("torch", "torchvision", "diffusers", "open_clip_torch", "himalaya", "scikit-learn", "nilearn", "h5py", "numpy", "snakemake")
@@ -34,12 +35,13 @@ CITATIONS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table: as printed, its interval as printed, its exact value, and all of it in words."""
+    """A number of a table: as printed, its interval as printed, its exact value, all of it in words, and whether it is surely the best."""
 
     shown: str
     interval: str = ""
     exact: str = ""
     words: str = ""
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ def report(study: Study, tables: Path, figures: Path, metrics: Sequence[Path], m
     scores = results.read_scores(study, tables)
     adaptation = results.read_scores(study, tables, "adaptation")
     efficiency = results.read_table(tables, "efficiency")
+    comparisons = results.read_table(tables, "comparisons")
     drawn = _drawn(Path(figures))
     read = {f"{path.parent.parent.name}/{path.parent.name}/{path.stem}": read_json(path) for path in map(Path, metrics)}
     environment = jinja2.Environment(loader=jinja2.PackageLoader("unimind.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     networks = _networks(read.values())
-    answer = _answer(study, scores)
+    answer = _answer(study, scores, comparisons, networks)
     html = environment.get_template("report.html").render(
         title=study.title or study.name,
         study=study,
@@ -134,10 +137,10 @@ def report(study: Study, tables: Path, figures: Path, metrics: Sequence[Path], m
         answer=answer,
         overview=[picture for _, picture in drawn.get("overview", [])],
         pictures=_by_dataset(study, drawn.get("pictures", [])),
-        results=_results(study, scores, drawn.get("results", []), networks),
+        results=_results(study, scores, comparisons, drawn.get("results", [])),
         controls=_controls(scores),
         metrics=_metrics(scores, networks),
-        new=_new_subjects(study, scores, adaptation, drawn.get("new", [])),
+        new=_new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
         efficiency=_efficiency(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
@@ -214,7 +217,7 @@ def _facts(study: Study, scores: pd.DataFrame | None) -> list[tuple[str, str]]:
     train, new = list(study.pairs("train")), list(study.pairs("new"))
     facts = [("Subjects", f"{len(train)} trained on{f', {len(new)} new' if new else ''}"), ("Methods", str(len(study.methods)))]
     if scores is not None and scores.n_test.notna().any():
-        counts = sorted({int(count) for count in scores.n_test.dropna()})
+        counts = sorted({int(count) for count in results.single(scores).n_test.dropna()})
         facts.append(("Test pictures", str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} a subject"))
     return [*facts, ("Picture size", f"{study.picture_size} px"), ("Study", study.name)]
 
@@ -260,7 +263,7 @@ class Answer:
 
 def _interval(name: str, row: Any, unit: bool = True) -> str:
     """`96.1 % [95.0, 97.2]`, or without an interval where the table has none."""
-    shown = results.text(name, row.value) + (" %" if unit and results.metric(name).percent else "")
+    shown = results.text(name, row.value) + (PERCENT if unit and results.metric(name).percent else "")
     if pd.isna(row.ci_low) or pd.isna(row.ci_high):
         return shown
     return f"{shown} [{results.text(name, row.ci_low)}, {results.text(name, row.ci_high)}]"
@@ -280,110 +283,124 @@ def _pick(rows: pd.DataFrame, **wanted: Any) -> Any | None:
     return next(rows.itertuples(), None)
 
 
-def _answer(study: Study, scores: pd.DataFrame | None) -> Answer:
+def _answer(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, networks: dict[str, str]) -> Answer:
     """What was reconstructed, from whom, how well, beside which controls: words computed from the table."""
     answer = Answer()
     labels = results.labels(study)
-    train, new = [subject for _, subject in study.pairs("train")], [subject for _, subject in study.pairs("new")]
-    whom = f"{_many(len(train), 'training subject')} ({', '.join(train)})" if train else ""
-    whom += (" and " if train and new else "") + (f"{_many(len(new), 'new subject')} ({', '.join(new)})" if new else "")
-    if scores is None or (name := results.headline(scores)) is None:
-        answer.paragraphs.append(f"The pictures that {whom} saw were reconstructed from fMRI by {_many(len(study.methods), 'method')}; this run has no table of identification scores, so how well is not said here.")
-        return answer
-    for dataset in study.datasets:
+    whom = _list([f"{_many(len(names), noun)} ({', '.join(names)})" for noun, names in _people(study) if names])
+    name = results.headline(scores) if scores is not None else None
+    for dataset in study.datasets if scores is not None and name else ():
         here = scores[(scores.dataset == dataset) & (scores.metric == name)]
-        if here.empty:
-            continue
-        role = "train" if (here.role == "train").any() else "new"
-        means = results.average(here, role)
+        means = results.over_subjects(here, results.main_role(here))
         lead = next((key for key in study.methods if _pick(means, of=key, control=None) is not None), None)
         if lead is None:
             continue
-        answer.paragraphs += _paragraphs(study, dataset, here, means, name, lead, role)
+        answer.paragraphs += _paragraphs(study, dataset, here, means, name, lead, comparisons)
         if not answer.numbers:
-            answer.numbers, answer.chance = _numbers(study, means, name), results.metric(name).chance
-            subjects = study.datasets[dataset].training_subjects if role == "train" else study.datasets[dataset].new_subjects
-            answer.scale = f"{_headline_words(name)[0]}, {dataset}, {'mean over ' + _many(len(subjects), 'training subject' if role == 'train' else 'new subject') if len(subjects) > 1 else subjects[0]}"
-    if not answer.paragraphs:
-        answer.paragraphs.append(f"The pictures that {whom} saw were reconstructed, but no method of the study is in the table; run tabulate again.")
-        return answer
-    opening = f"From the fMRI of {whom}, {_list([labels[key] for key in study.methods])} reconstructed test pictures that none of them was trained on."
-    answer.paragraphs[0] = f"{opening} {answer.paragraphs[0]}"
+            answer.numbers, answer.chance = _numbers(study, means, name, lead), results.metric(name).chance
+            answer.scale = f"{_measure(name)}{f' by {networks[name]}' if name in networks else ''}; {dataset}, {_whom(study, dataset, results.main_role(here))}"
+    methods = _list([labels[key] for key in study.methods])
+    if answer.paragraphs:
+        answer.paragraphs[0] = f"From the fMRI of {whom}, {_many(len(study.methods), 'method')} reconstruct{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
+    else:
+        answer.paragraphs.append(
+            f"The pictures that {whom} saw were reconstructed from fMRI by {methods}; this run has no table of identification scores, so how well is not said here."
+        )
     return answer
 
 
-def _headline_words(name: str) -> tuple[str, str]:
-    """(name of the measure, what it asks)."""
+def _people(study: Study) -> list[tuple[str, list[str]]]:
+    several = len(study.datasets) > 1
+    return [(noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)]) for role, noun in (("train", "training subject"), ("new", "new subject"))]
+
+
+def _whom(study: Study, dataset: str, role: str) -> str:
+    """Whose value a number over subjects is."""
+    own = study.datasets[dataset]
+    subjects = own.training_subjects if role == "train" else own.new_subjects
+    return subjects[0] if len(subjects) == 1 else f"mean over {len(subjects)} {'training' if role == 'train' else 'new'} subjects"
+
+
+def _measure(name: str) -> str:
     kind = results.metric(name)
-    if kind.chance == 0.5:
-        return f"two-way identification, {kind.label}", "which of two test pictures is this the reconstruction of?"
-    return kind.label, kind.meaning
+    if name == "identification":
+        return "two-way identification by the predicted embedding"
+    return f"two-way identification in {kind.label} space" if kind.chance == 0.5 else kind.label
 
 
-def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFrame, name: str, lead: str, role: str) -> list[str]:
-    labels, kind = results.labels(study), results.metric(name)
-    unit = " %" if kind.percent else ""
-    own, title = _pick(means, of=lead, control=None), labels[lead]
-    measure, question = _headline_words(name)
-    singles = here[~here.subject.isin(AVERAGES)]
+def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFrame, name: str, lead: str, comparisons: pd.DataFrame | None) -> list[str]:
+    """The answer of one data set: the leading method beside its shuffled control, the other methods and the ceiling; then the new subjects."""
+    labels, kind, role = results.labels(study), results.metric(name), results.main_role(here)
+    title, own, singles = labels[lead], _pick(means, of=lead, control=None), results.single(here)
     subjects = list(dict.fromkeys(singles[(singles.role == role) & (singles.of == lead)].subject))
-    where = f"On {dataset}, in" if len(study.datasets) > 1 else "In"
-    asks = f" ({question}{f' chance {100 * kind.chance:.0f} %' if kind.chance else ''})"
-    first = f"{where} {measure}{asks}, {title} is right in {_interval(name, own)} of the comparisons" if kind.chance == 0.5 else f"{where} {measure}{asks}, {title} reaches {_interval(name, own)}"
-    if len(subjects) > 1:
-        values = [_pick(singles, subject=subject, of=lead, control=None, role=role) for subject in subjects]
-        low, high = [row.ci_low for row in values], [row.ci_high for row in values]
-        spread = f"from {results.text(name, min(row.value for row in values))} to {results.text(name, max(row.value for row in values))}{unit}"
-        bounds = f", 95 % intervals within [{results.text(name, min(low))}, {results.text(name, max(high))}]" if not any(map(pd.isna, [*low, *high])) else ""
-        first += f" on average over {_many(len(subjects), 'training subject' if role == 'train' else 'new subject')} ({spread}{bounds})"
-    elif subjects:
-        first += f" for {subjects[0]}"
-    text = [first + "."]
+    where = f"On {dataset}, " if len(study.datasets) > 1 else ""
+    whose = f", {_whom(study, dataset, role)}" if len(subjects) > 1 else f" for {subjects[0]}" if subjects else ""
+    chance = f"; chance is {100 * kind.chance:.0f} %" if kind.chance else ""
+    if kind.chance == 0.5:
+        words = f"{where}{title} tells the seen picture from another one in {_interval(name, own)} of comparisons ({_measure(name)}{whose}{chance})"
+    else:
+        words = f"{where}{title} reaches {_interval(name, own)} ({kind.label}: {kind.meaning}{whose}{chance})"
+    text = [words + "."]
     shuffled = _pick(means, of=lead, control="shuffled")
     if shuffled is not None:
-        pairs = [(subject, _pick(singles, subject=subject, of=lead, control=None), _pick(singles, subject=subject, of=lead, control="shuffled")) for subject in subjects]
-        apart = {subject: _apart(a, b) for subject, a, b in pairs if a is not None and b is not None}
+        text = [f"{words}; given the fMRI of other pictures, its shuffled control, it reaches {_interval(name, shuffled)}."]
+        pairs = {subject: (_pick(singles, subject=subject, of=lead, control=None), _pick(singles, subject=subject, of=lead, control="shuffled")) for subject in subjects}
+        apart = {subject: _apart(*pair) for subject, pair in pairs.items() if None not in pair}
         close = [subject for subject, answer in apart.items() if answer is False]
-        verdict = ""
         if apart and all(apart.values()):
-            who = "every subject" if len(apart) > 1 else next(iter(apart))
-            verdict = f"; the 95 % intervals do not overlap for {who}, so what it draws comes from the brain"
+            who = f"in each of the {len(apart)} subjects" if len(apart) > 1 else f"in {next(iter(apart))}"
+            text.append(f"The 95\u00a0% intervals of the two are apart {who}: the picture is read from the brain.")
         elif close:
-            verdict = f"; the 95 % intervals overlap for {_list(close)}, so there this score does not show that it reads the brain"
-        text.append(f"Given another picture's fMRI (the shuffled control), the same model reaches {_interval(name, shuffled)}{verdict}.")
-    others = [(labels[key], row) for key in study.methods if key != lead and (row := _pick(means, of=key, control=None)) is not None]
-    ceiling = _pick(means, control="embedding-ceiling")
-    if others:
-        best = max(others, key=lambda item: item[1].value)
-        place = f"; {best[0]} is ahead of {title}" if best[1].value > own.value else f"; {title} has the highest value"
-        text.append(f"Beside it stand {_list([f'{label} at {_interval(name, row)}' for label, row in others])}{place}.")
-    if ceiling is not None:
-        text.append(f"The same decoder given the true embedding, the ceiling, reaches {_interval(name, ceiling)}.")
+            text.append(f"The 95\u00a0% intervals of the two overlap in {_list(close)}: there this score does not show that the brain is read.")
     paragraphs = [" ".join(text)]
+    others = [(key, row) for key in study.methods if key != lead and (row := _pick(means, of=key, control=None)) is not None]
+    ceiling = _pick(means, control="embedding-ceiling")
+    text = []
+    if others:
+        told = [(labels[key], _interval(name, row), _against(comparisons, dataset, own, name, lead, key)) for key, row in others]
+        text.append(f"Beside it stand {_list([f'{label} at {value}' + verdict for label, value, verdict in told])}.")
+        text += ["Here p is that of the paired permutation test between the two methods, Holm-adjusted."] if any(verdict for *_, verdict in told) else []
+    if ceiling is not None:
+        text.append(f"The ceiling, the same decoder given the true embedding, is {_interval(name, ceiling)}.")
+    paragraphs += [" ".join(text)] if text else []
     fresh = [subject for subject in study.datasets[dataset].new_subjects if _pick(singles, subject=subject, of=lead, control=None) is not None]
     if fresh and role == "train":
-        words = []
-        for subject in fresh:
-            row = _pick(singles, subject=subject, of=lead, control=None)
-            shuffled = _pick(singles, subject=subject, of=lead, control="shuffled")
-            rival = next((key for key in study.methods if study.methods[key].fitted and _pick(singles, subject=subject, of=key, control=None) is not None), None)
-            beside = [f"shuffled control {_interval(name, shuffled)}"] if shuffled is not None else []
-            beside += [f"{labels[rival]} on the same trials {_interval(name, _pick(singles, subject=subject, of=rival, control=None))}"] if rival and rival != lead else []
-            words.append(f"{_interval(name, row)} for {subject}{f' ({_list(beside)})' if beside else ''}")
-        paragraphs.append(f"New subjects, whom the shared model met only when it was adapted to them: {title} reaches {_list(words)}.")
+        paragraphs.append(_fresh(study, singles, name, lead, fresh))
     return paragraphs
 
 
-def _numbers(study: Study, means: pd.DataFrame, name: str) -> list[Number]:
+def _against(comparisons: pd.DataFrame | None, dataset: str, own: Any, name: str, lead: str, other: str) -> str:
+    """What the paired test says of another method beside the leading one, in parentheses."""
+    test = results.compared(comparisons, dataset, own.subject, name, lead, other)
+    if test is None:
+        return ""
+    difference, p = test
+    verdict = "no sure difference" if p >= results.LEVEL else "lower" if difference > 0 else "higher"
+    return f" ({verdict}, p {f'= {p:.2g}' if p >= 0.001 else '< 0.001'})"
+
+
+def _fresh(study: Study, singles: pd.DataFrame, name: str, lead: str, subjects: list[str]) -> str:
+    """The leading method on new subjects, beside its shuffled control and a closed-form method on the same trials."""
+    labels, words = results.labels(study), []
+    rival = next((key for key, method in study.methods.items() if method.fitted and key != lead), None)
+    for subject in subjects:
+        beside = [("its shuffled control", _pick(singles, subject=subject, of=lead, control="shuffled"))]
+        beside += [(f"{labels[rival]} on the same trials", _pick(singles, subject=subject, of=rival, control=None))] if rival else []
+        rest = _list([f"{label} {_interval(name, row)}" for label, row in beside if row is not None])
+        words.append(f"{_interval(name, _pick(singles, subject=subject, of=lead, control=None))} for {subject}{f' ({rest})' if rest else ''}")
+    how = "only adapted to" if study.methods[lead].adapt else "not shared with"
+    return f"For the {'subject' if len(subjects) == 1 else 'subjects'} the shared model was {how}, {labels[lead]} reaches {_list(words)}."
+
+
+def _numbers(study: Study, means: pd.DataFrame, name: str, lead: str) -> list[Number]:
     """Methods, the leading method's shuffled control and the ceiling as numbers side by side."""
     labels, colours, kind = results.labels(study), results.colours(study), results.metric(name)
     rows = [(labels[key], colours[key], _pick(means, of=key, control=None)) for key in study.methods]
-    lead = next(key for key, (_, _, row) in zip(study.methods, rows, strict=True) if row is not None)
     rows.append((f"{labels[lead]}, shuffled fMRI", "", _pick(means, of=lead, control="shuffled")))
     rows.append((CONTROLS["embedding-ceiling"][0], "", _pick(means, control="embedding-ceiling")))
     top = 1.0 if kind.percent else max([row.value for _, _, row in rows if row is not None] or [1.0])
     return [
-        Number(results.text(name, row.value) + (" %" if kind.percent else ""), label, min(1.0, max(0.0, row.value / top)), colour, _interval(name, row, False))
+        Number(results.text(name, row.value) + (PERCENT if kind.percent else ""), label, min(1.0, max(0.0, row.value / top)), colour, _interval(name, row, False))
         for label, colour, row in rows
         if row is not None
     ]  # fmt: skip
@@ -392,92 +409,119 @@ def _numbers(study: Study, means: pd.DataFrame, name: str) -> list[Number]:
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
-def _cell(name: str, row: Any) -> Cell | None:
+def _cell(name: str, row: Any, best: bool = False) -> Cell | None:
     if row is None or pd.isna(row.value):
         return None
     interval = "" if pd.isna(row.ci_low) or pd.isna(row.ci_high) else f"{results.text(name, row.ci_low)}, {results.text(name, row.ci_high)}"
     exact = f"{row.value:.6g}"
     count = "" if pd.isna(row.n_test) else f", {int(row.n_test)} test pictures"
-    return Cell(results.text(name, row.value), interval, exact, f"{results.metric(name).label}: {exact}{f', 95 % interval {row.ci_low:.6g} to {row.ci_high:.6g}' if interval else ''}{count}")
+    return Cell(results.text(name, row.value), interval, exact, f"{results.metric(name).label}: {exact}{f', 95 % interval {row.ci_low:.6g} to {row.ci_high:.6g}' if interval else ''}{count}", best)
 
 
 def _heads(here: pd.DataFrame, names: list[str]) -> list[tuple[str, str]]:
-    heads = []
-    for name in names:
-        better = str(here.better[here.metric == name].iloc[0]).lower()
-        arrow = "↓" if better in ("lower", "down", "min", "↓") else "↑"
-        heads.append((f"{results.metric(name).label}{' %' if results.metric(name).percent else ''} {arrow}", results.metric(name).meaning))
-    return heads
+    return [
+        (results.metric(name).label + (PERCENT if results.metric(name).percent else "") + ("\u00a0↓" if results.lower_is_better(here[here.metric == name]) else "\u00a0↑"),
+         results.metric(name).meaning)
+        for name in names
+    ]  # fmt: skip
 
 
-def _scores_table(study: Study, rows: pd.DataFrame, names: list[str], title: str, caption: str) -> Table:
-    """Methods, then controls, one column per metric."""
+def _surely_best(rows: pd.DataFrame, name: str, comparisons: pd.DataFrame | None) -> str | None:
+    """The method with the best value, if the paired test against the runner-up says so."""
+    own = rows[(rows.metric == name) & rows.control.isna()]
+    if len(own) < 2:
+        return None
+    first, second = own.sort_values("value", ascending=results.lower_is_better(own), kind="stable").head(2).itertuples()
+    test = results.compared(comparisons, first.dataset, first.subject, name, first.of, second.of)
+    return first.method if test is not None and test[1] < results.LEVEL else None
+
+
+def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame | None, title: str, note: str = "", brief: bool = False) -> list[Table]:
+    """Methods, then controls, one column per metric; numbers of different protocols stand in tables of their own.
+
+    A brief table has the shuffled control of every method, and the method-bound others of the first method only.
+    """
+    protocols = list(dict.fromkeys(rows.protocol))
+    found = []
+    for protocol in protocols:
+        here = rows[rows.protocol == protocol] if isinstance(protocol, str) else rows[rows.protocol.isna()]
+        names = results.ordered(here.metric)
+        lead = next((key for key in study.methods if (here.of == key).any()), None)
+        if brief:
+            here = here[~here.control.isin(("chance", "nearest-training-image")) | (here.of == lead)]
+        best = {name: _surely_best(here, name, comparisons) for name in names}
+        bold = " Bold: best of the methods where the paired test against the next one is sure (p < 0.05, Holm)." if any(best.values()) else ""
+        caption = f"Brackets: 95 % bootstrap intervals over test pictures.{bold} Protocol {protocol if isinstance(protocol, str) else 'not recorded'}.{note}"
+        blocks = _blocks(study, here, names, best)
+        found.append(Table(title + (f", protocol {protocol}" if len(protocols) > 1 else ""), "", _heads(here, names), blocks, caption))
+    return found
+
+
+def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, str | None]) -> list[Block]:
     labels, colours = results.labels(study), results.colours(study)
-    lines = rows[["method", "control", "of"]].drop_duplicates("method")
-    blocks: list[tuple[str, list[Row]]] = [("", []), ("Controls", [])]
-    order = list(CONTROLS)
-    methods = list(study.methods)
+    methods, controls = list(study.methods), list(CONTROLS)
 
-    def place(line: Any) -> tuple:
+    def place(line: Any) -> tuple[int, ...]:
         owner = methods.index(line.of) if line.of in methods else len(methods)
-        return (0, owner) if line.control is None else (1, order.index(line.control) if line.control in order else len(order), owner)
+        return (0, owner) if line.control is None else (1, controls.index(line.control) if line.control in controls else len(controls), owner)
 
-    for line in sorted(lines.itertuples(), key=place):
+    blocks: dict[str, list[Row]] = {"": [], "Controls": []}
+    for line in sorted(rows[["method", "control", "of"]].drop_duplicates("method").itertuples(), key=place):
         own = rows[rows.method == line.method]
-        cells = [_cell(name, next(own[own.metric == name].itertuples(), None)) for name in names]
+        cells = [_cell(name, next(own[own.metric == name].itertuples(), None), best[name] == line.method) for name in names]
         if line.control is None:
-            blocks[0][1].append(Row(labels.get(line.of, line.of), cells, colours.get(line.of, "")))
+            blocks[""].append(Row(labels.get(line.of, line.of), cells, colours.get(line.of, "")))
         else:
-            shown = CONTROLS.get(line.control, (line.control,))[0]
-            blocks[1][1].append(Row(shown, cells, note=labels.get(line.of, "") if isinstance(line.of, str) else ""))
-    return Table(title, "", _heads(rows, names), [Block(lines, heading) for heading, lines in blocks if lines], caption)
+            blocks["Controls"].append(Row(CONTROLS.get(line.control, (line.control,))[0], cells, note=labels.get(line.of, line.of) if line.of else ""))
+    return [Block(lines, heading) for heading, lines in blocks.items() if lines]
 
 
-def _results(study: Study, scores: pd.DataFrame | None, pictures: list[tuple[str, Picture]], networks: dict[str, str]) -> list[Section]:
-    """Per data set: bars, the table averaged over training subjects, and folded tables per subject."""
+def _results(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> list[Section]:
+    """Per data set: the table over training subjects, folded tables per subject, and bars."""
     sections = []
     for dataset in study.datasets if scores is not None else ():
         here = scores[scores.dataset == dataset]
         if here.empty:
             continue
-        names = results.ordered(here.metric)
-        section = Section(dataset, notes=_cautions(study, here), pictures=[picture for name, picture in pictures if name == dataset])
-        protocols = _list([str(one) for one in dict.fromkeys(here.protocol.dropna())])
-        caption = f"95 % bootstrap intervals over test pictures in brackets. Protocol {protocols or 'not recorded'}."
+        section = Section(dataset, notes=_cautions(here), pictures=[picture for name, picture in pictures if name == dataset])
         subjects = [subject for subject in study.datasets[dataset].subjects if (here.subject == subject).any()]
-        training = [subject for subject in subjects if study.role(dataset, subject) == "train"]
-        means = results.average(here, "train") if training else here.iloc[:0]
-        if len(training) > 1 and len(means):
-            note = "" if means.ci_low.notna().any() else " Means over subjects carry no interval; the tables of single subjects do."
-            section.tables.append(_scores_table(study, means, names, f"Mean over {_many(len(training), 'training subject')}", caption + note))
+        for role, noun in (("train", "training"), ("new", "new")):
+            several = [subject for subject in subjects if study.role(dataset, subject) == role]
+            if len(several) > 1:
+                means = results.over_subjects(here, role)
+                note = "" if means.ci_low.notna().any() else " Plain means over subjects, without an interval."
+                section.tables += _scores_tables(study, means, comparisons, f"Mean over {len(several)} {noun} subjects", note, brief=True)
         for subject in subjects:
-            role = "new subject" if study.role(dataset, subject) == "new" else "training subject"
-            table = _scores_table(study, here[here.subject == subject], names, f"{subject} ({role})", caption)
-            (section.folded if section.tables else section.tables).append(table)
+            tables = _scores_tables(study, here[here.subject == subject], comparisons, f"{subject}, {'new' if study.role(dataset, subject) == 'new' else 'training'} subject")
+            if section.tables:
+                section.folded += tables
+            else:
+                section.tables += tables
         sections.append(section)
     return sections
 
 
-def _cautions(study: Study, here: pd.DataFrame) -> list[str]:
+def _cautions(here: pd.DataFrame) -> list[str]:
     """Where a number of this table misleads, in words, computed from the table."""
     notes = []
     names = set(here.metric)
-    means = results.average(here, "train" if (here.role == "train").any() else "new")
+    means = results.over_subjects(here, results.main_role(here))
     low = [name for name in results.ordered(names) if results.metric(name).low_level]
     beaten = []
     for name in low:
-        better = str(here.better[here.metric == name].iloc[0]).lower()
-        sign = -1 if better in ("lower", "down", "min", "↓") else 1
+        sign = -1 if results.lower_is_better(here[here.metric == name]) else 1
         own = [sign * row.value for row in means[(means.metric == name) & means.control.isna()].itertuples()]
         blur = _pick(means, metric=name, control="mean-training-image")
         if own and blur is not None and sign * blur.value > max(own):
             beaten.append(results.metric(name).label)
+    if means.protocol.nunique() > 1:
+        notes.append("Not all rows were made under the same protocol; those that were not stand in tables of their own and must not be compared across them.")
     if beaten:
-        notes.append(f"In {_list(beaten)} the mean training image, one grey blur for every trial, beats every method here: low-level metrics reward blur and alone prove nothing.")
+        notes.append(f"In {_list(beaten)} the mean training image, one blur for every trial, beats every method here: low-level metrics reward blur and alone prove nothing.")
     elif low:
         notes.append(f"Low-level metrics ({_list([results.metric(name).label for name in low])}) reward blur: read them only beside the identification metrics and the mean training image.")
     for name in ("inception_score", "classifier_score"):
-        counts = here.n_test[here.metric == name].dropna()
+        counts = results.single(here).n_test[here.metric == name].dropna()
         if len(counts) and counts.min() < FEW_FOR_INCEPTION_SCORE:
             notes.append(f"{results.metric(name).label} from {int(counts.min())} pictures: unstable below {FEW_FOR_INCEPTION_SCORE}, and it never looks at what was seen.")
     if "fid" in names and here.n_test[here.metric == "fid"].dropna().lt(FEW_FOR_INCEPTION_SCORE).any():
@@ -496,52 +540,49 @@ def _metrics(scores: pd.DataFrame | None, networks: dict[str, str]) -> list[tupl
     return [(results.metric(name).label, results.metric(name).meaning + (f"; network: {networks[name]}" if name in networks else "")) for name in names]
 
 
-def _new_subjects(study: Study, scores: pd.DataFrame | None, adaptation: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> Section:
+def _new_subjects(
+    study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, adaptation: pd.DataFrame | None, pictures: list[tuple[str, Picture]]
+) -> Section:
     """How the shared models serve subjects they were only adapted to."""
     section = Section(pictures=[picture for _, picture in pictures])
     if not list(study.pairs("new")):
         section.notes.append("This study has no new subjects.")
         return section
-    for dataset, own in study.datasets.items():
-        here = scores[scores.dataset == dataset] if scores is not None else None
-        for subject in own.new_subjects if here is not None else ():
-            rows = here[here.subject == subject]
-            if len(rows):
-                names = results.ordered(rows.metric)
-                adapted = _list([f"{results.labels(study)[key]} ({method.adapt.strategy})" for key, method in study.methods.items() if method.adapt])
-                alone = _list([results.labels(study)[key] for key, method in study.methods.items() if method.scope == "subject"])
-                caption = (f"Adapted from the shared model: {adapted}. " if adapted else "") + (f"Trained on this subject alone: {alone}." if alone else "")
-                section.tables.append(_scores_table(study, rows[rows.control.isna() | (rows.control == "shuffled")], names, f"{dataset}, {subject}", caption))
-    if adaptation is not None:
-        section.tables += _adaptation_tables(study, adaptation)
-    elif section.tables:
-        section.notes.append("Adapted with all of the subject's training trials; this run has no table over smaller trial budgets.")
-    else:
+    labels = results.labels(study)
+    adapted = [f"{labels[key]} ({method.adapt.strategy})" for key, method in study.methods.items() if method.adapt]
+    alone = [labels[key] for key, method in study.methods.items() if method.scope == "subject"]
+    how = ([f"Adapted from the shared model: {_list(adapted)}."] if adapted else []) + ([f"Trained on the new subject alone: {_list(alone)}."] if alone else [])
+    section.notes.append(" ".join(how))
+    for dataset, subject in study.pairs("new"):
+        rows = scores[(scores.dataset == dataset) & (scores.subject == subject)] if scores is not None else ()
+        if len(rows):
+            trials = results.budgets(rows)
+            named = f"{subject}{f', {trials[-1]} training trials' if trials else ''}"
+            section.tables += _scores_tables(study, rows[rows.control.isna() | (rows.control == "shuffled")], comparisons, f"{dataset}, {named}" if len(study.datasets) > 1 else named)
+    section.tables += _adaptation_tables(study, adaptation) if adaptation is not None else []
+    if not section.tables:
         section.notes.append("The tables hold no result for the new subjects.")
     return section
 
 
 def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
-    """The headline metric over trial budgets, one line per method and subject."""
+    """The headline metric over trial budgets, one line per method and subject; none where there is only one budget."""
     labels, colours = results.labels(study), results.colours(study)
-    name = results.headline(table)
-    if name is None:
-        return []
     found = []
     for dataset in dict.fromkeys(table.dataset):
-        here = table[(table.dataset == dataset) & (table.metric == name)]
-        budgets = sorted({str(one) for one in here.trials.dropna()}, key=lambda one: (not one.isdigit(), int(one) if one.isdigit() else 0))
+        here = table[table.dataset == dataset]
+        name, budgets = results.headline(here), results.budgets(here)
+        if name is None or len(budgets) < 2:
+            continue
         blocks = []
-        for subject in dict.fromkeys(here.subject):
+        for subject, members in here[here.metric == name].groupby("subject", sort=False):
             rows = []
-            for method in dict.fromkeys(here.method[here.subject == subject]):
-                own = here[(here.subject == subject) & (here.method == method)]
-                key = own.of.iloc[0]
+            for method, own in members.groupby("method", sort=False):
                 cells = [_cell(name, next(own[own.trials == budget].itertuples(), None)) for budget in budgets]
-                rows.append(Row(labels.get(method, method), cells, colours.get(key, "") if own.control.isna().all() else ""))
-            blocks.append(Block(rows, str(subject)))
-        heads = [(budget, f"trials of the new subject: {budget}") for budget in budgets]
-        found.append(Table(f"{dataset}: {_headline_words(name)[0]}{' (%)' if results.metric(name).percent else ''} by number of trials", "trials", heads, blocks))
+                rows.append(Row(labels.get(method, method), cells, colours.get(method, "")))
+            blocks.append(Block(rows, "mean over new subjects" if subject == results.AVERAGE["new"] else str(subject)))
+        heads = [(str(budget), f"{budget} trials of the new subject") for budget in budgets]
+        found.append(Table(f"{dataset + ': ' if len(study.datasets) > 1 else ''}{_measure(name)}{' (%)' if results.metric(name).percent else ''} by number of training trials", "training trials", heads, blocks))
     return found
 
 
@@ -585,10 +626,12 @@ def _quantity(value: float) -> str:
 
 @dataclass
 class Protocol:
-    """How the numbers were made."""
+    """How the numbers were made: what all protocols share, what differs, their networks, and what is missing."""
 
+    identifiers: list[tuple[str, str]] = field(default_factory=list)  # (id, who was measured under it)
     common: list[tuple[str, str]] = field(default_factory=list)
-    differing: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    differing: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)  # (line, (value, ids))
+    networks: list[tuple[str, str, str]] = field(default_factory=list)  # (metric, network, hash)
     absent: list[tuple[str, str]] = field(default_factory=list)
     foundations: list[tuple[str, str]] = field(default_factory=list)
 
@@ -603,17 +646,29 @@ def _flat(content: Any, path: str = "") -> dict[str, str]:
 
 
 def _protocol(study: Study, read: dict[str, Any]) -> Protocol:
-    """What is the same in all metrics files once, and what differs with the files it differs in."""
+    """The protocols of all metrics files, told once."""
     found = Protocol()
-    flat = {place: _flat(content.get("protocol", {})) for place, content in read.items()}
-    for key in dict.fromkeys(key for one in flat.values() for key in one):
+    users: dict[str, list[str]] = {}
+    contents: dict[str, dict[str, str]] = {}
+    networks: dict[tuple[str, str, str], None] = {}
+    for place, content in read.items():
+        protocol = content.get("protocol", {})
+        name = str(protocol.get("id", place))
+        users.setdefault(name, []).append(place)
+        contents[name] = _flat({key: value for key, value in protocol.items() if key not in ("id", "networks")})
+        for metric, network in protocol.get("networks", {}).items():
+            if isinstance(network, dict):
+                networks[results.metric(metric).label, str(network.get("network", network.get("name", ""))), str(network.get("sha256", ""))] = None
+    found.identifiers = [(name, _list(places) if len(users) > 1 else f"all {len(places)} metrics files") for name, places in users.items()]
+    found.networks = list(networks)
+    for key in dict.fromkeys(key for content in contents.values() for key in content):
         values: dict[str, list[str]] = {}
-        for place, one in flat.items():
-            values.setdefault(one.get(key, "not given"), []).append(place)
+        for name, content in contents.items():
+            values.setdefault(content.get(key, "not given"), []).append(name)
         if len(values) == 1:
-            found.common.append((key, next(iter(values))))
+            found.common.append((_readable(key), next(iter(values))))
         else:
-            found.differing.append((key, [(value, _list(places) if len(places) < len(flat) - 4 else f"all {len(places)} others") for value, places in values.items()]))
+            found.differing.append((_readable(key), [(value, ", ".join(names)) for value, names in values.items()]))
     reasons: dict[str, dict[str, None]] = {}
     for content in read.values():
         for name, reason in content.get("absent", {}).items():
@@ -622,8 +677,12 @@ def _protocol(study: Study, read: dict[str, Any]) -> Protocol:
     for name, section in study.foundations:
         if section is not None and hasattr(section, "kind"):
             given = {key: value for key, value in section.model_dump(mode="json").items() if not isinstance(value, (dict, list)) and value is not None and key != "kind"}
-            found.foundations.append((name, f"{section.kind}{''.join(f', {key} {value}' for key, value in given.items())}"))
+            found.foundations.append((name, f"{section.kind}{''.join(f', {_readable(key)} {value}' for key, value in given.items())}"))
     return found
+
+
+def _readable(key: str) -> str:
+    return key.replace("_", " ").replace(".", ": ")
 
 
 def _networks(contents: Iterable[Any]) -> dict[str, str]:

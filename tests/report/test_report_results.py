@@ -1,0 +1,74 @@
+"""Reading tables: names of controls, averages over subjects, directions of paired tests."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import METHODS, SUBJECTS
+
+from unimind.errors import InputError
+from unimind.report import results
+
+
+@pytest.fixture(scope="module")
+def scores(fake):
+    return results.read_scores(fake.study, fake.root / "tables")
+
+
+def test_rows_are_told_apart_by_role_control_and_method(scores):
+    found = {tuple(row) for row in scores[["role", "method", "control", "of"]].astype(object).where(scores[["control", "of"]].notna(), None).itertuples(index=False)}
+    assert ("train", "ridge", None, "ridge") in found and ("new", "ridge", None, "ridge") in found
+    assert ("control", "shuffled:unimind-vit", "shuffled", "unimind-vit") in found
+    assert ("control", "embedding-ceiling", "embedding-ceiling", None) in found
+    assert set(scores.control.dropna()) == set(results.CONTROLS)
+
+
+def test_the_tables_own_average_is_taken_and_kept_with_its_interval(scores):
+    found = results.over_subjects(scores, "train")
+    written = scores[scores.subject == "average:train"]
+    assert len(found) == len(written) and set(found.subject) == {"average:train"}
+    merged = found.merge(written, on=["method", "metric"], suffixes=("", "_written"))
+    for column in ("value", "ci_low", "ci_high"):
+        assert np.array_equal(merged[column], merged[f"{column}_written"])
+
+
+def test_without_an_average_the_plain_mean_has_no_interval(scores):
+    single = results.single(scores)
+    assert set(single.subject) == set(SUBJECTS)
+    found = results.over_subjects(single, "train")
+    row = found[(found.method == "mindvis") & (found.metric == "clip")].iloc[0]
+    values = single[(single.method == "mindvis") & (single.metric == "clip") & (single.role == "train")].value
+    assert row.value == pytest.approx(values.mean()) and len(values) == 3 and np.isnan(row.ci_low)
+
+
+def test_one_subject_keeps_its_own_interval(scores):
+    found = results.over_subjects(scores, "new")
+    assert set(found.subject) == {"subj04"} and found.ci_low.notna().all()
+    assert set(found.method[found.control.isna()]) == set(METHODS)
+
+
+def test_control_of_a_method_that_has_none_is_no_method(scores):
+    row = results.over_subjects(scores, "train").query("control == 'unconditional'").iloc[0]
+    assert row.of is None
+
+
+def test_paired_tests_are_read_in_both_directions():
+    table = pd.DataFrame([("d", "s", "clip", "a", "b", 0.02, 0.01)], columns=["dataset", "subject", "metric", "method_a", "method_b", "difference", "p_holm"])
+    assert results.compared(table, "d", "s", "clip", "a", "b") == (0.02, 0.01)
+    assert results.compared(table, "d", "s", "clip", "b", "a") == (-0.02, 0.01)
+    assert results.compared(table, "d", "s", "mse", "a", "b") is None and results.compared(None, "d", "s", "clip", "a", "b") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"), [("clip", 0.9613, "96.1"), ("mse", 0.01234, "0.0123"), ("pixcorr", 0.3224, "0.322"), ("fid", 123.456, "123.46"), ("unknown", 0.5, "0.500")]
+)
+def test_values_are_printed_as_the_tables_print_them(name, value, shown):
+    assert results.text(name, value) == shown
+
+
+def test_a_table_without_its_columns_is_refused_in_one_line(fake, tmp_path):
+    (tmp_path / "reconstruction.csv").write_text("study,dataset\na,b\n")
+    with pytest.raises(InputError, match="reconstruction.csv: no column subject, role"):
+        results.read_scores(fake.study, tmp_path)
+    (tmp_path / "reconstruction.csv").write_text(",".join(results.COLUMNS) + "\n")
+    assert results.read_scores(fake.study, tmp_path) is None
+    assert results.read_table(tmp_path, "efficiency") is None
