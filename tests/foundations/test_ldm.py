@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from unimind.errors import InputError
-from unimind.foundations.hub import load_autoencoder, load_unet
-from unimind.foundations.ldm import SCHEDULER, account, build_ldm_autoencoder, build_ldm_unet, convert_unet, convert_vq
+from unimind.foundations import external
+from unimind.foundations.ldm import SCHEDULER, account, convert_unet, convert_vq
 from unimind.foundations.weights import read_checkpoint
 from unimind.storage import read_json
 from unimind.study import LdmAutoencoder, LdmDiffusion
@@ -88,6 +88,8 @@ def test_every_key_of_the_full_checkpoint_is_used_or_left_on_purpose():
             expected = network.from_config(config).state_dict()
         assert {key: value.shape for key, value in weights.items()} == {key: value.shape for key, value in expected.items()}
         assert len(weights) == count
+        if network is UNet2DConditionModel:
+            assert round(sum(value.numel() for value in weights.values()) / 1e6, 1) == 400.9
     assert config["block_out_channels"] == [128, 256, 512] and config["num_vq_embeddings"] == 8192
 
 
@@ -124,9 +126,9 @@ def test_schedule_is_compvis_linear():
 def test_builds_what_can_be_loaded(checkpoint, tmp_path):
     for kind in ("autoencoder", "diffusion"):
         (tmp_path / kind).mkdir()
-    build_ldm_autoencoder(LdmAutoencoder(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "autoencoder")
-    build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "diffusion")
-    autoencoder, unet = load_autoencoder(tmp_path / "autoencoder"), load_unet(tmp_path / "diffusion")
+    external.build(LdmAutoencoder(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "autoencoder")
+    external.build(LdmDiffusion(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "diffusion")
+    autoencoder, unet = external.load(tmp_path / "autoencoder"), external.load(tmp_path / "diffusion")
     io = load_file(REFERENCE / "vq_small.io.safetensors")
     latent = autoencoder.encode(io["x"] / 2 + 0.5)
     assert relative(latent, io["h"]) < 2e-5
@@ -146,21 +148,21 @@ def test_another_noise_schedule_is_refused(unet_state, tmp_path):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     save_file(unet_state | {"betas": betas}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="another noise schedule"):
-        build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "other.safetensors")), tmp_path)
+        external.build(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "other.safetensors")), tmp_path)
     save_file(unet_state | {"betas": torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2}, tmp_path / "same.safetensors")
-    build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "same.safetensors")), tmp_path)
+    external.build(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "same.safetensors")), tmp_path)
 
 
 @needs_reference
 def test_a_checkpoint_without_the_network_is_refused(unet_state, vq_state, tmp_path):
     save_file(vq_state, tmp_path / "vq.safetensors")
     with pytest.raises(InputError, match="vq.safetensors: no latent-diffusion UNet"):
-        build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "vq.safetensors")), tmp_path)
+        external.build(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "vq.safetensors")), tmp_path)
     save_file(unet_state, tmp_path / "unet.safetensors")
     with pytest.raises(InputError, match="unet.safetensors: no VQ first stage"):
-        build_ldm_autoencoder(LdmAutoencoder(kind="ldm", checkpoint=str(tmp_path / "unet.safetensors")), tmp_path)
+        external.build(LdmAutoencoder(kind="ldm", checkpoint=str(tmp_path / "unet.safetensors")), tmp_path)
     with pytest.raises(InputError, match="absent.ckpt: no such file"):
-        build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "absent.ckpt")), tmp_path)
+        external.build(LdmDiffusion(kind="ldm", checkpoint=str(tmp_path / "absent.ckpt")), tmp_path)
 
 
 class Callback:

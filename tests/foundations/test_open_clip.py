@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from unimind.errors import InputError
-from unimind.foundations.open_clip_embedding import build_open_clip, load_open_clip
+from unimind.foundations import external
 from unimind.storage import read_json
 from unimind.study import OpenClipEmbedding
 
@@ -37,8 +37,8 @@ def tiny(tmp_path):
 
 def test_equals_open_clips_encode_image(tiny, tmp_path):
     name = f"local-dir:{tiny}"
-    build_open_clip(OpenClipEmbedding(kind="open-clip", model=name), tmp_path)
-    module = load_open_clip(tmp_path)
+    external.build(OpenClipEmbedding(kind="open-clip", model=name), tmp_path)
+    module = external.load(tmp_path)
     theirs, _, preprocess = open_clip.create_model_and_transforms(name)
     theirs.eval()
     assert module.dim == 12 and not module.training and not any(value.requires_grad for value in module.parameters())
@@ -54,11 +54,11 @@ def test_equals_open_clips_encode_image(tiny, tmp_path):
 
 
 def test_on_disk_only_the_image_tower(tiny, tmp_path):
-    build_open_clip(OpenClipEmbedding(kind="open-clip", model=f"local-dir:{tiny}"), tmp_path)
+    external.build(OpenClipEmbedding(kind="open-clip", model=f"local-dir:{tiny}"), tmp_path)
     config = read_json(tmp_path / "config.json")
     assert config["kind"] == "open-clip" and config["model"]["quick_gelu"] is True and "text_cfg" not in config["model"]
     assert config["preprocess"]["mean"] == [0.5, 0.4, 0.3] and config["preprocess"]["size"] in (32, [32, 32])
-    assert all(key.startswith("visual.") for key in load_open_clip(tmp_path).state_dict())
+    assert all(key.startswith("visual.") for key in external.load(tmp_path).state_dict())
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def registered(monkeypatch):
 def test_a_tag_decides_activation_and_preprocessing(registered, tiny, tmp_path):
     """An architecture's name implies plain GELU; the tag (as OpenAI's) was trained with quick GELU, and the embedding follows the tag."""
     weights = str(tiny / "open_clip_model.safetensors")
-    build_open_clip(OpenClipEmbedding(kind="open-clip", model=registered, pretrained="quick", weights=weights), tmp_path)
-    module = load_open_clip(tmp_path)
+    external.build(OpenClipEmbedding(kind="open-clip", model=registered, pretrained="quick", weights=weights), tmp_path)
+    module = external.load(tmp_path)
     quick = open_clip.create_model(f"local-dir:{tiny}").eval()
     images = torch.rand(3, 3, 32, 32)
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.5
@@ -109,17 +109,17 @@ def test_offline_and_absent_says_what_and_where(registered, tmp_path, monkeypatc
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"tiny-clip \(quick\): nobody/tiny-clip/ is not in the cache .*hub.*network.*foundations.embedding.weights") as raised:
-        build_open_clip(OpenClipEmbedding(kind="open-clip", model=registered, pretrained="quick"), tmp_path)
+        external.build(OpenClipEmbedding(kind="open-clip", model=registered, pretrained="quick"), tmp_path)
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
 def test_unknown_names_and_foreign_weights(registered, tmp_path):
     with pytest.raises(InputError, match="did you mean ViT-L-14"):
-        build_open_clip(OpenClipEmbedding(kind="open-clip", model="ViT-L14"), tmp_path)
+        external.build(OpenClipEmbedding(kind="open-clip", model="ViT-L14"), tmp_path)
     with pytest.raises(InputError, match="openai given; for tiny-clip open_clip knows quick"):
-        build_open_clip(OpenClipEmbedding(kind="open-clip", model=registered), tmp_path)
+        external.build(OpenClipEmbedding(kind="open-clip", model=registered), tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="other.safetensors: open_clip cannot read"):
-        build_open_clip(OpenClipEmbedding(kind="open-clip", model=registered, weights=str(tmp_path / "other.safetensors")), tmp_path)
+        external.build(OpenClipEmbedding(kind="open-clip", model=registered, weights=str(tmp_path / "other.safetensors")), tmp_path)
     with pytest.raises(InputError, match="absent.bin: no such file"):
-        build_open_clip(OpenClipEmbedding(kind="open-clip", weights=str(tmp_path / "absent.bin")), tmp_path)
+        external.build(OpenClipEmbedding(kind="open-clip", weights=str(tmp_path / "absent.bin")), tmp_path)

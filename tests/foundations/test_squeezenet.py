@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from unimind.errors import InputError
-from unimind.foundations.squeezenet import PooledSqueezeNet, build_squeezenet, load_squeezenet
+from unimind.foundations import external
 from unimind.storage import read_json
 from unimind.study import SqueezeNetEmbedding
 
@@ -27,7 +27,7 @@ def built(tmp_path):
     save_file(network.state_dict(), tmp_path / "squeezenet.safetensors")
     out = tmp_path / "out"
     out.mkdir()
-    build_squeezenet(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "squeezenet.safetensors")), out)
+    external.build(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "squeezenet.safetensors")), out)
     return network, out
 
 
@@ -35,7 +35,7 @@ def test_equals_torchvisions_own_preprocessing_and_features(built):
     from torchvision.transforms import v2
 
     network, directory = built
-    module = load_squeezenet(directory)
+    module = external.load(directory)
     assert module.dim == 512 and module.name == "SqueezeNet 1.1 pooled features" and not module.training
     steps = v2.Compose([v2.Resize((224, 224), antialias=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     for side in (112, 224, 300):
@@ -50,18 +50,18 @@ def test_on_disk_form(built):
     _, directory = built
     config = read_json(directory / "config.json")
     assert config["kind"] == "squeezenet" and config["dim"] == 512 and len(config["sources"]["squeezenet.safetensors"]) == 64
-    assert not any(value.requires_grad for value in load_squeezenet(directory).parameters())
+    assert not any(value.requires_grad for value in external.load(directory).parameters())
 
 
 def test_absent_or_foreign_weights_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="nothing.safetensors: no such file"):
-        build_squeezenet(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "nothing.safetensors")), tmp_path)
+        external.build(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "nothing.safetensors")), tmp_path)
     monkeypatch.delenv("UNIMIND_REAL_DATA", raising=False)
     with pytest.raises(InputError, match="UNIMIND_REAL_DATA is not set"):
-        build_squeezenet(SqueezeNetEmbedding(kind="squeezenet"), tmp_path)
+        external.build(SqueezeNetEmbedding(kind="squeezenet"), tmp_path)
     save_file({"features.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="not SqueezeNet 1.1's weights"):
-        build_squeezenet(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "other.safetensors")), tmp_path)
+        external.build(SqueezeNetEmbedding(kind="squeezenet", weights=str(tmp_path / "other.safetensors")), tmp_path)
 
 
 @pytest.mark.slow
@@ -76,8 +76,8 @@ def test_ridge_from_v4_identifies_pictures_two_way(tmp_path):
     session = REAL / "data" / "macaque_v4" / "201017"
     if not session.is_dir():
         pytest.skip("the macaque recordings are absent (UNIMIND_REAL_DATA)")
-    build_squeezenet(SqueezeNetEmbedding(kind="squeezenet"), tmp_path)
-    module: PooledSqueezeNet = load_squeezenet(tmp_path)
+    external.build(SqueezeNetEmbedding(kind="squeezenet"), tmp_path)
+    module = external.load(tmp_path)
     responses = np.load(session / "responses.npy").T
     responses = responses[:, np.isfinite(responses).all(0) & (responses.std(0) > 0)]
     with zipfile.ZipFile(session / "images.zip") as archive:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unimind.errors import InputError
-from unimind.foundations.taef2 import LATENT_MEAN, LATENT_STD, Taef2, build_taef2, load_taef2
+from unimind.foundations import external
+from unimind.foundations.taef2 import LATENT_MEAN, LATENT_STD, Taef2
 from unimind.storage import read_json
 from unimind.study import Taef2Autoencoder
 
@@ -28,8 +29,8 @@ def real(tmp_path_factory):
     if not (WEIGHTS / "taef2_reference.safetensors").exists():
         pytest.skip("TAEF2's weights are absent (UNIMIND_REAL_DATA)")
     directory = tmp_path_factory.mktemp("autoencoder")
-    build_taef2(Taef2Autoencoder(kind="taef2"), directory)
-    return load_taef2(directory), load_file(WEIGHTS / "taef2_reference.safetensors")
+    external.build(Taef2Autoencoder(kind="taef2"), directory)
+    return external.load(directory), load_file(WEIGHTS / "taef2_reference.safetensors")
 
 
 def test_reproduces_the_reference(real):
@@ -53,12 +54,12 @@ def test_on_disk_half_precision_in_memory_single(tmp_path):
     weights = random_weights(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    build_taef2(Taef2Autoencoder(kind="taef2", weights=str(weights)), out)
+    external.build(Taef2Autoencoder(kind="taef2", weights=str(weights)), out)
     assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {torch.float16}
     config = read_json(out / "config.json")
     assert config["kind"] == "taef2" and len(config["mean"]) == len(config["std"]) == 32
     assert all(len(digest) == 64 for digest in config["sources"].values()) and len(config["sources"]) == 2
-    module = load_taef2(out)
+    module = external.load(out)
     assert not module.training and not any(value.requires_grad or value.dtype != torch.float32 for value in module.parameters())
     images = torch.rand(2, 3, 16, 24)
     latent = module.encode(images)
@@ -74,14 +75,14 @@ def test_refuses_sides_that_are_no_multiples_of_eight():
 
 def test_absent_or_foreign_weights_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="taef2_encoder.safetensors: no such file"):
-        build_taef2(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)
+        external.build(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)
     monkeypatch.delenv("UNIMIND_REAL_DATA", raising=False)
     with pytest.raises(InputError, match="UNIMIND_REAL_DATA is not set"):
-        build_taef2(Taef2Autoencoder(kind="taef2"), tmp_path)
+        external.build(Taef2Autoencoder(kind="taef2"), tmp_path)
     for part in ("encoder", "decoder"):
         save_file({"weight": torch.zeros(1)}, tmp_path / f"taef2_{part}.safetensors")
     with pytest.raises(InputError, match="not TAEF2's weights"):
-        build_taef2(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)
+        external.build(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)
     (tmp_path / "taef2_encoder.safetensors").write_bytes(b"half a file")
     with pytest.raises(InputError, match="not a whole safetensors file"):
-        build_taef2(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)
+        external.build(Taef2Autoencoder(kind="taef2", weights=str(tmp_path)), tmp_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from unimind.errors import InputError
-from unimind.storage import file_hash, load_model, save_model
+from unimind.storage import file_hash, load_model, read_json, save_model
 from unimind.study import HubAutoencoder, HubDiffusion
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_autoencoder(directory: Path) -> DiffusersAutoencoder:
     return DiffusersAutoencoder(network, config["name"]).eval().requires_grad_(False)
 
 
-def save_unet(directory: Path, kind: str, name: str, unet: "UNet2DConditionModel", scheduler: dict[str, Any], sources: dict[str, str]) -> None:
+def save_unet(directory: Path, kind: str, name: str, unet: Any, scheduler: dict[str, Any], sources: dict[str, str]) -> None:
     """Write a diffusers UNet and the configuration of its noise schedule into `directory` (an open `whole_directory`)."""
     config = {"kind": kind, "role": "diffusion", "name": name, "unet": _plain(unet.config), "scheduler": _plain(scheduler), "sources": sources}
     save_model(directory, unet.state_dict(), config)
@@ -97,12 +97,8 @@ def build_hub_autoencoder(settings: HubAutoencoder, directory: Path) -> None:
     InputError
         When it cannot be had, or is no autoencoder this project can use.
     """
-    import diffusers
-
     folder = _folder(settings.repository, settings.revision, settings.subfolder)
-    network = _read(diffusers.AutoModel, folder / settings.subfolder)
-    if type(network).__name__ not in _AUTOENCODERS:
-        raise InputError(f"{_what(settings)}: a {type(network).__name__}; foundations.autoencoder takes {' or '.join(_AUTOENCODERS)}")
+    network = _read(folder / settings.subfolder, "foundations.autoencoder", _AUTOENCODERS)
     save_autoencoder(directory, settings.kind, _name(settings), network, _sources(folder / settings.subfolder))
 
 
@@ -117,9 +113,7 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
     import diffusers
 
     folder = _folder(settings.repository, settings.revision, settings.subfolder, "scheduler/scheduler_config.json")
-    unet = _read(diffusers.AutoModel, folder / settings.subfolder)
-    if not isinstance(unet, diffusers.UNet2DConditionModel):
-        raise InputError(f"{_what(settings)}: a {type(unet).__name__}; foundations.diffusion takes a UNet2DConditionModel")
+    unet = _read(folder / settings.subfolder, "foundations.diffusion", ("UNet2DConditionModel",))
     try:
         scheduler = diffusers.DDIMScheduler.load_config(folder / "scheduler")
     except (OSError, ValueError):
@@ -127,10 +121,6 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
             f"{folder / 'scheduler' / 'scheduler_config.json'}: missing or broken; a UNet is of no use without its noise schedule, get the repository again"
         ) from None
     save_unet(directory, settings.kind, _name(settings), unet, scheduler, _sources(folder / settings.subfolder))
-
-
-def _what(settings: HubAutoencoder | HubDiffusion) -> str:
-    return f"{settings.repository} ({settings.subfolder})"
 
 
 def _name(settings: HubAutoencoder | HubDiffusion) -> str:
@@ -160,15 +150,20 @@ def _folder(repository: str, revision: str, subfolder: str, *more: str) -> Path:
     )
 
 
-def _read(reader: Any, folder: Path) -> Any:
-    """One network from a local folder; safetensors only."""
+def _read(folder: Path, key: str, classes: tuple[str, ...]) -> Any:
+    """One network from a local folder, of one of the classes that the study's key takes; safetensors only."""
+    import diffusers
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no network of a diffusers repository there (no config.json); name its folder as {key}.subfolder")
+    given = read_json(folder / "config.json").get("_class_name")
+    if given not in classes:
+        raise InputError(f"{folder}/config.json: describes {given}; {key} takes {' or '.join(classes)}")
     try:
-        return reader.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        return getattr(diffusers, given).from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{folder}: no diffusers network with config.json and diffusion_pytorch_model.safetensors ({reason}); get the repository again"
-        ) from None
+        raise InputError(f"{folder}: no whole diffusion_pytorch_model.safetensors there ({reason}); get the repository again") from None
 
 
 def _sources(folder: Path) -> dict[str, str]:

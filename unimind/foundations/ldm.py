@@ -23,7 +23,7 @@ UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
 #: Noise schedule of cin256-v2. CompVis's "linear" interpolates the square roots of beta, which diffusers calls "scaled_linear";
 #: its samplers begin one step late and end at the first step's alpha.
-SCHEDULER = {
+SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "prediction_type": "epsilon",
     "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
 }  # fmt: skip
@@ -69,6 +69,7 @@ def convert_unet(state: "dict[str, Tensor]", heads: int = 1) -> "tuple[dict[str,
         transformer = next(key for key in shape if key.endswith("transformer_blocks.0.attn2.to_k.weight"))
         depth = 1 + max(int(found[1]) for key in shape if (found := re.search(r"transformer_blocks\.(\d+)\.", key)))
         config = {
+            "sample_size": 64,  # side of cin256-v2's latents; a UNet takes others too
             "in_channels": shape["input_blocks.0.0.weight"][1],
             "out_channels": shape["out.2.weight"][0],
             "block_out_channels": [shape[key][0] for key in first],

@@ -25,6 +25,9 @@ class PooledSqueezeNet(nn.Module):
     of unrelated pictures lie well above 0. Nothing is subtracted; whoever needs centred features centres them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str = NAME) -> None:
         super().__init__()
         from torchvision.models import squeezenet1_1

@@ -83,6 +83,9 @@ class Taef2(nn.Module):
         As shown in tables.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: list[float], std: list[float], name: str = NAME) -> None:
         super().__init__()
         self.name = name

@@ -1,0 +1,89 @@
+"""Foundations that come from elsewhere, by kind: which module gets them and which reads them back."""
+
+from pathlib import Path
+from typing import Any
+
+from unimind.errors import InputError
+from unimind.storage import read_json
+from unimind.study import (
+    HubAutoencoder,
+    HubDiffusion,
+    LdmAutoencoder,
+    LdmDiffusion,
+    OpenClipEmbedding,
+    SqueezeNetEmbedding,
+    Taef2Autoencoder,
+)
+
+External = OpenClipEmbedding | SqueezeNetEmbedding | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder | HubDiffusion | LdmDiffusion
+
+
+def build(settings: External, directory: Path) -> None:
+    """Get a network, from a file or the hub, and write it into `directory` (an open `whole_directory`) in the project's form.
+
+    Raises
+    ------
+    InputError
+        One line: which file or repository is missing or unfit, and what to do.
+    """
+    directory = Path(directory)
+    match settings:
+        case OpenClipEmbedding():
+            from unimind.foundations.open_clip_embedding import build_open_clip
+
+            build_open_clip(settings, directory)
+        case SqueezeNetEmbedding():
+            from unimind.foundations.squeezenet import build_squeezenet
+
+            build_squeezenet(settings, directory)
+        case Taef2Autoencoder():
+            from unimind.foundations.taef2 import build_taef2
+
+            build_taef2(settings, directory)
+        case HubAutoencoder():
+            from unimind.foundations.hub import build_hub_autoencoder
+
+            build_hub_autoencoder(settings, directory)
+        case LdmAutoencoder():
+            from unimind.foundations.ldm import build_ldm_autoencoder
+
+            build_ldm_autoencoder(settings, directory)
+        case HubDiffusion():
+            from unimind.foundations.hub import build_hub_unet
+
+            build_hub_unet(settings, directory)
+        case LdmDiffusion():
+            from unimind.foundations.ldm import build_ldm_unet
+
+            build_ldm_unet(settings, directory)
+
+
+def load(directory: Path) -> Any:
+    """The network that `build` wrote, frozen, in evaluation mode: an image embedding, an autoencoder or a diffusers UNet."""
+    directory = Path(directory)
+    config = read_json(directory / "config.json")
+    match config.get("role"), config.get("kind"):
+        case "embedding", "open-clip":
+            from unimind.foundations.open_clip_embedding import load_open_clip
+
+            return load_open_clip(directory)
+        case "embedding", "squeezenet":
+            from unimind.foundations.squeezenet import load_squeezenet
+
+            return load_squeezenet(directory)
+        case "autoencoder", "taef2":
+            from unimind.foundations.taef2 import load_taef2
+
+            return load_taef2(directory)
+        case "autoencoder", "hub" | "ldm":
+            from unimind.foundations.hub import load_autoencoder
+
+            return load_autoencoder(directory)
+        case "diffusion", "hub" | "ldm":
+            from unimind.foundations.hub import load_unet
+
+            return load_unet(directory)
+        case role, kind:
+            raise InputError(
+                f"{directory}/config.json: no known foundation (role {role}, kind {kind}); delete the directory and run the foundation stage again"
+            )
