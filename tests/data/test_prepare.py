@@ -1,20 +1,23 @@
 import json
+import os
+from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
 import yaml
-from data_studies import manifest, small_study
+from data_studies import manifest, small_study, study_with
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unimind.cli import main
-from unimind.data.prepare import assign_splits
+from unimind.data.prepare import assign_splits, prepare
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.data.sources import nsd
 from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION
 from unimind.data.sources.simulated import simulate
+from unimind.data.stimuli import stimuli
 from unimind.study import resolved
 
 SUBJECTS = ("subj01", "subj02", "subj03")
@@ -199,3 +202,33 @@ def test_validation_images_are_a_share_and_the_same_for_every_subject():
     assert not np.array_equal(one, assign_splits(image[:2000], np.full(2000, TRAIN), (), (), 0.1, 8).split)
     assert (assign_splits(image[:3], np.full(3, TRAIN), (), (), 1e-6, 0).split == VALIDATION).sum() == 1  # never none
     assert (assign_splits(image[:3], np.full(3, TRAIN), (), (), 0.0, 0).split == TRAIN).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("UNIMIND_REAL_DATA" not in os.environ, reason="needs the real recordings: set UNIMIND_REAL_DATA")
+def test_real_recordings_that_share_pictures(tmp_path):
+    """Sessions 210322 and 210325 of macaque V4 share 600 pictures: none is a test picture here and a training one there."""
+    dataset = {
+        "source": "arrays", "training_subjects": ["210322"], "new_subjects": ["210325"], "root": "$UNIMIND_REAL_DATA/data/macaque_v4",
+        "responses": "{subject}/responses.npy", "orientation": "voxels_by_trials", "images": "{subject}/images.zip", "split": {"every": 5},
+    }  # fmt: skip
+    study, root = study_with(dataset), Path(os.environ["UNIMIND_REAL_DATA"]) / "data/macaque_v4"
+    found = {}
+    for subject in ("210322", "210325"):
+        fetched = manifest(root, [root / subject / name for name in ("responses.npy", "images.zip")], tmp_path / f"{subject}.json")
+        stimuli(study, "sim", subject, fetched, tmp_path / f"{subject}.stimuli.h5")
+        training = [tmp_path / "210322.stimuli.h5"]
+        prepare(study, "sim", subject, fetched, tmp_path / f"{subject}.stimuli.h5", training, tmp_path / f"{subject}.h5")
+        with PreparedSubject(tmp_path / f"{subject}.h5") as prepared, Stimuli(tmp_path / f"{subject}.stimuli.h5") as pictures:
+            sha256 = pictures.sha256[prepared.stimulus]
+            found[subject] = {code: set(sha256[prepared.split == code]) for code in (TRAIN, VALIDATION, TEST)}
+            raw = np.load(root / subject / "responses.npy")
+            kept = raw[(np.isfinite(raw).all(1)) & (raw.std(1) > 0)]
+            first = prepared.trials("train")
+            expected = (kept - kept[:, first].mean(1, keepdims=True)) / kept[:, first].std(1, keepdims=True)
+            np.testing.assert_allclose(prepared.read(slice(None)), expected.T, atol=1e-3)
+    old, new = found["210322"], found["210325"]
+    everything = [set.union(*splits.values()) for splits in (old, new)]
+    assert len(everything[0] & everything[1]) == 600
+    assert not (old[TRAIN] | old[VALIDATION]) & new[TEST] and not old[TEST] & (new[TRAIN] | new[VALIDATION])
+    assert old[VALIDATION] & everything[1] == new[VALIDATION] & old[VALIDATION] and new[TEST]
