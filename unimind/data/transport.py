@@ -382,4 +382,3 @@ class _Progress:
         elif time.monotonic() - self.last >= self.every:
             say(f"{self.label}: {human(done)}{f' of {human(total)}' if total else ''}")
             self.last = time.monotonic()
-

@@ -346,7 +346,7 @@ class ArraysSource:
         if not chosen.any():
             raise InputError(f"{mask_path}: no voxel is labelled {section.mask_labels or 'above 0'}; it has {np.unique(labels)[:12].tolist()}")
         places = np.argwhere(chosen)
-        flat = np.ravel_multi_index(tuple(places.T), labels.shape, order="F")
+        where = tuple(places.T)
         kept, roi = np.unique(labels[chosen], return_inverse=True)
         counts = [self._trials_in(path) for path in files]
         starts = np.cumsum([0, *counts])
@@ -357,9 +357,9 @@ class ArraysSource:
                 wanted = table.row[table.session == session]
                 if len(files) > 1:
                     at = int(np.searchsorted(starts, wanted[0], side="right")) - 1
-                    yield masked_volumes(files[at], flat)[wanted - starts[at]]
+                    yield masked_volumes(files[at], where)[wanted - starts[at]]
                 else:
-                    whole = masked_volumes(files[0], flat) if whole is None else whole
+                    whole = masked_volumes(files[0], where) if whole is None else whole
                     yield whole[wanted]
 
         xyz = (places @ mask.affine[:3, :3].T + mask.affine[:3, 3]).astype(np.float32)
