@@ -43,7 +43,11 @@ def test_directory_replaces_the_old_one_whole(tmp_path):
 
 
 def test_killed_writer_leaves_no_finished_looking_file(tmp_path):
-    code = "import sys, time; from unimind.storage import whole_file\nwith whole_file(sys.argv[1]) as path:\n    path.write_text('half'); print('ready', flush=True); time.sleep(60)"
+    code = (
+        "import sys, time; from unimind.storage import whole_file\n"
+        "with whole_file(sys.argv[1]) as path:\n"
+        "    path.write_text('half'); print('ready', flush=True); time.sleep(60)"
+    )
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out.h5")], stdout=subprocess.PIPE)
     assert writer.stdout is not None and writer.stdout.readline()
     writer.send_signal(signal.SIGKILL)

@@ -12,12 +12,19 @@ from unimind.study import Section, Study
 
 #: Keys that say where files lie or who takes part; they reach a stage through its input files.
 WHO_AND_WHERE = {"training_subjects", "new_subjects", "subjects", "root"}
-#: Foundations trained inside the study, and the module that trains each; all others are obtained ready-made.
+#: The module that trains a foundation inside the study, and the one that obtains it ready-made.
 TRAINED_FOUNDATIONS = {
-    ("embedding", "study-clip"): "unimind.foundations.study_clip",
-    ("autoencoder", "study"): "unimind.foundations.study_autoencoder",
-    ("diffusion", "study"): "unimind.foundations.study_diffusion",
-    ("classifier", "study"): "unimind.foundations.study_classifier",
+    ("embedding", "study-clip"): "unimind.training.foundations.embedding",
+    ("autoencoder", "study"): "unimind.training.foundations.autoencoder",
+    ("diffusion", "study"): "unimind.training.foundations.diffusion",
+    ("classifier", "study"): "unimind.training.foundations.classifier",
+}
+OBTAINED_FOUNDATIONS = {
+    "open-clip": "unimind.foundations.open_clip_embedding",
+    "squeezenet": "unimind.foundations.squeezenet",
+    "taef2": "unimind.foundations.taef2",
+    "hub": "unimind.foundations.hub",
+    "ldm": "unimind.foundations.ldm",
 }
 
 
@@ -27,11 +34,17 @@ def _part(section: Section | None, without: set[str] = frozenset()) -> Any:  # t
 
 def _fetch(study: Study, dataset: str) -> dict[str, Any]:
     without = {"training_subjects", "new_subjects", "validation_fraction", "roi_labels"}
-    return {"dataset": _part(study.datasets[dataset], without), "picture_size": study.picture_size}
+    parts = {"dataset": _part(study.datasets[dataset], without)}
+    return parts | _of_simulation(study, study.datasets[dataset].source)
 
 
 def _fetch_unpaired(study: Study) -> dict[str, Any]:
-    return {"unpaired": _part(study.unpaired, {"subjects", "window"})}
+    assert study.unpaired is not None
+    return {"unpaired": _part(study.unpaired, {"subjects", "window"})} | _of_simulation(study, study.unpaired.source)
+
+
+def _of_simulation(study: Study, source: str) -> dict[str, Any]:
+    return {"picture_size": study.picture_size, "seed": study.seed} if source == "simulated" else {}
 
 
 def _stimuli(study: Study, dataset: str) -> dict[str, Any]:
@@ -39,8 +52,8 @@ def _stimuli(study: Study, dataset: str) -> dict[str, Any]:
     return {"dataset": _part(study.datasets[dataset], without), "picture_size": study.picture_size}
 
 
-def _prepare(study: Study, dataset: str) -> dict[str, Any]:
-    return {"dataset": _part(study.datasets[dataset], WHO_AND_WHERE), "seed": study.seed}
+def _prepare(study: Study, dataset: str, subject: str) -> dict[str, Any]:
+    return {"dataset": _part(study.datasets[dataset], WHO_AND_WHERE), "role": study.role(dataset, subject), "seed": study.seed}
 
 
 def _prepare_unpaired(study: Study) -> dict[str, Any]:
@@ -66,15 +79,23 @@ def _of_method(*keys: str) -> Callable[..., dict[str, Any]]:
 
 
 def _controls(study: Study) -> dict[str, Any]:
-    return {"seed": study.seed, "picture_size": study.picture_size}
+    sampling = next(iter(study.methods.values())).sampling
+    return {"sampling": _part(sampling), "seed": study.seed, "picture_size": study.picture_size}
 
 
 def _features(study: Study) -> dict[str, Any]:
     return {"evaluation": _part(study.evaluation, {"bootstrap", "batch_size"}), "picture_size": study.picture_size}
 
 
-def _score(study: Study) -> dict[str, Any]:
-    return {"evaluation": _part(study.evaluation, {"batch_size"}), "seed": study.seed}
+def _score(study: Study, method: str, dataset: str, subject: str) -> dict[str, Any]:
+    return {
+        "evaluation": _part(study.evaluation, {"batch_size"}),
+        "dataset": _part(study.datasets[dataset], WHO_AND_WHERE),
+        "label": study.methods[method].label,
+        "role": study.role(dataset, subject),
+        "picture_size": study.picture_size,
+        "seed": study.seed,
+    }
 
 
 def _everything(study: Study) -> dict[str, Any]:
@@ -113,7 +134,7 @@ def settings(study: Study, stage: str, **names: str) -> dict[str, Any]:
     stage : str
         A stage of `cli.STAGES`; `fetch-unpaired` where fetch is called for unpaired fMRI.
     **names : str
-        What the stage works on: `dataset`, `network` or `method`.
+        What the stage works on: `dataset`, `subject`, `network` or `method`.
     """
     return _SETTINGS[stage](study, **names)
 
@@ -126,7 +147,8 @@ def is_trained(study: Study, network: str) -> bool:
 
 def foundation_module(study: Study, network: str) -> str:
     """The module whose code makes a foundation."""
-    return TRAINED_FOUNDATIONS.get((network, getattr(study.foundations, network).kind), "unimind.foundations.external")
+    kind = getattr(study.foundations, network).kind
+    return TRAINED_FOUNDATIONS[network, kind] if is_trained(study, network) else OBTAINED_FOUNDATIONS[kind]
 
 
 def shared_model(study: Study, method: str, group: str) -> str:

@@ -35,6 +35,19 @@ def study_of(config):
         sys.exit(2)
 
 
+def say_agreements(study):
+    """Before anything runs: which data sets are not here yet and must be asked for."""
+    try:
+        from unimind.data.fetch import agreements
+    except (
+        ImportError
+    ):  # a bare Snakemake with --use-conda; `unimind doctor` says the same
+        return
+    if workflow.is_main_process:
+        for line in agreements(study):
+            print(line, file=sys.stderr)
+
+
 def write_resolved(study):
     """Write the study with every default written out, named by its content; return the file's path."""
     content = resolved(study)

@@ -126,7 +126,7 @@ rule prepare_subject:
         runtime=grow(240),
     params:
         study=study_file,
-        settings=settings_of("prepare", dataset="dataset"),
+        settings=settings_of("prepare", dataset="dataset", subject="subject"),
         code=code_of("prepare"),
         training_stimuli=option("training-stimuli"),
     message:

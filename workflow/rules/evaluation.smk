@@ -55,7 +55,9 @@ rule score_reconstructions:
         runtime=grow(240),
     params:
         study=study_file,
-        settings=settings_of("score"),
+        settings=settings_of(
+            "score", method="method", dataset="dataset", subject="subject"
+        ),
         code=code_of("score"),
         classifier=option("classifier"),
     message:
