@@ -263,7 +263,7 @@ class OpenClipEmbedding(Section):
     kind: Literal["open-clip"]
     model: str = "ViT-L-14"
     pretrained: str = "openai"
-    weights: str | None = Field(None, description="Local weights file instead of the hub.")
+    weights: str | None = Field(None, description="Local file of these pretrained weights, instead of the hub.")
 
 
 class SqueezeNetEmbedding(Section):
@@ -422,6 +422,7 @@ class Align(Section):
     margin: float = Field(1.0, gt=0)
     temperature: float = Field(0.05, gt=0, description="Of the soft labels and logits.")
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
+    start: Literal["ridge", "plain"] = Field("ridge", description="Where adapters start: at each subject's own ridge regression to the image embedding, or at interpolation.")
     training: Training = Training(steps=600, batch_size=64, learning_rate=1e-3)
 
 
@@ -442,6 +443,7 @@ class Adapt(Section):
     strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = "adapter"
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
+    start: Literal["ridge", "plain"] = Field("ridge", description="Where the adapter starts: at ridge regression to the signal the training subjects would have had for the same pictures, or at interpolation.")
     losses: Losses = Losses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unimind.errors import InputError
 from unimind.storage import load_model
 
 
@@ -99,6 +100,12 @@ class Diffusion(nn.Module):
     @property
     def time_dim(self) -> int:
         return self.unet.time_embedding.linear_2.out_features
+
+    def take_latents(self, shape: tuple[int, ...], where: str) -> None:
+        """Draw latents of the shape (c, h, w) the autoencoder makes; InputError where the UNet has other channels."""
+        if shape[0] != self.latent_shape[0]:
+            raise InputError(f"{where}: latents have {shape[0]} channels, {self.name} was made for {self.latent_shape[0]}; choose an autoencoder and a diffusion model of one family")
+        self.latent_shape = tuple(shape)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass."""

@@ -30,6 +30,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         truths = seen.read(order)
     with h5py.File(embeddings) as targets:
         vectors = torch.from_numpy(targets["embedding"][:][order]).to(device)
+        network.take_latents(targets["latent"].shape[1:], str(embeddings))
     keys = [(study.seed, int(image), 0) for image in order]
     pictures = {}
     rounded = []

@@ -80,6 +80,11 @@ def _embedded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch
     return torch.cat(parts)
 
 
+def _agreement(first: Tensor, second: Tensor, mean: Tensor) -> Tensor:
+    """Cosine over the last axis after the training images' mean is taken off: all embeddings share most of it."""
+    return torch.nn.functional.cosine_similarity(first - mean, second - mean, dim=-1)
+
+
 def reconstruct(
     study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, diffusion: Path, autoencoder: Path, embedding: Path,
     stimuli: Path, out: Path, grid: Path | None,
@@ -93,6 +98,8 @@ def reconstruct(
     sampling, batch = settings.sampling, study.evaluation.batch_size
     device = on_device()
     network = load_diffusion(diffusion)
+    with h5py.File(embeddings) as targets:
+        network.take_latents(targets["latent"].shape[1:], str(embeddings))
     decoder = Decoder(model, network, dataset, subject).to(device)
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
     channels = decoder.encoder.channels if decoder.encoder is not None else 1
@@ -112,15 +119,14 @@ def reconstruct(
         network, coder, shuffled.condition, decoder.null(), sampling, [(study.seed, int(i), 0) for i in stimulus], batch, f"{label}: shuffled fMRI", shuffled.latent
     )
     if prediction.embedding is not None:
-        agreement = (_embedded(embedder, pictures, device, batch).view(len(stimulus), count, -1) * prediction.embedding[:, None]).sum(-1)
-        shown = agreement.argmax(1).cpu().numpy()
         with h5py.File(embeddings) as targets:
             reference = torch.from_numpy(targets["embedding"][:][train_stimulus]).to(device)
+        own = _embedded(embedder, pictures, device, batch).view(len(stimulus), count, -1)
+        shown = _agreement(own, prediction.embedding[:, None], reference.mean(0)).argmax(1).cpu().numpy()
     else:
         shown = np.zeros(len(stimulus), np.int64)
         reference = decoder.predict(train_responses).features
-    normalise = torch.nn.functional.normalize
-    nearest = train_stimulus[(normalise(prediction.features, dim=1) @ normalise(reference, dim=1).T).argmax(1).cpu().numpy()]
+    nearest = train_stimulus[_agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
     samples = pictures.reshape(len(stimulus), count, *pictures.shape[1:])
     with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
         file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest

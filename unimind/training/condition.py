@@ -75,8 +75,11 @@ def condition(
     with ExitStack() as stack:
         subjects = {}
         for (dataset, subject), path, targets in zip(members, prepared, embeddings, strict=True):
-            data = stack.enter_context(PreparedSubject(path))
-            subjects[subject_key(dataset, subject)] = (SubjectTrials(data, settings.voxels), stack.enter_context(h5py.File(targets))["latent"])
+            with PreparedSubject(path) as data:
+                trials = SubjectTrials(data, settings.voxels)
+            latents = stack.enter_context(h5py.File(targets))["latent"]
+            network.take_latents(latents.shape[1:], str(targets))
+            subjects[subject_key(dataset, subject)] = (trials, latents)
         torch.manual_seed(stream_seed(study.seed, method, group, "condition"))
         if aligned:
             model_encoder, _ = load_encoder(encoder)
