@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,7 +68,7 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
 
     order, order_name = _order(raw)
     roi = raw.roi if section.roi_labels else None
-    common = {
+    common: dict[str, Any] = {
         "stimuli": len(sha256), "dataset": dataset, "subject": subject, "n_voxels": raw.n_voxels, "stored": order, "order": order_name,
         "xyz": None if raw.xyz is None else raw.xyz[order], "roi": None if roi is None else roi[order], "roi_names": raw.roi_names,
         "noise_ceiling": None if raw.noise_ceiling is None else raw.noise_ceiling[order], "normalisation": PER_SESSION, "sources": sources,

@@ -123,7 +123,7 @@ class _Responses(_File):
         found = np.empty((len(rows), self.n_voxels), np.float32)
         ends = np.flatnonzero(np.diff(rows, append=-2) != 1) + 1
         start = 0
-        for end in ends:  # runs of neighbouring rows: one read each
+        for end in ends.tolist():  # runs of neighbouring rows: one read each
             self.responses.read_direct(found, np.s_[rows[start] : rows[end - 1] + 1], np.s_[start:end])
             start = end
         return found if len(rows) == len(indices) and np.array_equal(rows, indices) else found[inverse]

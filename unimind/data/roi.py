@@ -4,6 +4,7 @@ Voxels come in C order of (X, Y, Z), as `volume[mask]` gives them.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ def voxels_of_nifti(path: str | Path, mask: NDArray[np.bool_]) -> NDArray:
     """
     import nibabel
 
-    proxy = nibabel.load(path, keep_file_open=True).dataobj
+    image: Any = nibabel.load(path, keep_file_open=True)
+    proxy = image.dataobj
     places = np.ravel_multi_index(np.nonzero(mask)[::-1], mask.shape[::-1])  # where the voxels are in one volume as stored
     step = max(1, _SLAB // (mask.size * proxy.dtype.itemsize))
     parts = []
@@ -60,6 +62,6 @@ def voxels_of_hdf5(path: str | Path, key: str, mask: NDArray[np.bool_]) -> NDArr
                     (x,) = np.nonzero(mask[:, y, z])
                     values[:, column[x, y, z]] = source[:, z, y, x[0] : x[-1] + 1][:, x - x[0]]
             else:
-                x, y = np.nonzero(mask[:, :, z])
-                values[:, column[x, y, z]] = source[:, z][:, y, x]
+                xs, ys = np.nonzero(mask[:, :, z])
+                values[:, column[xs, ys, z]] = source[:, z][:, ys, xs]
     return values

@@ -233,7 +233,8 @@ class NsdSource:
 
         local = self._local(path)
         try:
-            volume = np.asanyarray(nibabel.load(local).dataobj)
+            image: Any = nibabel.load(local)
+            volume = np.asanyarray(image.dataobj)
         except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
             raise InputError(f"{local}: not a readable NIfTI volume ({error}); fetch {self.name} again") from None
         volume = volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
@@ -254,7 +255,8 @@ class NsdSource:
                 raise InputError(f"{below(self.root, self._roi(subject, rois.file))}: no voxel has {wanted}; check datasets.{self.name}.rois")
             mask = found if mask is None else mask | found
         assert mask is not None
-        return mask, nibabel.load(self._local(self._roi(subject, self.section.rois[0].file))).affine
+        image: Any = nibabel.load(self._local(self._roi(subject, self.section.rois[0].file)))
+        return mask, image.affine
 
     def _labels(self, subject: str, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int16], list[str]]:
         """A label for every voxel: its retinotopic area, else its stream, else the study's ROI file that holds it."""
@@ -283,7 +285,8 @@ class NsdSource:
                 with h5py.File(path, "r") as file:
                     grid = file["betas"].shape[:0:-1]
             else:
-                grid = nibabel.load(path).shape[:3]
+                image: Any = nibabel.load(path)
+                grid = image.shape[:3]
         except (OSError, KeyError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
             raise InputError(f"{path}: not readable betas ({error}); fetch {self.name} again") from None
         if grid != shape:
@@ -323,4 +326,4 @@ def read_betas(path: str | Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]
     """
     stored = voxels_of_hdf5(path, "betas", mask) if Path(path).suffix in (".hdf5", ".h5") else voxels_of_nifti(path, mask)
     betas = stored.astype(np.float32)
-    return betas / SCALE if stored.dtype.kind in "iu" else betas
+    return betas / np.float32(SCALE) if stored.dtype.kind in "iu" else betas

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,8 +267,8 @@ def _early_signal(random: np.random.Generator, images: NDArray[np.uint8], xyz: N
             place[inside, axis] = 0.5 + sign * ((rank + 0.5) / max(1, len(inside)) - 0.5) * 0.96
         eccentricity = np.hypot(*(place[inside] - 0.5).T)
         sigma[inside] = _FIELD_SIZE[name] * (0.7 + eccentricity)
-    axis = (np.arange(_WORKING_SIZE) + 0.5) / _WORKING_SIZE
-    across, down = (np.exp(-((axis - place[:, k, None]) ** 2) / (2 * sigma[:, None] ** 2)) for k in (0, 1))
+    pixels = (np.arange(_WORKING_SIZE) + 0.5) / _WORKING_SIZE
+    across, down = (np.exp(-((pixels - place[:, k, None]) ** 2) / (2 * sigma[:, None] ** 2)) for k in (0, 1))
     fields = (down[:, :, None] * across[:, None, :]).reshape(len(xyz), -1)
     fields = (fields / fields.sum(1, keepdims=True)).astype(np.float32)
     channels = _channels(images)
@@ -414,8 +414,8 @@ def _sphere() -> NDArray[np.float32]:
     places = []
     with np.load(folder / "fMRI_vertex_info_32k.npz") as vertices:
         for side, key, offset in (("L", "grayl", -1000.0), ("R", "grayr", 1000.0)):
-            surface = nibabel.load(folder / f"S1200.{side}.sphere.32k_fs_LR.surf.gii").agg_data("pointset")
-            places.append(surface[vertices[key]] + [offset, 0, 0])
+            surface: Any = nibabel.load(folder / f"S1200.{side}.sphere.32k_fs_LR.surf.gii")
+            places.append(surface.agg_data("pointset")[vertices[key]] + [offset, 0, 0])
     return np.concatenate(places)
 
 
