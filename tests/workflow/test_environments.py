@@ -91,3 +91,11 @@ def test_conda_packages_are_valid_match_specs(path):
     rattler = pytest.importorskip("rattler", reason="py-rattler is not installed; conda itself checks this in the GitHub workflow")
     for entry in environment(path)[0]:
         rattler.MatchSpec(entry)
+
+
+def test_container_holds_what_the_workflow_reads():
+    definition = (ROOT / "Apptainer.def").read_text()
+    for name in ("pyproject.toml", "constraints.txt", "Snakefile", "workflow", "config", "envs", "unimind"):
+        assert f"    {name} /opt/unimind/{name}\n" in definition
+    assert "-c constraints.txt -e '.[workflow]'" in definition and "-c constraints.txt -e '.[workflow]'" in (ROOT / "Makefile").read_text()
+    assert "From: python:3.11" in definition

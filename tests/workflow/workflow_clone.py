@@ -9,8 +9,6 @@ from pathlib import Path
 
 import yaml
 
-from unimind.cli import STAGES
-
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "studies" / "tiny.yaml"
 
@@ -27,13 +25,6 @@ class Clone:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "Snakefile", folder)
         (folder / "profiles").symlink_to("workflow/profiles")
-        for module in (
-            *(stage.module for stage in STAGES.values()),
-            *(f"unimind.foundations.{n}" for n in ("external", "study_clip", "study_autoencoder", "study_diffusion", "study_classifier")),
-            "unimind.training.objectives.zzz",
-        ):  # TEMP
-            file = (folder / Path(*module.split("."))).with_suffix(".py")
-            file.exists() or file.write_text("import unimind.training.objectives.zzz\n" if module == "unimind.training.align" else "")
         if standin:
             shutil.copy(Path(__file__).parent / "standin_main.py", folder / "unimind" / "__main__.py")
         return cls(folder)
