@@ -31,9 +31,10 @@ def subject_key(dataset: str, subject: str) -> str:
 class FmriEncoder(nn.Module):
     """Subject's voxels -> one length -> shared trunk -> tokens and pooled embedding -> image embedding.
 
-    The pooled embedding is the mean token plus a linear map of the entered signal, and the head that predicts the image
-    embedding has a linear path too: what a linear decoder reads from few trials is never out of reach, and trunk and head
-    learn what is added to it.
+    The pooled embedding is a linear map of the entered signal plus the gated mean token, and the head that predicts the
+    image embedding has a linear path too. So a linear decoder is never out of reach: `start_linear_path` and
+    `start_adapter` let training begin at one, and the trunk, whose gate opens from zero (ReZero, Bachlechner et al. 2021),
+    learns what is added to it.
 
     Parameters
     ----------
@@ -68,7 +69,10 @@ class FmriEncoder(nn.Module):
         self.trunk = TRUNKS[encoder["kind"]](repeats, self.size, **settings)
         self.width = encoder["width"]
         self.skip = nn.Linear(repeats * self.size, self.width)
+        self.gate = nn.Parameter(torch.zeros(self.width))
         self.head = EmbeddingHead(self.width, embedding_dim)
+        self.register_buffer("signal_weight", torch.zeros(self.size, embedding_dim))
+        self.register_buffer("signal_bias", torch.zeros(self.size))
 
     @staticmethod
     def _name(subject: str) -> str:
@@ -84,6 +88,52 @@ class FmriEncoder(nn.Module):
         self.adapters[self._name(subject)] = adapter
         self.arguments["n_voxels"][subject] = n_voxels
         return adapter
+
+    def start_linear_path(self, embeddings: Tensor) -> None:
+        """Let the linear path span the principal components of the training pictures' embeddings (n, embedding_dim).
+
+        Afterwards entered signal -> skip -> linear head is an isometry of k dimensions onto the first k components, with k
+        at most half the entered length, so that the other half is free for what is not linear.
+        """
+        self.head.set_targets(embeddings)
+        standard = (embeddings - self.head.mean) / self.head.scale
+        k = min(embeddings.shape[1], self.width, self.size // 2, len(embeddings) - 1)
+        components = torch.linalg.svd(standard, full_matrices=False).Vh[:k]
+        rows = torch.linalg.qr(torch.randn(self.size, k)).Q.T
+        with torch.no_grad():
+            self.head.linear.weight.zero_()
+            self.head.linear.bias.zero_()
+            self.head.linear.weight[:, :k] = components.T
+            self.skip.weight[:k] = rows.repeat(1, self.channels) / self.channels
+            self.skip.bias.zero_()
+
+    def start_adapter(self, subject: str, weight: Tensor, bias: Tensor) -> None:
+        """Let a subject's adapter start so that the linear path equals a given decoder; the rest of the signal stays as it is.
+
+        Parameters
+        ----------
+        subject : str
+        weight, bias : Tensor
+            (n_voxels, embedding_dim) and (embedding_dim,), from responses to the standardised image embedding (zero mean, unit
+            variance over the training pictures).
+        """
+        adapter = self.adapters[self._name(subject)]
+        with torch.no_grad():
+            path = self.head.linear.weight @ self.skip.weight.view(self.width, self.channels, self.size).sum(1)
+            inverse = torch.linalg.pinv(path, rtol=1e-3)
+            adapter.weight += inverse @ (weight.T - path @ adapter.weight)
+            adapter.bias += inverse @ bias
+
+    def set_adapter(self, subject: str, weight: Tensor, bias: Tensor) -> None:
+        """Set a subject's adapter: weight (n_voxels, size), bias (size,)."""
+        adapter = self.adapters[self._name(subject)]
+        with torch.no_grad():
+            adapter.weight.copy_(weight.T)
+            adapter.bias.copy_(bias)
+
+    def expected_signal(self, embeddings: Tensor) -> Tensor:
+        """What the training subjects' entered signal is for given image embeddings (n, embedding_dim), by a linear model: (n, size)."""
+        return ((embeddings - self.head.mean) / self.head.scale) @ self.signal_weight.T + self.signal_bias
 
     def adapter_names(self, subject: str) -> list[str]:
         """Names of the parameters that belong to one subject alone."""
@@ -130,7 +180,7 @@ class FmriEncoder(nn.Module):
     def from_entered(self, entered: Tensor) -> EncoderOutput:
         """Tokens and pooled embedding of an entered signal (B, R, size)."""
         tokens = self.trunk(entered)
-        return EncoderOutput(tokens, tokens.mean(1) + self.skip(entered.flatten(1)))
+        return EncoderOutput(tokens, self.skip(entered.flatten(1)) + self.gate * tokens.mean(1))
 
     def forward(self, responses: Tensor | Mapping[str, Tensor], subject: str | None = None) -> EncoderOutput:
         """Encode one subject's responses (B, R, V), or several subjects' as a mapping, concatenated in its order."""

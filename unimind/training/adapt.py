@@ -16,7 +16,7 @@ from unimind.progress import say
 from unimind.storage import load_model
 from unimind.study import Align, Study
 from unimind.training.align import read_subject
-from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, trained_config, validation
+from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
 from unimind.training.data import Split, SubjectTrials, Targets
 from unimind.training.loop import fingerprint, generator, n_steps, stream_seed, train, write_model
 
@@ -78,7 +78,8 @@ def adapt(
     others = _training_subjects(study, method, training_prepared or [], training_embeddings or []) if stage.mix_training > 0 else {}
     if stage.mix_training > 0 and not others:
         raise InputError(
-            f"methods.{method}.adapt.mix_training: {stage.mix_training} given, but no training subjects' files; give --training-prepared and --training-embeddings"
+            f"methods.{method}.adapt.mix_training: {stage.mix_training} given, but no training subjects; "
+            "give their --training-prepared and --training-embeddings"
         )
     if stage.losses.siamese > 0 and not others:
         say("adapt: no training subjects are mixed in (adapt.mix_training), so there are no cross-subject pairs; the siamese loss is left out")
@@ -88,6 +89,8 @@ def adapt(
     torch.manual_seed(stream_seed(number, method, key, "adapt"))
     if encoder.length == "adapter":
         encoder.add_subject(key, own[0].n_voxels)
+        if stage.start == "ridge" and encoder.signal_weight.any():
+            start_at_signal(encoder, key, *own, number)
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     if not names:
         raise InputError(

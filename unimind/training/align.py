@@ -11,7 +11,7 @@ from unimind.errors import InputError
 from unimind.models.encoder import subject_key
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, trained_config, validation
+from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, start_at_ridge, trained_config, validation
 from unimind.training.data import SubjectTrials, Targets, new_encoder
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
@@ -46,7 +46,9 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
     first = subjects[names[0]]
     pictures = torch.cat([targets(trials.images("train")) for trials, targets in subjects.values()])
     encoder = new_encoder(study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, first[0].channels, pretrained, pictures.shape[1])
-    encoder.head.set_targets(pictures)
+    encoder.start_linear_path(pictures)
+    if stage.start == "ridge" and encoder.length == "adapter":
+        start_at_ridge(encoder, subjects, study.seed)
     model = Aligned(encoder, names, stage.losses)
     rows = math.ceil(stage.training.batch_size / len(names))
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
@@ -62,6 +64,8 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
         seed=study.seed, checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
         samples_per_step=rows * len(names), validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
     )  # fmt: skip
+    if encoder.length == "adapter":
+        remember_signal(encoder, subjects, study.seed)
     aligned = stage.losses.embedding + stage.losses.softclip > 0
     config = trained_config("aligned", settings, encoder, method=method, group=group, aligned=aligned, subjects=names, inputs=mark, held_out=trained.validation)
     write_model(out, model.state_dict(), config, trained, checkpoints)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimind import study as settings
 from unimind.models.encoder import FmriEncoder
 from unimind.models.heads import SubjectHead
+from unimind.models.ridge import solve
 from unimind.storage import content_hash
 from unimind.training.data import SubjectTrials, Targets
 from unimind.training.loop import drawn, generator, stream_seed
@@ -21,6 +22,9 @@ from unimind.training.objectives.subject import SubjectAdversary, SubjectClassif
 
 #: Parameter of the Beta distribution of MixCo's weights, and the share of training in which inputs are mixed (MindEye).
 MIXCO, MIXED_SHARE = 0.15, 1 / 3
+
+#: Penalties and folds of the ridge regressions that adapters start at.
+ALPHAS, FOLDS = tuple(float(10**k) for k in range(-1, 7)), 5
 
 
 class Aligned(nn.Module):
@@ -117,6 +121,46 @@ def draw_rows(trials: SubjectTrials, targets: Targets, rows: int, step: int, see
         responses = weight[..., None] * responses + (1 - weight[..., None]) * responses[order]
         partner = embedding[order]
     return {"responses": responses, "embedding": embedding, "partner": partner, "weight": weight, "index": torch.from_numpy(images.astype(np.int64))}
+
+
+def start_at_ridge(encoder: FmriEncoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
+    """Let every subject's adapter start at its own ridge regression to the image embedding, penalties by cross-validation.
+
+    Ridge is fitted to the training split only, so validation stays unseen. Training then starts where a linear decoder
+    ends, and keeps those weights unless validation finds better ones.
+    """
+    for name, (trials, targets) in subjects.items():
+        images, responses = trials.all("train")
+        standard = (targets(images) - encoder.head.mean) / encoder.head.scale
+        encoder.start_adapter(name, *(torch.from_numpy(array) for array in ridge(responses.mean(1), standard, seed)))
+
+
+def remember_signal(encoder: FmriEncoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
+    """Store the linear model of the training subjects' entered signal given the image embedding (ridge, all subjects together)."""
+    device = encoder.head.mean.device
+    signals, standard = [], []
+    with torch.no_grad():
+        for name, (trials, targets) in subjects.items():
+            images, responses = trials.all("train")
+            signals.append(encoder.enter(responses.mean(1, keepdim=True).to(device), name)[:, 0].cpu())
+            standard.append((targets(images) - encoder.head.mean.cpu()) / encoder.head.scale.cpu())
+        weight, bias = (torch.from_numpy(array).to(device) for array in ridge(torch.cat(standard), torch.cat(signals), seed))
+        encoder.signal_weight.copy_(weight.T)
+        encoder.signal_bias.copy_(bias)
+
+
+def start_at_signal(encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, seed: int) -> None:
+    """Let a new subject's adapter start at ridge regression to the signal the training subjects would have had for its pictures."""
+    images, responses = trials.all("train")
+    weight, bias = ridge(responses.mean(1), encoder.expected_signal(targets(images)), seed)
+    encoder.set_adapter(name, torch.from_numpy(weight), torch.from_numpy(bias))
+
+
+def ridge(inputs: Tensor, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression with a penalty per target by cross-validation: weight (inputs, targets) and bias (targets,)."""
+    mean = inputs.double().mean(0)
+    weight, bias = solve((inputs - mean).numpy(), targets.numpy(), ALPHAS, FOLDS, seed)
+    return weight, (bias - mean.numpy() @ weight).astype(np.float32)
 
 
 def held_out(subjects: Mapping[str, tuple[SubjectTrials, Targets]], limit: int = 512) -> dict[str, tuple[Tensor, Tensor]]:

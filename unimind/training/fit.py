@@ -33,9 +33,7 @@ def fit(study: Study, method: str, group: str, prepared: list[Path], embeddings:
     if settings.encoder.kind != "ridge":
         raise InputError(f"methods.{method}.encoder.kind: {settings.encoder.kind} is trained, not fitted; run the stages align and condition")
     if len(prepared) != 1 or len(embeddings) != 1:
-        raise InputError(
-            f"fit: {len(prepared)} prepared and {len(embeddings)} embeddings files for {group!r}; give one of each"
-        )
+        raise InputError(f"fit: {len(prepared)} prepared and {len(embeddings)} embeddings files for {group!r}; give one of each")
     begun = time.monotonic()
     with PreparedSubject(prepared[0]) as data:
         parts = [data.image_responses(split)[:2] for split in ("train", "validation")]

@@ -155,7 +155,7 @@ def train(
 
     AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a half cosine to zero, gradient clipping, no weight decay on
     vectors (biases, norms). Where validation is given, its first value is minimised: the weights of the best validation
-    are kept, and `settings.patience` validations without a better one end the training.
+    are kept (the first one is before any step), and `settings.patience` validations without a better one end the training.
 
     Parameters
     ----------
@@ -265,6 +265,8 @@ class _Run:
         interrupted = _Signal()
         begun = time.monotonic() - self.record["seconds"]
         with interrupted, _tensorboard(self.label, self.accelerator.is_main_process) as board:
+            if validate is not None and not self.step:
+                self._validate(validate, board)
             steps = range(self.step, self.total)
             for step in track(steps, self.label, start=self.step) if self.accelerator.is_main_process else steps:
                 if self.record["stopped"]:

@@ -1,0 +1,162 @@
+"""Stage `benchmark`: what the light encoder saves against the transformer, measured in one run on this machine."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from unimind import study
+from unimind.errors import InputError
+from unimind.models.encoder import TRUNKS
+from unimind.progress import say
+from unimind.storage import whole_file
+from unimind.training.loop import count_flops, on_device
+from unimind.training.objectives.masked import MaskedModelling, draw_masks
+
+#: NSD's subject 1 (nsdgeneral), to which the thesis brings every subject.
+VOXELS = 15724
+#: Steps timed after the first one, which allocates.
+STEPS = 3
+ENCODERS: dict[str, study.ConvMixer | study.ViT] = {
+    "ConvMixer": study.ConvMixer(kind="convmixer", width=512, depth=4, decoder_depth=8),
+    "ViT (MinD-Vis)": study.ViT(kind="vit"),
+}
+OBJECTIVE = "masked modelling, forward + backward + AdamW"
+
+
+def benchmark(voxels: str | None = None, batches: str | None = None, device: str | None = None, precision: str | None = None, out: Path | None = None) -> None:
+    """Print a Markdown table of parameters, FLOPs, memory and speed for ConvMixer and MinD-Vis's ViT, and write it as CSV.
+
+    Every line is one training step of masked modelling (forward, backward, AdamW) on random voxels; encoders and batch
+    sizes alternate, each measured in a process of its own so that one's peak memory is not the other's.
+
+    Parameters
+    ----------
+    voxels : str, optional
+        Number of voxels; by default 15 724, rounded up to whole patches.
+    batches : str, optional
+        Batch sizes, comma-separated; by default 1,2,4 on a CPU and 1,8,32,128 on a GPU.
+    device : str, optional
+        `cpu` or `cuda`; by default `UNIMIND_DEVICE`, else a GPU where there is one.
+    precision : str, optional
+        fp32 (default) or bf16.
+    out : Path, optional
+        CSV file.
+
+    Raises
+    ------
+    InputError
+        An argument is not of that form, or the device is absent.
+    """
+    place = _device(device)
+    count = _numbers("voxels", voxels or str(VOXELS))
+    if len(count) != 1:
+        raise InputError(f"--voxels: {voxels!r} given; expected one whole number")
+    sizes = _numbers("batches", batches or ("1,8,32,128" if place.type == "cuda" else "1,2,4"))
+    precision = precision or "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"--precision: {precision!r} given; expected fp32 or bf16")
+    rows = []
+    for size in sizes:
+        for name in ENCODERS:
+            say(f"benchmark: {name}, batch {size}, {precision} on {place}")
+            rows.append(_in_own_process(name, count[0], size, str(place), precision))
+    table = pd.DataFrame(rows)
+    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{count[0]} voxels, {precision}, {where}; {OBJECTIVE}\n")
+    print(table.to_markdown(index=False, floatfmt=".4g"))
+    if out is not None:
+        with whole_file(out) as temporary:
+            table.assign(voxels=count[0], precision=precision, device=where).to_csv(temporary, index=False)
+
+
+def measure(name: str, voxels: int, batch: int, device: torch.device, precision: str, encoder: study.ConvMixer | study.ViT | None = None) -> dict[str, Any]:
+    """One line of the table.
+
+    Parameters
+    ----------
+    name : str
+        A key of `ENCODERS`.
+    voxels, batch : int
+    device : torch.device
+    precision : str
+    encoder : study.ConvMixer or study.ViT, optional
+        Measured instead of `ENCODERS[name]`.
+
+    Returns
+    -------
+    dict
+        `encoder`, `batch`, `parameters` (encoder alone), `parameters_with_decoder`, `flops_per_sample` (encoder's forward pass, nothing hidden),
+        `memory` (bytes: peak of the GPU, or growth of the process's peak on a CPU), `samples_per_second`, or `failed`: out of memory.
+    """
+    torch.manual_seed(0)
+    settings = (encoder or ENCODERS[name]).model_dump()
+    kind = settings.pop("kind")
+    size = -(-voxels // settings["patch"]) * settings["patch"]
+    before = _memory(device)
+    trunk = TRUNKS[kind](1, size, decoder=True, **settings).to(device)
+    whole = sum(parameter.numel() for parameter in trunk.parameters())
+    decoder = sum(parameter.numel() for name_, parameter in trunk.named_parameters() if name_.startswith(("decoder", "hidden")))
+    signal = torch.randn(batch, 1, size, device=device)
+    flops = count_flops(lambda: trunk(signal[:1]))
+    line = {"encoder": name, "batch": batch, "parameters": whole - decoder, "parameters_with_decoder": whole, "flops_per_sample": flops}
+    optimizer = torch.optim.AdamW(trunk.parameters(), lr=1e-4)
+    masks = draw_masks(batch, trunk.n_patches, 0.75, torch.Generator().manual_seed(0)).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = MaskedModelling()(trunk, signal, masks)
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    try:
+        step()
+        begun = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        speed = STEPS * batch / (time.perf_counter() - begun)
+    except (torch.OutOfMemoryError, MemoryError):
+        return {**line, "memory": None, "samples_per_second": None, "failed": "out of memory"}
+    return {**line, "memory": _memory(device) - before, "samples_per_second": speed, "failed": ""}
+
+
+def _memory(device: torch.device) -> int:
+    """Peak so far in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _in_own_process(name: str, voxels: int, batch: int, device: str, precision: str) -> dict[str, Any]:
+    call = "import json, sys, torch; from unimind.training.benchmark import measure; n, v, b, d, p = sys.argv[1:]; "
+    call += "print(json.dumps(measure(n, int(v), int(b), torch.device(d), p)))"
+    done = subprocess.run([sys.executable, "-c", call, name, str(voxels), str(batch), device, precision], capture_output=True, text=True)
+    if done.returncode:
+        if done.returncode == -9:  # the operating system's own answer to too little memory
+            return {"encoder": name, "batch": batch, "failed": "out of memory"}
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _device(device: str | None) -> torch.device:
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"--device: {device!r} given; expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: cuda given, but torch finds no GPU here; run `unimind doctor`, or give --device cpu")
+    return on_device(device)
+
+
+def _numbers(name: str, given: str) -> list[int]:
+    parts = given.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--{name}: {given!r} given; expected whole numbers above 0, such as 1,8,32")
+    return [int(part) for part in parts]
