@@ -44,18 +44,24 @@ class Classifier:
         return 3 * self.features(images)[-1].mean((2, 3))
 
 
-@pytest.fixture
-def foundations(tmp_path, monkeypatch):
-    """Directories of an embedding and a classifier, answered by the fakes."""
+@pytest.fixture(scope="session")
+def fakes():
+    """`unimind.foundations` answered by the fakes."""
     fake = types.ModuleType("unimind.foundations")
     fake.load_embedding, fake.load_classifier = Embedding, Classifier
-    monkeypatch.setitem(sys.modules, "unimind.foundations", fake)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "unimind.foundations", fake)
+        yield
+
+
+def write_foundations(root: Path) -> Path:
+    """Directories of an embedding and a classifier."""
     for name, kind in (("embedding", "study-clip"), ("classifier", "study")):
-        folder = tmp_path / "foundations" / name
+        folder = root / "foundations" / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"kind": kind, "name": f"tiny {name}"}))
         (folder / "model.safetensors").write_bytes(name.encode())
-    return tmp_path / "foundations"
+    return root / "foundations"
 
 
 def scenes(n: int, side: int, seed: int = 0) -> np.ndarray:
@@ -75,20 +81,20 @@ class TinyStudy:
 
     subjects = ("subj01", "subj02", "subj03")
 
-    def __init__(self, root: Path, foundations: Path, n_test: int = 12, n_train: int = 10, side: int = 32, samples: int = 3):
+    def __init__(self, root: Path, foundations: Path, n_test: int = 8, n_train: int = 10, side: int = 32, samples: int = 2):
         self.root, self.foundations, self.n_test, self.n_train, self.side, self.samples = root, foundations, n_test, n_train, side, samples
+        ridge = {"encoder": {"kind": "ridge"}, "scope": "subject"}
         self.study = parse_study(
             {
                 "name": "tiny",
                 "picture_size": side,
                 "datasets": {"sim": {"source": "simulated", "training_subjects": ["subj01", "subj02"], "new_subjects": ["subj03"]}},
                 "foundations": {"diffusion": {"kind": "study"}, "embedding": {"kind": "study-clip"}, "classifier": {"kind": "study"}},
-                "methods": {"good": {"encoder": {"kind": "ridge"}, "scope": "subject", "label": "Good"}, "poor": {"encoder": {"kind": "ridge"}, "scope": "subject", "label": "Poor"}},
+                "methods": {"good": {**ridge, "label": "Good"}, "poor": {**ridge, "label": "Poor"}},
                 "evaluation": {"bootstrap": 300, "weights": str(root / "weights"), "squeezenet": None, "batch_size": 5},
             }
         )
         self.images = scenes(n_test + n_train, side)
-        self.test = np.arange(n_test) * 2 % (n_test + n_train)
         self.test = np.sort(np.random.default_rng(1).choice(n_test + n_train, n_test, replace=False))
         train = np.setdiff1d(np.arange(n_test + n_train), self.test)
         embedding = Embedding().encode(torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 255).numpy()
@@ -123,24 +129,45 @@ class TinyStudy:
     def noisy(self, noise: float, seed: int) -> np.ndarray:
         return np.clip(self.images[self.test] + np.random.default_rng(seed).normal(0, noise, (self.n_test, self.side, self.side, 3)), 0, 255).astype(np.uint8)
 
+    def path(self, name: str) -> Path:
+        return self.root / name
+
     def features(self) -> Path:
         from unimind.evaluation.features import features
 
-        out = self.root / "features.h5"
-        features(self.study, self.root / "stimuli.h5", [self.root / f"{s}.h5" for s in self.subjects], self.foundations / "embedding", self.foundations / "classifier", out)
-        return out
+        prepared = [self.path(f"{s}.h5") for s in self.subjects]
+        features(self.study, self.path("stimuli.h5"), prepared, self.foundations / "embedding", self.foundations / "classifier", self.path("features.h5"))
+        return self.path("features.h5")
 
     def score(self, method: str, subject: str, features: Path) -> Path:
         from unimind.evaluation.score import score
 
         out = self.root / "metrics" / method / f"{subject}.json"
-        score(
-            self.study, method, "sim", subject, self.root / f"{method}-{subject}.h5", self.root / "controls.h5", features, self.root / "stimuli.h5", self.root / f"{subject}.h5",
-            self.root / "embeddings.h5", self.foundations / "embedding", self.foundations / "classifier", out,
-        )  # fmt: skip
+        files = [self.path(f"{method}-{subject}.h5"), self.path("controls.h5"), features]
+        files += [self.path(name) for name in ("stimuli.h5", f"{subject}.h5", "embeddings.h5")]
+        score(self.study, method, "sim", subject, *files, self.foundations / "embedding", self.foundations / "classifier", out)
         return out
 
 
 @pytest.fixture
-def tiny(tmp_path, foundations):
-    return TinyStudy(tmp_path, foundations)
+def tiny(tmp_path, fakes):
+    return TinyStudy(tmp_path, write_foundations(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def scored_once(tmp_path_factory, fakes):
+    """The tiny study with the metrics files of two methods and three subjects."""
+    root = tmp_path_factory.mktemp("scored")
+    tiny = TinyStudy(root, write_foundations(root))
+    features = tiny.features()
+    return tiny, {(method, subject): tiny.score(method, subject, features) for method in ("good", "poor") for subject in tiny.subjects}
+
+
+@pytest.fixture
+def scored(scored_once, tmp_path):
+    """A copy of those files, to be changed at will."""
+    tiny, files = scored_once
+    copies = {key: tmp_path / f"{key[0]}-{key[1]}.json" for key in files}
+    for key, file in files.items():
+        copies[key].write_text(file.read_text())
+    return tiny, copies

@@ -54,7 +54,14 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
             writer = csv.writer(stream)
             writer.writerow(["metric", "value", "ci_low", "ci_high", "n"])
             for name, entry in values.items():
-                writer.writerow([name, entry["value"], *("" if entry[key] is None else entry[key] for key in ("ci_low", "ci_high")), n if entry["n"] is None else entry["n"]])
+                writer.writerow(
+                    [
+                        name,
+                        entry["value"],
+                        *("" if entry[key] is None else entry[key] for key in ("ci_low", "ci_high")),
+                        n if entry["n"] is None else entry["n"],
+                    ]
+                )
         (folder / "metrics.md").write_text(_markdown(values, notes, protocol, truth, reconstruction, n))
         order, by = _ranked(measured["reconstruction"], n)
         _grid(truths, pictures, order).save(folder / "grid.png")
@@ -145,13 +152,25 @@ def _as_pictures(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dict[str, Any], truth: Path, reconstruction: Path, n: int) -> str:
-    lines = [f"# {n} reconstructions", "", f"Truths: `{truth}`; reconstructions: `{reconstruction}`.", "", "| measure | value | 95 % interval | chance | better |", "|---|---|---|---|---|"]
+    lines = [
+        f"# {n} reconstructions",
+        "",
+        f"Truths: `{truth}`; reconstructions: `{reconstruction}`.",
+        "",
+        "| measure | value | 95 % interval | chance | better |",
+        "|---|---|---|---|---|",
+    ]
     for name, entry in values.items():
         interval = "-" if entry["ci_low"] is None else f"[{layout.number(name, entry['ci_low'])}, {layout.number(name, entry['ci_high'])}]"
         chance = layout.number(name, CHANCE[name]) if name in CHANCE else "-"
         percent = " %" if name in layout.PERCENT else ""
         lines.append(f"| {layout.TITLES[name]}{percent} | {layout.number(name, entry['value'])} | {interval} | {chance} | {layout.better(name)} |")
-    lines += ["", *[f"- {note}" for note in notes], "", f"Protocol {content_hash(protocol)[:8]}: pictures brought to {SIDE} x {SIDE} (bilinear, antialiased) and clamped;"]
+    lines += [
+        "",
+        *[f"- {note}" for note in notes],
+        "",
+        f"Protocol {content_hash(protocol)[:8]}: pictures brought to {SIDE} x {SIDE} (bilinear, antialiased) and clamped;",
+    ]
     lines += [f"{protocol['pictures']['ssim']} SSIM and PixCorr at {protocol['pictures']['detail_side']}."]
     lines += [f"- {layout.TITLES[name]}: {network['network']}, SHA-256 `{network['sha256'][:16]}`" for name, network in protocol["networks"].items()]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from unimind.evaluation.metrics import LOWER_IS_BETTER
 
 TITLES = {
-    "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr", "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
+    "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr",
+    "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
     "inception": "Inception", "clip": "CLIP", "effnet": "EffNet-B", "swav": "SwAV", "nway_top1": "50-way top-1", "fid": "FID",
     "retrieval_forward": "image to brain", "retrieval_backward": "brain to image", "identification": "identification", "squeezenet": "SqueezeNet",
     "classifier": "own classifier", "classifier_score": "own classifier score", "perceptual_distance": "own perceptual distance",
@@ -22,6 +23,12 @@ RETRIEVAL_GROUPS = {"retrieval": ("retrieval_forward", "retrieval_backward"), "t
 PERCENT = frozenset(
     {"alexnet2", "alexnet5", "inception", "clip", "nway_top1", "retrieval_forward", "retrieval_backward", "identification", "squeezenet", "classifier"}
 )
+
+
+_LATEX = {character: "\\" + character for character in "&%_#${}"} | {
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$",
+}  # fmt: skip
 
 
 @dataclass
@@ -93,9 +100,7 @@ def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUP
 
 def latex_text(text: str) -> str:
     """Plain text with LaTeX's special characters escaped."""
-    plain = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
-             "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$"}  # fmt: skip
-    return "".join(plain.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str] = (), groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
@@ -111,8 +116,9 @@ def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str
             spans.append(rf"\multicolumn{{{width}}}{{c}}{{{title}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
             start += width
-    lines = [r"\begin{table}[t]", r"\centering", r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'c' * len(wanted)}}}", r"\toprule",
-             " & " + " & ".join(spans) + r" \\", " ".join(rules), " & " + " & ".join(latex_text(_heading(*key, several, "↑", "↓")) for key in wanted) + r" \\"]  # fmt: skip
+    heads = [latex_text(_heading(*key, several, "↑", "↓")) for key in wanted]
+    lines = [r"\begin{table}[t]", r"\centering", r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'c' * len(wanted)}}}", r"\toprule"]
+    lines += [" & ".join(["", *spans]) + r" \\", " ".join(rules), " & ".join(["", *heads]) + r" \\"]
     for block in blocks:
         lines += [r"\midrule", rf"\multicolumn{{{len(wanted) + 1}}}{{l}}{{\textit{{{latex_text(block.title)}}}}} \\"]
         for name, row in block.rows.items():

@@ -61,12 +61,12 @@ class LowLevel:
         grey = large[:, 0] * _GREY[0] + large[:, 1] * _GREY[1] + large[:, 2] * _GREY[2]
         mean = _smooth(grey)
         flat = large.flatten(1)
-        flat = flat - flat.mean(1, keepdim=True)
-        norm = flat.norm(dim=1, keepdim=True)
-        centred = torch.where(norm > 1e-3, flat / norm, torch.zeros(()))
+        centred = flat.sub_(flat.mean(1, keepdim=True, dtype=torch.float64).float())
+        length = (centred * centred).sum(1, keepdim=True, dtype=torch.float64).sqrt()  # half a million terms: single precision is too coarse
+        centred.mul_(torch.where(length > 1e-3, 1 / length, 0.0).float())
         return cls(plain, centred, grey, mean, _smooth(grey * grey).sub_(mean * mean))
 
-    def __getitem__(self, index: torch.Tensor) -> "LowLevel":
+    def __getitem__(self, index: slice) -> "LowLevel":
         return LowLevel(self.plain[index], self.centred[index], self.grey[index], self.mean[index], self.variance[index])
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class LowLevel:
         return (self.plain - other.plain).square_().flatten(1).mean(1)
 
     def pixcorr(self, other: "LowLevel") -> torch.Tensor:
-        return (self.centred * other.centred).sum(1)
+        return (self.centred * other.centred).sum(1, dtype=torch.float64).float()
 
     def ssim(self, other: "LowLevel") -> torch.Tensor:
         c1, c2 = 0.01**2, 0.03**2
@@ -118,27 +118,35 @@ def ssim(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
 # --- pairs of feature maps --------------------------------------------------------------------------------------
 
 
-def unit_channels(maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Feature maps (n, c, h, w) scaled to unit length over the channels at every place, as LPIPS does."""
-    return [m / (m.square().sum(1, keepdim=True).sqrt() + 1e-10) for m in maps]
+def perceptual_vectors(maps: list[torch.Tensor], heads: list[torch.Tensor] | None = None) -> torch.Tensor:
+    """Feature maps as one vector per picture, whose squared Euclidean distances are a perceptual distance.
 
-
-def perceptual(truth: list[torch.Tensor], pictures: list[torch.Tensor], heads: list[torch.Tensor] | None = None) -> torch.Tensor:
-    """Distance of unit-length feature maps, per image: squared difference, weighted over channels, averaged over places, summed over layers.
+    The distance is LPIPS' (Zhang, Isola, Efros, Shechtman & Wang 2018): at every place, channels are scaled to unit length;
+    squared differences are weighted over the channels, averaged over places and summed over layers. Here each layer is
+    multiplied by the square root of its weights over its number of places, and all are laid end to end.
 
     Parameters
     ----------
-    truth, pictures : lists of tensors (n, c_l, h_l, w_l) from `unit_channels`
+    maps : list of tensors (n, c_l, h_l, w_l)
     heads : list of tensors (c_l,), optional
-        LPIPS' learned weights (Zhang, Isola, Efros, Shechtman & Wang 2018); without them every channel counts 1.
+        LPIPS' learned weights, none negative; without them every channel counts 1.
+
+    Returns
+    -------
+    tensor of shape (n, sum of c_l h_l w_l)
     """
-    total = torch.zeros(len(truth[0]))
-    for layer, (a, b) in enumerate(zip(truth, pictures, strict=True)):
-        difference = (a - b).square_()
-        if heads is not None:
-            difference = difference.mul_(heads[layer].to(difference).view(1, -1, 1, 1))
-        total = total + difference.sum(1).mean((1, 2)).cpu()
-    return total
+    parts = []
+    for layer, m in enumerate(maps):
+        unit = m.permute(0, 2, 3, 1)
+        unit = unit / (unit.norm(dim=-1, keepdim=True) + 1e-10)
+        weight = torch.ones(m.shape[1]) if heads is None else heads[layer]
+        parts.append(unit.mul_((weight / (m.shape[2] * m.shape[3])).sqrt().to(unit)).flatten(1))
+    return torch.cat(parts, 1)
+
+
+def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distance of rows: (n, d), (n, d) -> (n,)."""
+    return (a - b).square_().sum(1)
 
 
 # --- features against features ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from unimind.errors import InputError
-from unimind.evaluation.metrics import unit_channels
+from unimind.evaluation.metrics import perceptual_vectors
 from unimind.evaluation.pictures import SIDE, resize
 from unimind.storage import file_hash, read_json
 
@@ -314,14 +314,14 @@ class Maps:
     _ready: Callable[[torch.Tensor], list[torch.Tensor]] | None = field(default=None, repr=False)
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Maps of unit length over channels, and the last layer's average (n, c), of pictures (n, 3, H, W) in [0, 1]."""
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`perceptual_vectors` (n, d), and the last layer's average (n, c), of pictures (n, 3, H, W) in [0, 1]."""
         if self._ready is None:
             self._ready = self.load()
         if self.size is not None:
             images = normalise(resize(images, self.size), IMAGENET).to(device())
         maps = [m.detach().float() for m in self._ready(images)]
-        return unit_channels(maps), maps[-1].mean((2, 3)).cpu()
+        return perceptual_vectors(maps, self.heads), maps[-1].mean((2, 3)).cpu()
 
     def protocol(self) -> dict[str, Any]:
         return {"network": self.shown_as, "sha256": self.sha256, "side": self.size or "as stored"}

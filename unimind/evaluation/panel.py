@@ -123,7 +123,12 @@ class Panel:
         return dict(sorted(result.items()))
 
     def _measures_of(self, network: networks.Network) -> list[str]:
-        names = {"inception-299": ("inception_score", "fid"), "vit_h_14": ("nway_top1",), "classifier": ("classifier", "classifier_score"), "alexnet": ("alexnet2", "alexnet5")}
+        names = {
+            "inception-299": ("inception_score", "fid"),
+            "vit_h_14": ("nway_top1",),
+            "classifier": ("classifier", "classifier_score"),
+            "alexnet": ("alexnet2", "alexnet5"),
+        }
         return [name for name in names.get(network.name, (network.name,)) if name in self.wanted]
 
 
@@ -181,12 +186,13 @@ def measure(
         def compare(a: m.LowLevel, b: m.LowLevel) -> torch.Tensor:
             return torch.stack([getattr(a, name)(b) for name in low], 1)
 
-        values, _ = paired(truths, pictures, pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare, min(batch_size, PAIRS_AT_ONCE), "low-level measures")
+        values, _ = paired(
+            truths, pictures, pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare, min(batch_size, PAIRS_AT_ONCE), "low-level measures"
+        )
         _spread(result, places, dict(zip(low, values.T, strict=True)))
     for names, maps in _map_networks(panel):
-        heads = maps.heads
         values, pooled = paired(
-            truths, pictures, pairs, maps, lambda a, b, heads=heads: m.perceptual(a, b, heads)[:, None], min(batch_size, PAIRS_AT_ONCE), maps.shown_as,
+            truths, pictures, pairs, maps, lambda a, b: m.squared_distance(a, b)[:, None], min(batch_size, PAIRS_AT_ONCE), maps.shown_as,
             only_pictures=not set(names) & {"lpips", "perceptual_distance"},
         )  # fmt: skip
         for name in names:
@@ -215,7 +221,9 @@ def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
     return found
 
 
-def _measure_network(panel: Panel, network: networks.Network, truth: dict[str, np.ndarray], pictures: Pictures, rows: dict[str, np.ndarray], batch_size: int, result: Measured) -> None:
+def _measure_network(
+    panel: Panel, network: networks.Network, truth: dict[str, np.ndarray], pictures: Pictures, rows: dict[str, np.ndarray], batch_size: int, result: Measured
+) -> None:
     """Measures of one network's feature vectors, written into `result`."""
     wide = [key for key in truth if key in (*TWO_WAY, *DISTANCE) and key in panel.wanted]
     kept = [key for key in truth if key in ("logits", "pooled")]
@@ -286,9 +294,9 @@ def paired(
     pairs : int array (p, 2)
         (truth, picture), sorted by truth.
     prepare : callable
-        Pictures (b, 3, H, W) -> what is compared (indexable by a tensor, or a list of such), and a vector per picture or None.
+        Pictures (b, 3, H, W) -> what is compared (to be sliced), and a vector per picture or None.
     compare : callable
-        Prepared truths, prepared pictures -> (b, measures).
+        One prepared truth, one prepared picture -> (1, measures).
     only_pictures : bool
         Only the vectors are wanted.
 
@@ -315,15 +323,12 @@ def paired(
                 vectors[1].update(zip(numbers.tolist(), vector, strict=True))
             if only_pictures:
                 continue
-            inside = np.flatnonzero(np.isin(here[:, 1], numbers))
-            for some in slices(len(inside), batch_size):
-                at = inside[some]
-                a = _take(truth, here[at, 0] - part.start)
-                b = _take(picture, np.searchsorted(numbers, here[at, 1]))
-                found = compare(a, b).cpu().numpy()
+            for at in np.flatnonzero(np.isin(here[:, 1], numbers)).tolist():
+                i, j = here[at, 0] - part.start, np.searchsorted(numbers, here[at, 1])
+                found = compare(truth[i : i + 1], picture[j : j + 1]).cpu().numpy()
                 if values is None:
                     values = np.empty((len(pairs), found.shape[1]))
-                values[first + at] = found
+                values[first + at] = found[0]
     if values is None:
         values = np.empty((len(pairs), 1))
     if not vectors[0]:
@@ -334,11 +339,6 @@ def paired(
         numbers = missing[piece]
         vectors[1].update(zip(numbers, prepare(pictures.batch(numbers))[1], strict=True))
     return values, (torch.stack([vectors[0][i] for i in range(len(truths))]).numpy(), torch.stack([vectors[1][i] for i in range(count)]).numpy())
-
-
-def _take(prepared: Any, index: np.ndarray) -> Any:
-    chosen = torch.from_numpy(np.ascontiguousarray(index))
-    return [each[chosen] for each in prepared] if isinstance(prepared, list) else prepared[chosen]
 
 
 def warnings(measured: dict[str, Any], n: int) -> list[str]:

@@ -58,7 +58,7 @@ def score(
     with h5py.File(prepared) as file:
         split = file["split"][:]
         trials = int(attributes.get("trials", (split == 0).sum()))
-    protocol = _protocol(study, dataset, panel, embedding, samples, len(stimulus), attributes)
+    protocol = _protocol(study, dataset, panel, embedding, samples)
     averaged = measured.pop(SAMPLES, {})
     content = {
         "study": study.name,
@@ -69,6 +69,7 @@ def score(
         "role": study.role(dataset, subject),
         "trials": trials,
         "stimulus": stimulus.tolist(),
+        "sampling": {key: value if isinstance(value, str) else float(value) for key, value in attributes.items() if np.ndim(value) == 0},
         "protocol": protocol,
         "rows": summarise(measured, section.metrics, section.bootstrap, study.seed, averaged),
         "absent": absent,
@@ -85,7 +86,9 @@ def _at(values: Any, index: np.ndarray) -> np.ndarray:
     return values[wanted][back]
 
 
-def _rows(reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], int]:
+def _rows(
+    reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], int]:
     """Stimuli, pictures of every row, predicted embeddings, the reconstruction file's attributes, samples per stimulus."""
     with h5py.File(reconstruction) as file:
         stimulus = file["stimulus"][:].astype(int)
@@ -121,11 +124,14 @@ def _rows(reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, s
         rows[SAMPLES] = samples
     sizes = {row: values.shape[-3:] for row, values in rows.items()}
     if len(set(sizes.values())) > 1:
-        raise InputError(f"{reconstruction}: pictures of different sizes ({', '.join(f'{r} {s[0]} x {s[1]}' for r, s in sizes.items())}); run the stages of one picture_size again")
+        shown_sizes = ", ".join(f"{row} {size[0]} x {size[1]}" for row, size in sizes.items())
+        raise InputError(f"{reconstruction}: pictures of different sizes ({shown_sizes}); run the stages of one picture_size again")
     return stimulus, rows, predicted, attributes, samples.shape[1]
 
 
-def _embedding_measures(wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], embedding: Path, seed: int) -> dict[str, str]:
+def _embedding_measures(
+    wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], embedding: Path, seed: int
+) -> dict[str, str]:
     """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent."""
     import torch
 
@@ -137,7 +143,11 @@ def _embedding_measures(wanted: list[str], measured: Measured, truth: np.ndarray
         return dict.fromkeys(names, "the method's embedding is not the image embedding's space")
     clip = networks.embedding_kind(embedding) in networks.CONTRASTIVE
     if not clip:
-        absent = {name: f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}" for name in names if name in RETRIEVAL}
+        absent = {
+            name: f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}"
+            for name in names
+            if name in RETRIEVAL
+        }
     for row, values in predicted.items():
         if "identification" in names:
             measured[row]["identification"] = m.two_way(m.correlations(torch.from_numpy(truth), torch.from_numpy(values)))
@@ -179,7 +189,7 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
     return rows
 
 
-def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int, n: int, attributes: dict[str, Any]) -> dict[str, Any]:
+def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int) -> dict[str, Any]:
     """What was computed, on what, with what; `id` is the hash of all the rest."""
     data = study.datasets[dataset].model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root", "voxels", "seed"})
     content = {
@@ -195,8 +205,6 @@ def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples
         "image_embedding": {"network": networks.foundation_name(embedding), "sha256": networks.model_hash(embedding)},
         "retrieval": {"pool": POOL, "repeats": REPEATS, "top": 1},
         "samples_per_stimulus": samples,
-        "choice_of_sample": str(attributes.get("choice", "agrees best with the encoder's own embedding" if samples > 1 else "the only one")),
+        "choice_of_sample": "agrees best with the encoder's own embedding; the first where a method predicts none",
     }
     return {"id": content_hash(content)[:8], **content}
-
-

@@ -25,7 +25,9 @@ COMPARISONS = ["study", "dataset", "subject", "metric", "method_a", "method_b", 
 ALL = (*METRICS, *OWN_METRICS)
 AVERAGES = {"train": "average:train", "new": "average:new"}
 LEVEL = 0.05
-UNITS = {"parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s"}
+UNITS = {
+    "parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def _rows(files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
     main = []
     for file in files:
         for name, metrics in file["rows"].items():
-            row = Row(file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], (tuple(file.get("stimulus", ())),), metrics)
+            stimulus = (tuple(file.get("stimulus", ())),)
+            row = Row(file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], stimulus, metrics)
             if row.is_method:
                 every.append(row)
             if (row.trials or 0) != largest[file["method"], file["dataset"], file["subject"]]:
@@ -173,7 +176,8 @@ def _average(entries: list[dict[str, Any]], study: Study) -> dict[str, Any]:
     result: dict[str, Any] = {"value": float(np.mean([entry["value"] for entry in entries])), "ci_low": None, "ci_high": None, "n": None, "per_image": None}
     if all(v is not None for v in values):
         low, high = bootstrap([v[np.isfinite(v)] for v in values if v is not None], study.evaluation.bootstrap, study.seed)
-        result |= {"ci_low": float(low), "ci_high": float(high), "n": sum(entry["n"] for entry in entries), "subjects": [entry["per_image"] for entry in entries]}
+        result |= {"ci_low": float(low), "ci_high": float(high)}
+        result |= {"n": sum(entry["n"] for entry in entries), "subjects": [entry["per_image"] for entry in entries]}
     return result
 
 
@@ -183,9 +187,9 @@ def _records(study: Study, row: Row) -> Iterable[dict[str, Any]]:
         if entry is not None:
             n = entry["n"] if entry["n"] is not None else sum(len(s) for s in row.stimulus) or None
             yield {
-                "study": study.name, "dataset": row.dataset, "subject": row.subject, "role": row.role if row.is_method else "control", "method": row.name, "trials": row.trials,
-                "metric": metric, "value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"], "n_test": n,
-                "better": layout.better(metric), "protocol": row.protocol,
+                "study": study.name, "dataset": row.dataset, "subject": row.subject, "role": row.role if row.is_method else "control",
+                "method": row.name, "trials": row.trials, "metric": metric, "value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"],
+                "n_test": n, "better": layout.better(metric), "protocol": row.protocol,
             }  # fmt: skip
 
 
@@ -255,7 +259,10 @@ def _title(study: Study, row: Row) -> str:
 def _blocks(study: Study, rows: list[Row], comparisons: list[dict[str, Any]], labels: dict[str, str]) -> list[layout.Block]:
     """A block per subject and average: methods in the study's order, then controls."""
     blocks = []
-    order = [*study.datasets[rows[0].dataset].training_subjects, AVERAGES["train"], *study.datasets[rows[0].dataset].new_subjects, AVERAGES["new"]] if rows else []
+    if not rows:
+        return []
+    subjects = study.datasets[rows[0].dataset]
+    order = [*subjects.training_subjects, AVERAGES["train"], *subjects.new_subjects, AVERAGES["new"]]
     groups = _grouped(rows, lambda row: row.subject)
     for subject in sorted(groups, key=lambda s: order.index(s) if s in order else len(order)):
         members = groups[subject]
@@ -264,7 +271,8 @@ def _blocks(study: Study, rows: list[Row], comparisons: list[dict[str, Any]], la
         for row in members:
             cells = block.rows.setdefault(_label(row, labels), {})
             for metric, entry in row.metrics.items():
-                cells[metric, row.protocol] = layout.Cell(entry["value"], entry["ci_low"], entry["ci_high"], row.is_method and (metric, row.protocol, row.method) in best)
+                bold = row.is_method and (metric, row.protocol, row.method) in best
+                cells[metric, row.protocol] = layout.Cell(entry["value"], entry["ci_low"], entry["ci_high"], bold)
             if not row.is_method and not block.separators:
                 block.separators.add(_label(row, labels))
         blocks.append(block)
@@ -300,7 +308,10 @@ def _notes(files: list[dict[str, Any]]) -> list[str]:
     notes += [f"{warning}." for warning in dict.fromkeys(w for file in files for w in file.get("warnings", []))]
     protocols = {file["protocol"]["id"]: file["protocol"] for file in files}
     notes += [f"Protocol {key}: {describe_protocol(protocol)}" for key, protocol in sorted(protocols.items())]
-    notes.append(f"Brackets: 95 % bootstrap interval over test images. Bold: best of the methods where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods).")
+    notes.append(
+        "Brackets: 95 % bootstrap interval over test images. Bold: best of the methods where the paired permutation test against the runner-up "
+        f"gives p < {LEVEL} (Holm over the pairs of methods)."
+    )
     return notes
 
 
@@ -322,30 +333,37 @@ def describe_protocol(protocol: dict[str, Any]) -> str:
 def blurred_wins(rows: list[Row], labels: dict[str, str]) -> list[str]:
     """A sentence wherever the mean training image beats every method in PixCorr or SSIM, but not in a semantic measure."""
     words = []
-    for (subject, protocol), members in _grouped(rows, lambda row: (row.subject, row.protocol)).items():
-        mean = next((row for row in members if row.row == "mean-training-image"), None)
+    for (subject, _), members in _grouped(rows, lambda row: (row.subject, row.protocol)).items():
         methods = [row for row in members if row.is_method]
-        semantic = next((name for name in SEMANTIC if mean and name in mean.metrics and any(name in row.metrics for row in methods)), None)
-        if mean is None or semantic is None:
+        mean = next((row.metrics for row in members if row.row == "mean-training-image"), {})
+        both = {name for row in methods for name in row.metrics if name in mean}
+        best = {name: max((row for row in methods if name in row.metrics), key=lambda row: row.metrics[name]["value"]) for name in both}  # noqa: B023
+        semantic = next((name for name in SEMANTIC if name in both), None)
+        won = [name for name in ("pixcorr", "ssim") if name in both and mean[name]["value"] > best[name].metrics[name]["value"]]
+        if semantic is None or not won or best[semantic].metrics[semantic]["value"] <= mean[semantic]["value"]:
             continue
 
-        def best(name: str, methods: list[Row] = methods) -> Row:
-            return max((row for row in methods if name in row.metrics), key=lambda row: row.metrics[name]["value"])
+        def against(name: str) -> str:
+            ours = best[name].metrics[name]["value"]  # noqa: B023
+            return f"{layout.TITLES[name]} ({layout.number(name, mean[name]['value'])} against {layout.number(name, ours)})"  # noqa: B023
 
-        won = [n for n in ("pixcorr", "ssim") if n in mean.metrics and any(n in r.metrics for r in methods) and mean.metrics[n]["value"] > best(n).metrics[n]["value"]]
-        top = best(semantic)
-        if won and top.metrics[semantic]["value"] > mean.metrics[semantic]["value"]:
-            numbers = " and ".join(f"{layout.TITLES[n]} ({layout.number(n, mean.metrics[n]['value'])} against {layout.number(n, best(n).metrics[n]['value'])})" for n in won)
-            words.append(
-                f"{members[0].dataset}, {subject}: the mean training image, which shows nothing, beats every method in {numbers}, but not in {layout.TITLES[semantic]} "
-                f"({layout.number(semantic, mean.metrics[semantic]['value'])} against {layout.number(semantic, top.metrics[semantic]['value'])} of {labels.get(top.method, top.method)}): "
-                "these low-level measures reward blur and prove nothing alone."
-            )
+        words.append(
+            f"{members[0].dataset}, {subject}: the mean training image, which shows nothing, beats every method in {' and '.join(map(against, won))}, "
+            f"but not {labels.get(best[semantic].method, best[semantic].method)} in {against(semantic)}: "
+            "these low-level measures reward blur and prove nothing alone."
+        )
     return words
 
 
 def _write_pair(
-    folder: Path, name: str, title: str, study: Study, blocks: dict[str, list[layout.Block]], notes: dict[str, list[str]], words: dict[str, list[str]], groups: dict[str, tuple[str, ...]]
+    folder: Path,
+    name: str,
+    title: str,
+    study: Study,
+    blocks: dict[str, list[layout.Block]],
+    notes: dict[str, list[str]],
+    words: dict[str, list[str]],
+    groups: dict[str, tuple[str, ...]],
 ) -> None:
     """`<name>.md` and `<name>.tex`."""
     text, tex = [f"# {title}: {study.title or study.name}"], []
@@ -390,7 +408,8 @@ def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict
         tex = [r"\begin{table}[t]", r"\centering", rf"\begin{{tabular}}{{ll{'r' * len(heads)}}}", r"\toprule",
                " & ".join(["method", "stage", *map(layout.latex_text, heads)]) + r" \\", r"\midrule"]  # fmt: skip
         tex += [" & ".join(map(layout.latex_text, [method, stage, *cells])) + r" \\" for method, stage, cells in wide]
-        tex += [r"\bottomrule", r"\end{tabular}", r"\caption{Efficiency. In parentheses: the transformer's value divided by this one.}", r"\label{tab:efficiency}", r"\end{table}"]
+        tex += [r"\bottomrule", r"\end{tabular}", r"\caption{Efficiency. In parentheses: the transformer's value divided by this one.}"]
+        tex += [r"\label{tab:efficiency}", r"\end{table}"]
         (folder / "efficiency.tex").write_text("\n".join(tex) + "\n")
     (folder / "efficiency.md").write_text("\n".join(text) + "\n")
 

@@ -1,0 +1,190 @@
+"""The panel's networks: real architectures, random weights, against the original networks' own forward."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from conftest import scenes
+from safetensors.torch import save_file
+
+from unimind.errors import InputError
+from unimind.evaluation import metrics as m
+from unimind.evaluation import networks
+from unimind.evaluation.panel import Panel, measure, truth_features
+from unimind.evaluation.pictures import Pictures, resize
+
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.from_numpy(scenes(3, 64)).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture
+def unlisted(monkeypatch):
+    """A manifest without hashes: the weights of these tests are random."""
+    rows = {name: row | {"sha256": ""} for name, row in networks.manifest().items()}
+    monkeypatch.setattr(networks, "manifest", lambda: rows)
+    return rows
+
+
+def random_weights(architecture, seed=0, **options):
+    import torchvision.models
+
+    torch.manual_seed(seed)
+    model = getattr(torchvision.models, architecture)(weights=None, **options).eval()
+    for buffer_name, buffer in model.named_buffers():
+        if "running_mean" in buffer_name:
+            torch.nn.init.normal_(buffer, std=0.1)
+    return model
+
+
+def normalised(images, side):
+    return (resize(resize(images, 256), side) - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def extracted(model, nodes, x):
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    with torch.inference_mode():
+        return [value.flatten(1) for value in create_feature_extractor(model, {node: node for node in nodes})(x).values()]
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "side", "nodes", "metrics"),
+    [
+        ("alexnet", "alexnet", 256, ("features.4", "features.11"), ("alexnet2", "alexnet5")),
+        ("effnet", "efficientnet_b1", 255, ("avgpool",), ("effnet",)),
+        ("swav", "resnet50", 224, ("avgpool",), ("swav",)),
+    ],
+)
+def test_features_are_the_original_networks(name, architecture, side, nodes, metrics, images, tmp_path, unlisted):
+    model = random_weights(architecture)
+    state = model.state_dict()
+    if name == "swav":  # its file has a prefix, no classifier, and heads that torchvision's network lacks
+        state = {f"module.{key}": value for key, value in state.items() if not key.startswith("fc.")} | {"module.prototypes.weight": torch.zeros(2, 2)}
+        state = {"state_dict": state}
+    torch.save(state, tmp_path / unlisted[name]["file"])
+    (network,), absent = networks.panel(list(metrics), tmp_path)
+    assert not absent
+    ours = network(images)
+    for metric, expected in zip(metrics, extracted(model, nodes, normalised(images, side)), strict=True):
+        torch.testing.assert_close(ours[metric], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inception_at_both_sizes(images, tmp_path, unlisted):
+    model = random_weights("inception_v3", transform_input=True, init_weights=False)
+    torch.save(model.state_dict(), tmp_path / unlisted["inception"]["file"])
+    found, _ = networks.panel(["inception", "inception_score", "fid"], tmp_path)
+    assert [network.name for network in found] == ["inception-299", "inception"]
+    score, two_way = (network(images[:2]) for network in found)
+    torch.testing.assert_close(two_way["inception"], extracted(model, ["avgpool"], normalised(images[:2], 342))[0], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(score["logits"], model(normalised(images[:2], 299)), rtol=1e-4, atol=1e-4)
+
+
+def test_clip_is_open_clips_own_forward(images, tmp_path, unlisted, monkeypatch):
+    import open_clip
+
+    real = open_clip.create_model
+    monkeypatch.setattr(open_clip, "create_model", lambda name, **options: real("ViT-S-32-alt", **options))  # a small one of the same class
+    torch.manual_seed(1)
+    model = real("ViT-S-32-alt", pretrained=None).eval()
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / unlisted["clip"]["file"])
+    (network,), _ = networks.panel(["clip"], tmp_path)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    x = (resize(resize(images, 256), 224) - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images)["clip"], model.encode_image(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "name"), [("alex", "alexnet", "alexnet"), ("squeeze", "squeezenet1_1", "squeezenet"), ("vgg", "vgg16", "vgg16")]
+)
+def test_lpips_is_the_packages(kind, architecture, name, images, tmp_path):
+    import lpips as package
+
+    model = random_weights(architecture)
+    file = tmp_path / f"{architecture}.pth"
+    torch.save(model.state_dict(), file)
+    theirs = package.LPIPS(net=kind, pnet_rand=True, verbose=False).eval()
+    own = theirs.net.state_dict()
+    theirs.net.load_state_dict({key: model.state_dict()["features." + key.split(".", 1)[1]] for key in own})
+    ours = networks.lpips(kind, file, "-")
+    other = images.flip(0)
+    a, b = resize(images, 256), resize(other, 256)
+    with torch.inference_mode():
+        expected = theirs(a * 2 - 1, b * 2 - 1).flatten()
+    torch.testing.assert_close(m.squared_distance(ours(images)[0], ours(other)[0]), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_perceptual_distance_is_unweighted_lpips(images, tmp_path, fakes):
+    from conftest import Classifier, write_foundations
+    from lpips import normalize_tensor
+
+    ours = networks.of_classifier(write_foundations(tmp_path) / "classifier")
+    a, b = Classifier().features(images), Classifier().features(images.flip(0))
+    expected = sum((normalize_tensor(x) - normalize_tensor(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True))
+    torch.testing.assert_close(m.squared_distance(ours(images)[0], ours(images.flip(0))[0]), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_missing_and_foreign_weights_make_a_measure_absent(tmp_path, monkeypatch):
+    monkeypatch.delenv("UNIMIND_WEIGHTS", raising=False)
+    assert "is not set" in networks.panel(["alexnet2"], None)[1]["alexnet2"]
+    assert "is not in" in networks.panel(["alexnet2"], tmp_path)[1]["alexnet2"]
+    (tmp_path / networks.manifest()["alexnet"]["file"]).write_bytes(b"something else")
+    found, absent = networks.panel(["alexnet2", "alexnet5"], tmp_path)
+    assert not found and "is not the listed file" in absent["alexnet2"]
+
+
+def test_broken_weights_are_refused_in_one_line(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(InputError, match="not readable as weights"):
+            networks.read_weights(tmp_path / name)
+
+
+def test_a_network_without_language_is_never_called_clip(tmp_path, fakes):
+    import json
+
+    from conftest import write_foundations
+
+    folder = write_foundations(tmp_path)
+    assert Panel.of(["clip"], tmp_path, None, folder / "embedding").absent == {}
+    (folder / "embedding" / "config.json").write_text(json.dumps({"kind": "squeezenet", "name": "SqueezeNet 1.1 features"}))
+    panel = Panel.of(["clip"], tmp_path, None, folder / "embedding")
+    assert not panel.vectors and "not a contrastive language-image model" in panel.absent["clip"]
+
+
+def test_the_manifest_names_source_and_licence_of_every_file():
+    with open(networks.MANIFEST.parents[2] / "config" / "weights.tsv", newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert {row["name"] for row in rows} >= set(networks.WEIGHTS_OF.values())
+    for row in rows:
+        assert row["source"].startswith("https://") and row["licence"] and row["file"]
+
+
+def test_batches_of_any_size_and_many_rows_give_what_one_pair_gives(images, tmp_path, unlisted):
+    torch.save(random_weights("alexnet").state_dict(), tmp_path / unlisted["alexnet"]["file"])
+    truths = scenes(5, 40)
+    others = scenes(5, 40, 7)
+    pictures = np.concatenate([others, truths])
+    rows = {"a": np.arange(5), "truth": np.arange(5, 10), "samples": np.stack([np.arange(5), np.arange(5, 10)], 1)}
+    wanted = ["mse", "ssim", "lpips", "alexnet2", "alexnet5"]
+    results = []
+    for size in (1, 3, 64):
+        panel = Panel.of(wanted, tmp_path, None)
+        results.append(measure(panel, Pictures(truths), Pictures(pictures), rows, size))
+    for other in results[1:]:
+        for row in rows:
+            for name in wanted:
+                np.testing.assert_allclose(other[row][name], results[0][row][name], atol=1e-5)
+    first = results[0]
+    np.testing.assert_allclose(first["samples"]["ssim"], np.stack([first["a"]["ssim"], first["truth"]["ssim"]], 1))
+    for name, best in (("mse", 0), ("ssim", 1), ("lpips", 0), ("alexnet2", 1), ("alexnet5", 1)):
+        np.testing.assert_allclose(first["truth"][name], best, atol=1e-5)
+    stored = truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(truths), 2)["alexnet"]
+    r = np.corrcoef(stored["alexnet2"], truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(others), 2)["alexnet"]["alexnet2"])[:5, 5:]
+    np.testing.assert_allclose(first["a"]["alexnet2"], m.two_way(r))
