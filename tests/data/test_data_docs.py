@@ -1,0 +1,125 @@
+"""The data-set table, the thesis's studies and the documentation say what the code does."""
+
+import csv
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from unimind.cli import main
+from unimind.data.fetch import ACCESS
+from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.data.sources import open_source
+from unimind.data.sources.hcp import HcpSource
+from unimind.study import parse_study, read_study, resolved
+
+ROOT = Path(__file__).parents[2]
+METHODS = {"methods": {"m": {"encoder": {"kind": "ridge"}, "scope": "subject"}}, "foundations": {"diffusion": {"kind": "study"}}}
+
+
+def table() -> list[dict[str, str]]:
+    with open(ROOT / "config" / "datasets.tsv", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def as_pattern(text: str) -> str:
+    return re.sub(r"\\{\w+\\}", r"[^/]+", re.escape(text)) + "$"
+
+
+def test_the_table_has_every_file_the_sources_ask_for(tmp_path):
+    study = parse_study(
+        {
+            "name": "s",
+            "datasets": {
+                "nsd": {"source": "nsd", "training_subjects": ["subj01"]},
+                "nsd-nifti": {"source": "nsd", "training_subjects": ["subj01"], "form": "nifti"},
+                "god": {"source": "god", "training_subjects": ["Subject1", "Subject5"]},
+                "bold5000": {"source": "bold5000", "training_subjects": ["CSI1"]},
+            },
+            "unpaired": {"source": "hcp", "subjects": ["100307"]},
+            **METHODS,
+        }
+    )
+    wanted = [("hcp", file) for file in HcpSource(study, tmp_path).files("100307")]
+    for name, section in study.datasets.items():
+        source = open_source(study, name, tmp_path)
+        wanted += [(section.source, file) for subject in (None, *section.subjects) for file in source.files(subject)]
+    rows = table()
+    for source, file in wanted:
+        if file.address:
+            found = [row for row in rows if row["dataset"] == source and re.match(as_pattern(row["files"]), file.path)]
+            assert any(re.match(as_pattern(row["address"]), file.address) for row in found), file
+    assert {row["dataset"] for row in rows} == {source for source, _ in wanted}
+
+
+def test_the_table_and_refusals_name_the_same_places():
+    for row in table():
+        for address in re.findall(r"https://\S+", row["access"]):
+            assert address in ACCESS[row["dataset"]].hint
+
+
+@pytest.mark.parametrize("name", ["thesis", "thesis-24gb"])
+def test_the_thesis_is_a_valid_study(name, capsys):
+    assert main(["check", str(ROOT / "config" / f"{name}.yaml")]) == 0
+    study = read_study(ROOT / "config" / f"{name}.yaml")
+    assert list(study.pairs("new")) == [("nsd", "subj07")]
+    assert [subject for dataset, subject in study.pairs("train") if dataset == "nsd"] == ["subj01", "subj02", "subj05"]
+    assert len([1 for dataset, _ in study.pairs("train") if dataset == "god"]) == 5
+    assert len(study.unpaired.subjects) == len(set(study.unpaired.subjects)) == 100
+
+
+def test_one_small_card_differs_in_what_saves_memory_alone():
+    def without(content):
+        if isinstance(content, dict):
+            return {key: without(value) for key, value in content.items() if key not in ("precision", "accumulate", "gradient_checkpointing", "name", "title")}
+        return [without(value) for value in content] if isinstance(content, list) else content
+
+    large, small = (resolved(read_study(ROOT / "config" / f"{name}.yaml")) for name in ("thesis", "thesis-24gb"))
+    assert without(large) == without(small) and large != small
+
+
+def test_the_worked_example_of_own_data_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "data.md").read_text()
+    section = yaml.safe_load(text.split("<!-- own data -->")[1].split("```yaml\n")[1].split("```")[0])
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "mine", "picture_size": 16, **section, **METHODS}))
+    generator = np.random.default_rng(0)
+    mask = generator.integers(0, 2, (4, 4, 3)).astype(np.uint8)
+    pixels = {f"{kind}_{k:03d}.png": generator.integers(0, 256, (16, 16, 3), dtype=np.uint8) for kind in ("cat", "dog") for k in range(1, 16)}
+    names = list(pixels)
+    (tmp_path / "mydata" / "pictures").mkdir(parents=True)
+    for name, picture in pixels.items():
+        Image.fromarray(picture).save(tmp_path / "mydata" / "pictures" / name)
+    shown, volumes = {}, {}
+    for subject in ("anna", "bert"):
+        folder = tmp_path / "mydata" / subject
+        folder.mkdir()
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / "visual.nii.gz")
+        shown[subject] = [names[k] for k in generator.permutation(60) % 30]
+        volumes[subject] = generator.normal(size=(4, 4, 3, 60)).astype(np.float32)
+        rows = ["session\tpicture\tpart"]
+        for session in (1, 2):
+            part = slice(30 * session - 30, 30 * session)
+            nibabel.save(nibabel.Nifti1Image(volumes[subject][..., part], np.eye(4)), folder / f"betas_ses-{session}.nii.gz")
+            rows += [f"{session}\t{name}\t{'test' if int(name[4:7]) % 5 == 0 else 'train'}" for name in shown[subject][part]]
+        (folder / "trials.tsv").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for line in text.split("<!-- own data -->")[1].splitlines() if line.startswith("python -m unimind")]
+    assert len(commands) == 5
+    for command in commands:
+        assert main(command.split()[3:]) == 0, capsys.readouterr().err
+    with Stimuli(tmp_path / "results/mine/prepared/mine/stimuli.h5") as stimuli, PreparedSubject(tmp_path / "results/mine/prepared/mine/anna.h5") as prepared:
+        assert [stimuli.id[row] for row in prepared.stimulus] == shown["anna"]
+        for row in prepared.stimulus:
+            np.testing.assert_array_equal(stimuli.images[int(row)], pixels[stimuli.id[row]])
+        assert ((prepared.split == 2) == [int(name[4:7]) % 5 == 0 for name in shown["anna"]]).all()
+        raw = volumes["anna"][mask > 0].T
+        responses = prepared.responses[:]
+        for session in (1, 2):
+            at = prepared.session == session
+            train = at & (prepared.split == 0)
+            expected = (raw[at] - raw[train].mean(0)) / raw[train].std(0)
+            np.testing.assert_allclose(responses[at], expected[:, prepared.stored], atol=1e-4)
