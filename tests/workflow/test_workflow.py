@@ -1,6 +1,5 @@
 """The workflow as Snakemake sees it: which jobs, in which order, when again, and how it speaks."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow_clone import ROOT, Clone, tiny
+from workflow_clone import ROOT, Clone, read_calls, tiny
 
 from unimind import provenance
 from unimind.cli import STAGES
@@ -293,8 +292,3 @@ def written(folder: Path, content: dict) -> Path:
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
-
-
-def read_calls(clone: Clone) -> list[dict[str, str]]:
-    with open(clone.folder / "calls.tsv") as stream:
-        return list(csv.DictReader(stream, ["stage", "out", "begun", "ended", "threads", "python"], delimiter="\t"))

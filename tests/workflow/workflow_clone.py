@@ -1,5 +1,6 @@
 """A clone of the workflow whose stages write empty results at once, so that Snakemake itself can be tested."""
 
+import csv
 import os
 import re
 import shutil
@@ -75,3 +76,9 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
 def tiny() -> dict:
     """The tiny study as plain types, for tests to change."""
     return yaml.safe_load(TINY.read_text())
+
+
+def read_calls(clone: Clone) -> list[dict[str, str]]:
+    """What the stand-in for the stages recorded."""
+    with open(clone.folder / "calls.tsv") as stream:
+        return list(csv.DictReader(stream, ["stage", "out", "begun", "ended", "threads", "python"], delimiter="\t"))
