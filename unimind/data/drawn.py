@@ -17,6 +17,8 @@ BACKGROUNDS = {
     "plain dark": ((40, 40, 46), (40, 40, 46)), "plain light": ((190, 188, 180), (190, 188, 180)), "shaded": ((20, 30, 60), (150, 160, 190)),
     "striped": ((60, 90, 70), (110, 140, 115)), "checked": ((110, 85, 70), (160, 130, 110)), "brown": ((95, 65, 40), (95, 65, 40)),
 }  # fmt: skip
+#: Radius of an object as a share of the picture's side.
+SMALLEST, LARGEST = 0.22, 0.36
 
 
 def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -92,7 +94,7 @@ def draw(count: int, size: int, seed: int | tuple[int, ...]) -> Drawn:
     shape = random.integers(len(SHAPES), size=count)
     colour = random.integers(len(COLOURS), size=count)
     background = random.integers(len(BACKGROUNDS), size=count)
-    radius = random.uniform(0.17, 0.33, size=count)
+    radius = random.uniform(SMALLEST, LARGEST, size=count)
     centre = radius[:, None] + random.uniform(size=(count, 2)) * (1 - 2 * radius[:, None])
     tilt = random.uniform(-0.2, 0.2, size=count)
     images = np.empty((count, size, size, 3), np.uint8)
@@ -102,7 +104,7 @@ def draw(count: int, size: int, seed: int | tuple[int, ...]) -> Drawn:
     places = np.linspace(0.2, 0.8, 4)
     bumps = np.exp(-((centre[:, :, None] - places) ** 2) / (2 * 0.15**2))
     place = (bumps[:, 1, :, None] * bumps[:, 0, None, :]).reshape(count, 16)
-    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, (radius[:, None] - 0.25) / 0.08]
+    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, (radius[:, None] - (SMALLEST + LARGEST) / 2) / ((LARGEST - SMALLEST) / 2)]
     return Drawn(images, np.concatenate(blocks, 1).astype(np.float32), _captions(shape, colour, background, radius, centre), shape)
 
 
@@ -135,7 +137,7 @@ def _captions(shape, colour, background, radius, centre) -> list[str]:
     columns, rows, sizes = ("left", "middle", "right"), ("top", "centre", "bottom"), ("small", "medium", "large")
     result = []
     for s, c, b, r, (x, y) in zip(shape, colour, background, radius, centre, strict=True):
-        size = sizes[min(2, int((r - 0.17) / 0.16 * 3))]
+        size = sizes[min(2, int((r - SMALLEST) / (LARGEST - SMALLEST) * 3))]
         place = f"{rows[min(2, int(y * 3))]} {columns[min(2, int(x * 3))]}"
         result.append(f"a {size} {list(COLOURS)[c]} {CLASSES[s]} at the {place} on a {list(BACKGROUNDS)[b]} background")
     return result

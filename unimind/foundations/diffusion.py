@@ -71,6 +71,14 @@ def adaptable_names(unet: nn.Module) -> list[str]:
     return [name for name, _ in unet.named_parameters() if ".attn2." in name or ".norm2." in name and "resnets" not in name]
 
 
+def coordinate_channels(latent: Tensor) -> Tensor:
+    """Two channels (n, 2, h, w) with each position's column and row, from -1 to 1."""
+    n, _, height, width = latent.shape
+    rows = torch.linspace(-1, 1, height, device=latent.device, dtype=latent.dtype)
+    columns = torch.linspace(-1, 1, width, device=latent.device, dtype=latent.dtype)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy")).expand(n, -1, -1, -1)
+
+
 class Diffusion(nn.Module):
     """A UNet, its noise schedule, and its own conditioner where it was trained in the study.
 
@@ -84,11 +92,16 @@ class Diffusion(nn.Module):
     conditioner : EmbeddingConditioner or None
     latent_shape : tuple of int
         (c, h, w) of one latent.
+    coordinates : bool
+        Whether the UNet also sees where it is (CoordConv; Liu et al. 2018): a small network then learns places sooner.
     """
 
-    def __init__(self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int], conditioner: dict[str, Any] | None) -> None:
+    def __init__(self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int], conditioner: dict[str, Any] | None, coordinates: bool = False) -> None:  # fmt: skip
         super().__init__()
-        self.arguments = {"name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner}
+        self.arguments = {
+            "name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner, "coordinates": coordinates,
+        }  # fmt: skip
+        self.coordinates = coordinates
         self.name, self.scheduler, self.latent_shape = name, dict(scheduler), tuple(latent_shape)
         self.unet = build_unet(unet)
         self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
@@ -113,6 +126,8 @@ class Diffusion(nn.Module):
 
     def forward(self, latent: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """Prediction (noise or velocity, as the schedule says) for latents (n, c, h, w) at timesteps (n,)."""
+        if self.coordinates:
+            latent = torch.cat([latent, coordinate_channels(latent)], dim=1)
         return self.unet(latent, timestep, condition.context, class_labels=condition.time).sample
 
 
