@@ -1,6 +1,8 @@
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import nibabel
@@ -15,7 +17,7 @@ from unimind.cli import main
 from unimind.data.prepare import assign_splits, prepare
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.data.sources import nsd
-from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION
+from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION, RawSubject, Trials
 from unimind.data.sources.simulated import simulate
 from unimind.data.stimuli import stimuli
 from unimind.study import resolved
@@ -26,19 +28,27 @@ SUBJECTS = ("subj01", "subj02", "subj03")
 class Flow:
     """What the workflow does for one data set, through the command line."""
 
-    def __init__(self, folder, **changes):
+    def __init__(self, folder):
         self.folder, self.root = folder, folder / "raw"
-        self.study = small_study(self.root, **changes)
+        self.study = small_study(self.root)
         self.file = folder / "study.yaml"
         self.file.write_text(yaml.safe_dump(resolved(self.study)))
-        self.manifests = {None: manifest(self.root, simulate(self.study, "sim"), folder / "stimuli.json")}
+        self.manifests = {name: folder / f"{name}.json" for name in ("stimuli", *SUBJECTS)}
+
+    def copy(self, folder):
+        """The same files in another folder, as they were before `prepare`."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("subj0?.h5"))
+        copied = Flow(folder)
+        for path in copied.manifests.values():
+            path.write_text(json.dumps({**json.loads(path.read_text()), "root": str(copied.root)}))
+        return copied
 
     def stimuli(self):
-        arguments = ["--dataset", "sim", "--fetched", self.manifests[None], "--out", self.folder / "stimuli.h5"]
+        arguments = ["--dataset", "sim", "--fetched", self.manifests["stimuli"], "--out", self.folder / "stimuli.h5"]
         return main([str(a) for a in ("stimuli", "--study", self.file, *arguments)])
 
-    def simulate(self, subject):
-        self.manifests[subject] = manifest(self.root, simulate(self.study, "sim", subject), self.folder / f"{subject}.json")
+    def simulate(self, subject=None):
+        manifest(self.root, simulate(self.study, "sim", subject), self.manifests[subject or "stimuli"])
 
     def prepare(self, subject):
         pictures = self.folder / "stimuli.h5"
@@ -46,9 +56,14 @@ class Flow:
         return main([str(a) for a in ("prepare", "--study", self.file, *arguments, "--out", self.folder / f"{subject}.h5")])
 
 
+def session_2(flow):
+    return next((flow.root / "nsddata_betas/ppdata/subj01").rglob("betas_session02.nii.gz"))
+
+
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory):
     flow = Flow(tmp_path_factory.mktemp("flow"))
+    flow.simulate()
     assert flow.stimuli() == 0
     for subject in SUBJECTS:
         flow.simulate(subject)
@@ -89,9 +104,7 @@ def test_voxels_are_in_anatomical_order_and_the_stored_one_is_kept(flow):
 
 def test_test_trials_do_not_touch_the_normalisation(flow, tmp_path):
     """With other betas in test and validation trials, the training responses are the same to the last bit."""
-    other = Flow(tmp_path)
-    other.stimuli()
-    other.simulate("subj01")
+    other = flow.copy(tmp_path)
     with PreparedSubject(flow.folder / "subj01.h5") as prepared:
         held_out, before = prepared.split != TRAIN, prepared.read(prepared.trials("train"))
     for session in (1, 2):
@@ -110,20 +123,18 @@ def test_test_trials_do_not_touch_the_normalisation(flow, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda flow: next(flow.root.rglob("betas_session02.nii.gz")).unlink(), "no such file, though"),
-        (lambda flow: next(flow.root.rglob("betas_session02.nii.gz")).write_bytes(b"short"), "5 bytes,"),
+        (lambda flow: session_2(flow).unlink(), "no such file, though"),
+        (lambda flow: session_2(flow).write_bytes(b"short"), "5 bytes,"),
         (lambda flow: flow.manifests["subj01"].write_text("{}"), "not a manifest"),
         (lambda flow: flow.manifests["subj01"].unlink(), "run the stage that writes it first"),
         (lambda flow: (flow.folder / "stimuli.h5").write_text("x"), "not a readable HDF5 file"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, damage, said):
-    flow = Flow(tmp_path)
-    flow.stimuli()
-    flow.simulate("subj01")
-    damage(flow)
+def test_bad_input_is_one_line_and_leaves_nothing(flow, tmp_path, capsys, damage, said):
+    broken = flow.copy(tmp_path)
+    damage(broken)
     capsys.readouterr()
-    assert flow.prepare("subj01") == 2
+    assert broken.prepare("subj01") == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not [path for path in tmp_path.iterdir() if "subj01.h5" in path.name]
@@ -138,16 +149,37 @@ def test_a_trial_of_an_unknown_picture(flow, tmp_path, capsys):
     assert "shows picture nsd" in capsys.readouterr().err and not (tmp_path / "s.h5").exists()
 
 
-def test_an_empty_test_split(tmp_path, capsys):
-    flow = Flow(tmp_path)
-    content = resolved(flow.study)
+def test_an_empty_test_split(flow, tmp_path, capsys):
+    other = flow.copy(tmp_path)
+    content = resolved(other.study)
     content["datasets"]["sim"] |= {"source": "nsd", "form": "nifti", "test_repeats": 4}
     for key in ("trials_per_session", "shared_images", "repeats", "voxels", "noise", "seed"):
         del content["datasets"]["sim"][key]
-    flow.file.write_text(yaml.safe_dump(content))
-    flow.simulate("subj01")
-    assert flow.stimuli() == 0 and flow.prepare("subj01") == 2
+    other.file.write_text(yaml.safe_dump(content))
+    assert other.prepare("subj01") == 2
     assert "sim subj01: the test split is empty" in capsys.readouterr().err and not (tmp_path / "subj01.h5").exists()
+
+
+def test_further_trials_are_all_test_trials_scaled_by_training_ones(flow, tmp_path, monkeypatch):
+    """Imagery, for one: the same voxels, no training trials of its own."""
+    random = np.random.default_rng(0)
+    main_blocks = [random.normal(k, 1 + k, (30, 5)).astype(np.float32) for k in (1, 2)]
+    imagery = random.normal(4, 2, (12, 5)).astype(np.float32)
+    with Stimuli(flow.folder / "stimuli.h5") as pictures:
+        seen, tests = pictures.id[~pictures.test][:50], pictures.id[pictures.test]
+    shown = np.concatenate([seen, tests])
+    session = np.repeat([1, 2], 30)
+    raw = RawSubject(
+        n_voxels=5, trials=Trials(session, shown, lambda: iter(main_blocks)), roi=np.array([1, 0, -1, 0, 1], np.int16), roi_names=["V1", "V2"],
+        further={"imagery": Trials(np.ones(12, int), tests[[0] * 12], lambda: iter([imagery]))},
+    )  # fmt: skip
+    monkeypatch.setattr("unimind.data.prepare.open_source", lambda *_: SimpleNamespace(subject=lambda _: raw))
+    prepare(flow.study, "sim", "subj01", flow.manifests["subj01"], flow.folder / "stimuli.h5", [], tmp_path / "s.h5")
+    with PreparedSubject(tmp_path / "s.h5") as prepared, PreparedSubject(tmp_path / "s.imagery.h5") as other:
+        assert prepared.stored.tolist() == other.stored.tolist() == [1, 3, 0, 4, 2] and prepared.roi.tolist() == [0, 0, 1, 1, -1]
+        training = np.concatenate(main_blocks)[prepared.split == TRAIN]
+        np.testing.assert_allclose(other.read(slice(None)), ((imagery - training.mean(0)) / training.std(0))[:, prepared.stored], atol=1e-4)
+        assert (other.split == TEST).all() and other.protocol["kind"] == "imagery" and other.n_stimuli == prepared.n_stimuli
 
 
 # --- splits -----------------------------------------------------------------------------------------------------
