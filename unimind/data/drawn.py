@@ -104,7 +104,8 @@ def draw(count: int, size: int, seed: int | tuple[int, ...]) -> Drawn:
     places = np.linspace(0.2, 0.8, 4)
     bumps = np.exp(-((centre[:, :, None] - places) ** 2) / (2 * 0.15**2))
     place = (bumps[:, 1, :, None] * bumps[:, 0, None, :]).reshape(count, 16)
-    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, (radius[:, None] - (SMALLEST + LARGEST) / 2) / ((LARGEST - SMALLEST) / 2)]
+    extent = (radius[:, None] - (SMALLEST + LARGEST) / 2) / ((LARGEST - SMALLEST) / 2)
+    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, extent]
     return Drawn(images, np.concatenate(blocks, 1).astype(np.float32), _captions(shape, colour, background, radius, centre), shape)
 
 
