@@ -1,5 +1,6 @@
 """A small fake study's results in the shapes of docs/architecture.md, for the report to read."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,12 @@ def fake_study() -> Study:
             "picture_size": 64,
             "datasets": {"drawings": {"source": "simulated", "training_subjects": ["subj01", "subj02", "subj03"], "new_subjects": ["subj04"]}},
             "unpaired": {"source": "simulated", "subjects": ["100206"]},
-            "foundations": {"embedding": {"kind": "study-clip"}, "autoencoder": {"kind": "study"}, "diffusion": {"kind": "study"}, "classifier": {"kind": "study"}},
+            "foundations": {
+                "embedding": {"kind": "study-clip"},
+                "autoencoder": {"kind": "study"},
+                "diffusion": {"kind": "study"},
+                "classifier": {"kind": "study"},
+            },
             "methods": {
                 "unimind-convmixer": {**neural, "encoder": {"kind": "convmixer"}},
                 "unimind-vit": {**neural, "encoder": {"kind": "vit", "width": 256, "depth": 4, "heads": 4}},
@@ -133,7 +139,9 @@ def _reconstruct(root: Path, method: str, subject: str, truths, shown, embedding
 
 
 def _entry(metric: str, level: float, rng: np.random.Generator, n: int, per_image: bool) -> dict:
-    value = {"mse": 0.11 - 0.1 * level, "pixcorr": level - 0.2, "ssim": 0.5 * level, "perceptual_distance": 0.9 - 0.6 * level, "classifier": level - 0.05}.get(metric, level)
+    value = {"mse": 0.11 - 0.1 * level, "pixcorr": level - 0.2, "ssim": 0.5 * level, "perceptual_distance": 0.9 - 0.6 * level, "classifier": level - 0.05}.get(
+        metric, level
+    )
     half = 0.012 + 0.004 * rng.random()
     scores = (value + 0.1 * rng.normal(size=n)).tolist() if per_image else None
     return {"value": value, "ci_low": value - half, "ci_high": value + half, "n": n, "per_image": scores}
@@ -146,10 +154,14 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
     }  # fmt: skip
     rows = {row: {metric: _entry(metric, level, rng, n, row == "reconstruction") for metric in PANEL} for row, level in levels.items()}
     rows["mean-training-image"]["ssim"] |= {"value": 0.61, "ci_low": 0.59, "ci_high": 0.63}
+    networks = {
+        name: {"network": network, "sha256": digest * 32, "side": 64}
+        for name, network, digest in (("clip", "study CLIP, 64-d", "ab"), ("classifier", "study classifier", "cd"))
+    }
     protocol = {
-        "id": "1a2b3c4d", "dataset": "drawings", "split": "test: pictures never trained on", "sessions": 4, "image_size": 64, "pictures": {"side": 256, "resize": "bilinear, antialiased"},
-        "networks": {"clip": {"network": "study CLIP, 64-d", "sha256": "ab" * 32, "side": 64}, "classifier": {"network": "study classifier", "sha256": "cd" * 32, "side": 64}},
-        "samples_per_stimulus": 3, "choice_of_sample": "agrees best with the encoder's own embedding",
+        "id": "1a2b3c4d", "dataset": "drawings", "split": "test: pictures never trained on", "sessions": 4, "image_size": 64,
+        "pictures": {"side": 256, "resize": "bilinear, antialiased"}, "networks": networks, "samples_per_stimulus": 3,
+        "choice_of_sample": "agrees best with the encoder's own embedding",
     }  # fmt: skip
     absent = {"lpips": "weights alexnet-owt.pth not found in $UNIMIND_WEIGHTS", "inception_score": "weights inception_v3.pth not found in $UNIMIND_WEIGHTS"}
     path = root / f"metrics/{method}/drawings/{subject}.json"
@@ -158,7 +170,12 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
 
 
 def _train(root: Path, method: str, rng: np.random.Generator) -> None:
-    shared = {"pretrain": ["masked"], "align/drawings": ["siamese", "embedding"], "condition/drawings": ["noise"], "adapt/drawings-subj04": ["siamese", "embedding"]}
+    shared = {
+        "pretrain": ["masked"],
+        "align/drawings": ["siamese", "embedding"],
+        "condition/drawings": ["noise"],
+        "adapt/drawings-subj04": ["siamese", "embedding"],
+    }
     own = {"pretrain": ["masked"]} | {f"condition/drawings-{subject}": ["noise"] for subject in SUBJECTS}
     places = {"ridge": {f"fit/drawings-{subject}": [] for subject in SUBJECTS}, "mindvis": own}.get(method, shared)
     for place, terms in places.items():
@@ -188,26 +205,60 @@ def _tabulate(root: Path) -> None:
                     name = method if row == "reconstruction" else f"{row}:{method}" if row in ("shuffled", "chance", "nearest-training-image") else row
                     kind = role if row == "reconstruction" else "control"
                     better = "lower" if metric in LOWER else "higher"
-                    rows.append(("fake", "drawings", subject, kind, name, 900, metric, entry["value"], entry["ci_low"], entry["ci_high"], entry["n"], better, "1a2b3c4d"))
+                    rows.append(
+                        (
+                            "fake",
+                            "drawings",
+                            subject,
+                            kind,
+                            name,
+                            900,
+                            metric,
+                            entry["value"],
+                            entry["ci_low"],
+                            entry["ci_high"],
+                            entry["n"],
+                            better,
+                            "1a2b3c4d",
+                        )
+                    )
     columns = "study dataset subject role method trials metric value ci_low ci_high n_test better protocol".split()
     table = pd.DataFrame(rows, columns=columns).drop_duplicates(["subject", "role", "method", "metric"])
     means = table[table.subject != "subj04"].groupby(["method", "metric"], sort=False)
-    average = means.first().assign(subject="average:train", **{key: means[key].mean() for key in ("value", "ci_low", "ci_high")}, n_test=means.n_test.sum()).reset_index()
+    average = (
+        means.first()
+        .assign(subject="average:train", **{key: means[key].mean() for key in ("value", "ci_low", "ci_high")}, n_test=means.n_test.sum())
+        .reset_index()
+    )
     pd.concat([table, average[columns]]).to_csv(tables / "reconstruction.csv", index=False)
-    comparisons = [("fake", "drawings", "average:train", "clip", "unimind-convmixer", other, METHODS["unimind-convmixer"] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d")
-                   for other, p in (("unimind-vit", 0.01), ("mindvis", 0.001), ("ridge", 0.03))]  # fmt: skip
+    first, others = "unimind-convmixer", {"unimind-vit": 0.01, "mindvis": 0.001, "ridge": 0.03}
+    common = ("fake", "drawings", "average:train", "clip", first)
+    comparisons = [(*common, other, METHODS[first] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d") for other, p in others.items()]
     names = "study dataset subject metric method_a method_b difference ci_low ci_high p p_holm n protocol".split()
     pd.DataFrame(comparisons, columns=names).to_csv(tables / "comparisons.csv", index=False)
-    budgets = [
-        ("fake", "drawings", "subj04", "new", method, trials, metric, value - 8 / trials, value - 8 / trials - 0.02, value - 8 / trials + 0.02, 30, "higher", "1a2b3c4d")
-        for method, value in METHODS.items() for trials in (25, 50, 100, 900) for metric in ("clip", "pixcorr")
-    ]  # fmt: skip
+    budgets = []
+    for method, trials, metric in itertools.product(METHODS, (25, 50, 100, 900), ("clip", "pixcorr")):
+        value = METHODS[method] - 8 / trials
+        budgets.append(("fake", "drawings", "subj04", "new", method, trials, metric, value, value - 0.02, value + 0.02, 30, "higher", "1a2b3c4d"))
     pd.DataFrame(budgets, columns=columns).to_csv(tables / "adaptation.csv", index=False)
     sizes = {"unimind-convmixer": 1.9e6, "unimind-vit": 7.4e6, "mindvis": 7.4e6, "ridge": 4.2e5}
-    units = {"parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s"}
+    units = {
+        "parameters": "count",
+        "trainable_parameters": "count",
+        "flops_per_sample": "FLOP",
+        "peak_memory": "bytes",
+        "samples_per_second": "1/s",
+        "seconds": "s",
+    }
     rows = []
     for method, size in sizes.items():
-        for stage in ("fit",) if method == "ridge" else ("pretrain", "condition/drawings-subj01") if method == "mindvis" else ("pretrain", "align/drawings", "condition/drawings", "adapt/drawings-subj04"):
+        for stage in (
+            ("fit",)
+            if method == "ridge"
+            else ("pretrain", "condition/drawings-subj01")
+            if method == "mindvis"
+            else ("pretrain", "align/drawings", "condition/drawings", "adapt/drawings-subj04")
+        ):
             values = (size, size * (0.04 if stage.startswith("adapt") else 1), size * 30, size * 300, 4e9 / size, size / 1e5)
             rows += [("fake", method, stage, quantity, value, unit) for (quantity, unit), value in zip(units.items(), values, strict=True)]
     pd.DataFrame(rows, columns="study method stage quantity value unit".split()).to_csv(tables / "efficiency.csv", index=False)

@@ -125,10 +125,10 @@ def test_a_broken_file_is_named_in_one_line_and_nothing_is_written(fake, tmp_pat
     model.mkdir(parents=True)
     (model / "losses.csv").write_text("step,value\n1,2\n")
     with pytest.raises(InputError, match="losses.csv: no column split, term"):
-        figures(fake.study, **(fake.inputs() | {"models": [model], "reconstructions": []}), out=tmp_path / "figures")
+        figures(fake.study, **(fake.inputs() | {"tables": tmp_path, "models": [model], "reconstructions": []}), out=tmp_path / "figures")
     broken = tmp_path / "reconstructions/ridge/drawings/subj01.h5"
     broken.parent.mkdir(parents=True)
     shutil.copy(fake.root / "tables/reconstruction.csv", broken)
     with pytest.raises(InputError, match="subj01.h5: cannot be read"):
-        figures(fake.study, **(fake.inputs() | {"reconstructions": [broken]}), out=tmp_path / "figures")
+        figures(fake.study, **(fake.inputs() | {"tables": tmp_path, "reconstructions": [broken]}), out=tmp_path / "figures")
     assert not (tmp_path / "figures").exists()

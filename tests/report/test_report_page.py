@@ -1,5 +1,6 @@
 """The page: every number of the tables in it, no request to anywhere, and words for what is missing."""
 
+import html
 import json
 import re
 import shutil
@@ -20,10 +21,10 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 class Page(HTMLParser):
     """Text, tables (title, rows: label -> cells), attributes and headings of a page; fails on tags that do not match."""
 
-    def __init__(self, html):
+    def __init__(self, content):
         super().__init__()
         self.open, self.tags, self.tables, self.text, self.title, self.heading = [], [], [], [], "", None
-        self.feed(html)
+        self.feed(content)
         assert not self.open, f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
@@ -75,7 +76,13 @@ def scores(fake):
     return pd.read_csv(fake.root / "tables/reconstruction.csv")
 
 
-@pytest.mark.parametrize(("title", "subject"), [("Mean over 3 training subjects", "average:train"), *[(f"{subject}, {'new' if role == 'new' else 'training'}", subject) for subject, role in SUBJECTS.items()]])
+@pytest.mark.parametrize(
+    ("title", "subject"),
+    [
+        ("Mean over 3 training subjects", "average:train"),
+        *[(f"{subject}, {'new' if role == 'new' else 'training'}", subject) for subject, role in SUBJECTS.items()],
+    ],
+)
 def test_every_methods_number_stands_in_its_subjects_table(read, scores, title, subject):
     rows = dict(read.table(title))
     names = results.ordered(scores.metric)
@@ -85,7 +92,11 @@ def test_every_methods_number_stands_in_its_subjects_table(read, scores, title, 
             entry = own.loc[(method, name)]
             assert float(exact) == pytest.approx(entry.value, rel=1e-5)
             assert shown == f"{results.text(name, entry.value)}[{results.text(name, entry.ci_low)}, {results.text(name, entry.ci_high)}]"
-    for label, row in (("Shuffled fMRI ridge", "shuffled:ridge"), ("Ceiling: true embedding", "embedding-ceiling"), ("Mean training image", "mean-training-image")):
+    for label, row in (
+        ("Shuffled fMRI ridge", "shuffled:ridge"),
+        ("Ceiling: true embedding", "embedding-ceiling"),
+        ("Mean training image", "mean-training-image"),
+    ):
         for name, (exact, _) in zip(names, rows[label], strict=True):
             assert float(exact) == pytest.approx(own.loc[(row, name)].value, rel=1e-5)
 
@@ -106,13 +117,23 @@ def test_the_first_words_are_the_tables_numbers(read, scores):
     assert "apart in each of the 3 subjects" in opening and "ridge at" in opening and "(lower, p = 0.03)" in opening
 
 
-def test_overlapping_intervals_are_said_to_overlap(fake, drawn, tmp_path):
-    shutil.copytree(fake.root / "tables", tmp_path / "tables")
-    table = pd.read_csv(tmp_path / "tables/reconstruction.csv")
-    table.loc[(table.subject == "subj02") & (table.method == "shuffled:unimind-convmixer"), "ci_high"] = 0.99
-    table.to_csv(tmp_path / "tables/reconstruction.csv", index=False)
-    report(fake.study, tmp_path / "tables", drawn, fake.metrics, fake.models, tmp_path / "report.html")
-    words = Page((tmp_path / "report.html").read_text()).words
+@pytest.fixture
+def told(fake, scores, tmp_path):
+    """The page of the fake study with its table changed, without figures."""
+
+    def tell(rows, column, value):
+        changed = scores.copy()
+        changed.loc[rows, column] = value
+        shutil.copytree(fake.root / "tables", tmp_path / "tables")
+        changed.to_csv(tmp_path / "tables/reconstruction.csv", index=False)
+        report(fake.study, tmp_path / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+        return Page((tmp_path / "report.html").read_text())
+
+    return tell
+
+
+def test_overlapping_intervals_are_said_to_overlap(told, scores):
+    words = told((scores.subject == "subj02") & (scores.method == "shuffled:unimind-convmixer"), "ci_high", 0.99).words
     assert "overlap in subj02: there this score does not show that the brain is read" in words and "apart in each" not in words
 
 
@@ -143,13 +164,8 @@ def test_warnings_stand_where_the_numbers_do(read):
     assert words.index("In SSIM the mean training image, one blur for every trial, beats every method here") < words.index("Mean over 3 training subjects")
 
 
-def test_inception_score_of_few_pictures_is_warned_of(fake, drawn, tmp_path):
-    shutil.copytree(fake.root / "tables", tmp_path / "tables")
-    table = pd.read_csv(tmp_path / "tables/reconstruction.csv")
-    table.loc[table.metric == "mse", "metric"] = "inception_score"
-    table.to_csv(tmp_path / "tables/reconstruction.csv", index=False)
-    report(fake.study, tmp_path / "tables", drawn, fake.metrics, fake.models, tmp_path / "report.html")
-    assert "Inception Score from 30 pictures: unstable below 5000" in Page((tmp_path / "report.html").read_text()).words
+def test_inception_score_of_few_pictures_is_warned_of(told, scores):
+    assert "Inception Score from 30 pictures: unstable below 5000" in told(scores.metric == "mse", "metric", "inception_score").words
 
 
 def test_protocol_networks_and_absent_metrics_are_told(read):
@@ -165,13 +181,8 @@ def test_bold_is_only_what_a_paired_test_made_sure(page):
     assert len(bold) == 1 and bold[0].startswith("CLIP: 0.96")
 
 
-def test_rows_of_another_protocol_never_share_a_column(fake, drawn, tmp_path):
-    shutil.copytree(fake.root / "tables", tmp_path / "tables")
-    table = pd.read_csv(tmp_path / "tables/reconstruction.csv")
-    table.loc[table.method.str.contains("ridge"), "protocol"] = "deadbeef"
-    table.to_csv(tmp_path / "tables/reconstruction.csv", index=False)
-    report(fake.study, tmp_path / "tables", drawn, fake.metrics, fake.models, tmp_path / "report.html")
-    found = Page((tmp_path / "report.html").read_text())
+def test_rows_of_another_protocol_never_share_a_column(told, scores):
+    found = told(scores.method.str.contains("ridge"), "protocol", "deadbeef")
     one, other = dict(found.table("Mean over 3 training subjects, protocol 1a2b")), dict(found.table("Mean over 3 training subjects, protocol dead"))
     assert "ridge" not in one and "ridge" in other and "mindvis" in one and "mindvis" not in other
     assert "Not all rows were made under the same protocol" in found.words
@@ -182,14 +193,22 @@ def test_a_run_with_nothing_says_so(fake, tmp_path):
         (tmp_path / name).mkdir()
     report(fake.study, tmp_path / "tables", tmp_path / "figures", [], [], tmp_path / "report.html")
     words = Page((tmp_path / "report.html").read_text()).words
-    for sentence in ("no table of identification scores", "no picture grids", "no table of scores", "hold no controls", "no result for the new subjects", "no loss curves", "hold no protocol"):
+    for sentence in (
+        "no table of identification scores",
+        "no picture grids",
+        "no table of scores",
+        "hold no controls",
+        "no result for the new subjects",
+        "no loss curves",
+        "hold no protocol",
+    ):
         assert sentence in words
     assert "nan" not in words.lower().split()
 
 
-def test_text_of_the_study_is_text(fake, drawn, tmp_path):
+def test_text_of_the_study_is_text(fake, tmp_path):
     study = fake.study.model_copy(update={"title": "<script>alert(1)</script> & more"})
-    report(study, fake.root / "tables", drawn, fake.metrics, fake.models, tmp_path / "report.html")
+    report(study, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
@@ -206,9 +225,12 @@ def test_no_sideways_scrolling_in_a_browser(page, tmp_path, width):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no chromium to open the page with")
-    probe = "<script>document.title = document.documentElement.scrollWidth + ' of ' + window.innerWidth</script></body>"
-    (tmp_path / "page.html").write_text(page.read_text().replace("</body>", probe))
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900", "--dump-dom", f"file://{tmp_path}/page.html"]
-    html = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    content, window = map(int, re.search(r"<title>(\d+) of (\d+)</title>", html).groups())
+    frame = (
+        f"<!DOCTYPE html><iframe width={width} height=900 style='border:0' srcdoc='{html.escape(page.read_text())}' onload='"
+        'document.title = this.contentDocument.documentElement.scrollWidth + " of " + this.contentWindow.innerWidth\'></iframe>'
+    )
+    (tmp_path / "frame.html").write_text(frame)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"file://{tmp_path}/frame.html"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    content, window = map(int, re.search(r"<title>(\d+) of (\d+)</title>", found).groups())
     assert content <= window == width

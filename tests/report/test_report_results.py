@@ -15,7 +15,8 @@ def scores(fake):
 
 
 def test_rows_are_told_apart_by_role_control_and_method(scores):
-    found = {tuple(row) for row in scores[["role", "method", "control", "of"]].astype(object).where(scores[["control", "of"]].notna(), None).itertuples(index=False)}
+    columns = scores[["role", "method", "control", "of"]].astype(object)
+    found = {tuple(row) for row in columns.where(columns.notna(), None).itertuples(index=False)}
     assert ("train", "ridge", None, "ridge") in found and ("new", "ridge", None, "ridge") in found
     assert ("control", "shuffled:unimind-vit", "shuffled", "unimind-vit") in found
     assert ("control", "embedding-ceiling", "embedding-ceiling", None) in found
@@ -59,7 +60,8 @@ def test_paired_tests_are_read_in_both_directions():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"), [("clip", 0.9613, "96.1"), ("mse", 0.01234, "0.0123"), ("pixcorr", 0.3224, "0.322"), ("fid", 123.456, "123.46"), ("unknown", 0.5, "0.500")]
+    ("name", "value", "shown"),
+    [("clip", 0.9613, "96.1"), ("mse", 0.01234, "0.0123"), ("pixcorr", 0.3224, "0.322"), ("fid", 123.456, "123.46"), ("unknown", 0.5, "0.500")],
 )
 def test_values_are_printed_as_the_tables_print_them(name, value, shown):
     assert results.text(name, value) == shown

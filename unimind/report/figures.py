@@ -23,6 +23,12 @@ QUANTITIES = {
     "parameters": "Parameters", "trainable_parameters": "Trained parameters", "flops_per_sample": "FLOPs per sample", "peak_memory": "Peak memory",
     "samples_per_second": "Samples per second", "seconds": "Time",
 }  # fmt: skip
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
+
+
+def stage_order(stage: str) -> int:
+    """Place of a stage, or of a model of it (`align/all`), in the order in which they run."""
+    return next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES))
 
 
 @dataclass(frozen=True)
@@ -204,13 +210,19 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             rows = [(label, stimulus) for label, numbers in groups for stimulus in numbers]
             cells = []
             for _, stimulus in rows:
-                line = [Cell(truth.get("images", stimulus)), *(opened[method].sampled(stimulus) for method in methods), Cell(opened[leading].get("shuffled", stimulus))]
+                line = [
+                    Cell(truth.get("images", stimulus)),
+                    *(opened[method].sampled(stimulus) for method in methods),
+                    Cell(opened[leading].get("shuffled", stimulus)),
+                ]
                 cells.append(line + ([Cell(ceiling.get("embedding_ceiling", stimulus))] if ceiling else []))
         columns = ["seen", *(labels[method] for method in methods), "shuffled fMRI", *(["true embedding"] if beside else [])]
         tints = {number: colours[method] for number, method in enumerate(methods, 1)}
         starts = np.cumsum([0, *(len(numbers) for _, numbers in groups)])[1:-1].tolist()
         side = tile_side(cells[0][0].picture.shape[0])
-        drawn = mosaic(cells, [label if number in {0, *starts} else "" for number, (label, _) in enumerate(rows)], columns, side, column_colours=tints, breaks=starts)
+        drawn = mosaic(
+            cells, [label if number in {0, *starts} else "" for number, (label, _) in enumerate(rows)], columns, side, column_colours=tints, breaks=starts
+        )
         file = f"pictures_{dataset}_{subject}.png"
         drawn.save(folder / file)
         samples = f" Small: the method's further samples of the same trial (up to {SMALL})." if any(cell.others for line in cells for cell in line) else ""
@@ -256,10 +268,11 @@ def _style() -> Iterator[None]:
     import matplotlib
 
     matplotlib.use("Agg")
+    ink, soft = "#1C1E22", "#3A3F46"
     look = {
-        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
-        "axes.spines.right": False, "axes.edgecolor": "#9AA0A8", "axes.labelcolor": "#3A3F46", "xtick.color": "#3A3F46", "ytick.color": "#3A3F46", "text.color": "#1C1E22",
-        "axes.axisbelow": True, "axes.grid": False, "grid.color": "#E4E6EA", "legend.frameon": False, "figure.dpi": 150, "savefig.facecolor": "white", "svg.hashsalt": "unimind",
+        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9AA0A8", "axes.labelcolor": soft, "xtick.color": soft, "ytick.color": soft,
+        "text.color": ink, "axes.axisbelow": True, "grid.color": "#E4E6EA", "legend.frameon": False, "figure.dpi": 150, "savefig.facecolor": "white",
     }  # fmt: skip
     with matplotlib.rc_context(look):
         yield
@@ -407,7 +420,7 @@ def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
     if not names:
         return
     stages = list(dict.fromkeys(table.stage))
-    stages.sort(key=lambda stage: next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES)))
+    stages.sort(key=stage_order)
     lines = [(stage, key) for stage in stages for key in study.methods if ((table.stage == stage) & (table.key == key)).any()]
     figure, axes = _panels(len(names), 3, 0.6 + 0.21 * len(lines), sharey=True)
     for axis, name in zip(axes, names, strict=True):
@@ -432,15 +445,18 @@ def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
         axis.set_ylim(place - 1.2, -0.7)
         axis.set_xlim(0, 1.3 * top if top > 0 else 1)
         axis.set_title(f"{QUANTITIES[name]}{f' ({unit})' if unit and unit not in ('count', '1', '1/s') else ''}")
-    figure.legend(handles=[Patch(color=colours[key], label=labels[key]) for key in study.methods if key in set(table.key)], loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(
+        handles=[Patch(color=colours[key], label=labels[key]) for key in study.methods if key in set(table.key)],
+        loc="outside lower center",
+        ncols=4,
+        fontsize=9,
+    )
     _save(figure, folder / "efficiency.png")
     yield Figure(
-        "efficiency.png", "efficiency", "What each stage of each method costs, measured in this run on this machine; where a method has one model per subject, their mean.",
+        "efficiency.png", "efficiency", "What each stage of each method costs, measured in this run on this "
+"machine; where a method has one model per subject, their mean.",
         "Bar charts of parameters, memory, speed and time per stage and method",
     )  # fmt: skip
-
-
-STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
 
 
 def _short(value: float) -> str:
@@ -467,7 +483,7 @@ def _losses(study: Study, models: Sequence[Path], folder: Path) -> Iterator[Figu
     for owner in [*study.methods, "foundations"]:
         if owner not in curves:
             continue
-        curves[owner].sort(key=lambda item: (next((place for place, known in enumerate(STAGES) if item[0].startswith(known)), len(STAGES)), item[0]))
+        curves[owner].sort(key=lambda item: (stage_order(item[0]), item[0]))
         figure, axes = _panels(len(curves[owner]), 3, 2.5)
         for axis, (name, table) in zip(axes, curves[owner], strict=True):
             _curve(axis, table)
@@ -560,7 +576,8 @@ def _similarity(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
         yield Figure(
             file,
             "alignment",
-            f"Do the subjects represent the same {len(shared)} test pictures alike? Spearman correlation between two subjects' representational similarity matrices: "
+            f"Do the subjects represent the same {len(shared)} test pictures alike? Spearman "
+            f"correlation between two subjects' representational similarity matrices: "
             "of their measured responses (averaged over repeats), and of the embeddings that each method predicts from them.",
             "; ".join(f"{name}: mean agreement between subjects {matrix[upper].mean():.2f}" for name, matrix in found),
             dataset=dataset,

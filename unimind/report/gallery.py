@@ -131,7 +131,8 @@ def ranked(per_image: Mapping[str, Sequence[float] | None], n: int, each: int) -
     Scores are compared in the order of `RANKING`, a later one deciding where the earlier ones tie, then the stimulus order. None
     where no score of that table has a value for every picture.
     """
-    keys = [sign * np.asarray(per_image[name], float) for name, sign in RANKING.items() if per_image.get(name) is not None and len(per_image[name]) == n]  # type: ignore[arg-type]
+    given = {name: np.asarray(per_image[name], float) for name in RANKING if per_image.get(name) is not None}
+    keys = [RANKING[name] * values for name, values in given.items() if len(values) == n]
     keys = [key for key in keys if np.isfinite(key).all()]
     if not keys:
         return None
@@ -145,7 +146,9 @@ def _fonts(size: int):
     from matplotlib import font_manager
     from PIL import ImageFont
 
-    return tuple(ImageFont.truetype(font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight)), size) for weight in ("normal", "bold"))
+    return tuple(
+        ImageFont.truetype(font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight)), size) for weight in ("normal", "bold")
+    )
 
 
 def _wrapped(label: str, font, width: int) -> list[str]:

@@ -16,7 +16,7 @@ from unimind import __version__
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.report import results
-from unimind.report.figures import QUANTITIES, STAGES, UNITS
+from unimind.report.figures import QUANTITIES, UNITS, stage_order
 from unimind.report.results import CONTROLS
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
@@ -27,10 +27,12 @@ FEW_FOR_INCEPTION_SCORE = 5000
 LIBRARIES = ("torch", "torchvision", "diffusers", "open_clip_torch", "himalaya", "scikit-learn", "nilearn", "h5py", "numpy", "snakemake")
 CITATIONS = (
     "Unimind, version {version}: reconstruct seen images from fMRI with one model for many subjects (software).",
-    "Sohyung Kim (2025). Cross-subject fMRI Image Reconstruction using Contrastive Learning. Thesis, Seoul National University. The method this software implements.",
-    "Zijiao Chen, Jiaxin Qing, Tiange Xiang, Wan Lin Yue & Juan Helen Zhou (2023). Seeing Beyond the Brain: Conditional Diffusion Model with Sparse Masked Modeling for Vision Decoding. CVPR. "
+    "Sohyung Kim (2025). Cross-subject fMRI Image Reconstruction using Contrastive "
+    "Learning. Thesis, Seoul National University. The method this software implements.",
+    "Zijiao Chen, Jiaxin Qing, Tiange Xiang, Wan Lin Yue & Juan Helen Zhou (2023). Seeing Beyond "
+    "the Brain: Conditional Diffusion Model with Sparse Masked Modeling for Vision Decoding. CVPR. "
     "Masked brain modelling and the double-conditioned latent diffusion model.",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def report(study: Study, tables: Path, figures: Path, metrics: Sequence[Path], m
     comparisons = results.read_table(tables, "comparisons")
     drawn = _drawn(Path(figures))
     read = {f"{path.parent.parent.name}/{path.parent.name}/{path.stem}": read_json(path) for path in map(Path, metrics)}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("unimind.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unimind.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     networks = _networks(read.values())
     answer = _answer(study, scores, comparisons, networks)
     html = environment.get_template("report.html").render(
@@ -166,7 +170,9 @@ def _drawn(folder: Path) -> dict[str, list[tuple[str, Picture]]]:
     captions = folder / "captions.json"
     entries = read_json(captions) if captions.exists() else []
     named = {entry["file"] for entry in entries}
-    entries += [{"file": path.name, "section": "other", "caption": path.stem, "alt": path.stem} for path in sorted(folder.glob("*.png")) if path.name not in named]
+    entries += [
+        {"file": path.name, "section": "other", "caption": path.stem, "alt": path.stem} for path in sorted(folder.glob("*.png")) if path.name not in named
+    ]
     found: dict[str, list[tuple[str, Picture]]] = {}
     for entry in entries:
         path = folder / entry["file"]
@@ -227,14 +233,24 @@ def _warnings(study: Study) -> list[str]:
     simulated = [name for name, dataset in study.datasets.items() if dataset.source == "simulated"]
     trained = [
         name
-        for name, section in (("image embedding", study.foundations.embedding), ("autoencoder", study.foundations.autoencoder), ("diffusion model", study.foundations.diffusion))
+        for name, section in (
+            ("image embedding", study.foundations.embedding),
+            ("autoencoder", study.foundations.autoencoder),
+            ("diffusion model", study.foundations.diffusion),
+        )
         if section.kind in ("study", "study-clip")
     ]
     found = []
     if simulated:
-        found.append(f"{'The brains' if len(simulated) == len(study.datasets) else 'The brains of ' + _list(simulated)} are simulated and the pictures are drawn: this study shows that the pipeline works, not how well people's brains can be read.")
+        found.append(
+            f"{'The brains' if len(simulated) == len(study.datasets) else 'The brains of ' + _list(simulated)} are simulated "
+            f"and the pictures are drawn: this study shows that the pipeline works, not how well people's brains can be read."
+        )
     if trained:
-        found.append(f"The {_list(trained)} {'was' if len(trained) == 1 else 'were'} trained inside this study; numbers measured with them must never be compared with numbers on NSD or from other networks.")
+        found.append(
+            f"The {_list(trained)} {'was' if len(trained) == 1 else 'were'} trained inside this study; "
+            f"numbers measured with them must never be compared with numbers on NSD or from other networks."
+        )
     elif study.foundations.embedding.kind == "squeezenet":
         found.append("SqueezeNet features stand where a CLIP usually does; numbers are not comparable with published CLIP numbers.")
     return found
@@ -301,17 +317,24 @@ def _answer(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame
             answer.scale = f"{_measure(name)}{f' by {networks[name]}' if name in networks else ''}; {dataset}, {_whom(study, dataset, results.main_role(here))}"
     methods = _list([labels[key] for key in study.methods])
     if answer.paragraphs:
-        answer.paragraphs[0] = f"From the fMRI of {whom}, {_many(len(study.methods), 'method')} reconstruct{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
+        answer.paragraphs[0] = (
+            f"From the fMRI of {whom}, {_many(len(study.methods), 'method')} "
+            f"reconstruct{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
+        )
     else:
         answer.paragraphs.append(
-            f"The pictures that {whom} saw were reconstructed from fMRI by {methods}; this run has no table of identification scores, so how well is not said here."
+            f"The pictures that {whom} saw were reconstructed from fMRI by {methods}; this "
+            f"run has no table of identification scores, so how well is not said here."
         )
     return answer
 
 
 def _people(study: Study) -> list[tuple[str, list[str]]]:
     several = len(study.datasets) > 1
-    return [(noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)]) for role, noun in (("train", "training subject"), ("new", "new subject"))]
+    return [
+        (noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)])
+        for role, noun in (("train", "training subject"), ("new", "new subject"))
+    ]
 
 
 def _whom(study: Study, dataset: str, role: str) -> str:
@@ -344,7 +367,10 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
     shuffled = _pick(means, of=lead, control="shuffled")
     if shuffled is not None:
         text = [f"{words}; given the fMRI of other pictures, its shuffled control, it reaches {_interval(name, shuffled)}."]
-        pairs = {subject: (_pick(singles, subject=subject, of=lead, control=None), _pick(singles, subject=subject, of=lead, control="shuffled")) for subject in subjects}
+        pairs = {
+            subject: (_pick(singles, subject=subject, of=lead, control=None), _pick(singles, subject=subject, of=lead, control="shuffled"))
+            for subject in subjects
+        }
         apart = {subject: _apart(*pair) for subject, pair in pairs.items() if None not in pair}
         close = [subject for subject, answer in apart.items() if answer is False]
         if apart and all(apart.values()):
@@ -400,10 +426,12 @@ def _numbers(study: Study, means: pd.DataFrame, name: str, lead: str) -> list[Nu
     rows.append((CONTROLS["embedding-ceiling"][0], "", _pick(means, control="embedding-ceiling")))
     top = 1.0 if kind.percent else max([row.value for _, _, row in rows if row is not None] or [1.0])
     return [
-        Number(results.text(name, row.value) + (PERCENT if kind.percent else ""), label, min(1.0, max(0.0, row.value / top)), colour, _interval(name, row, False))
+        Number(
+            results.text(name, row.value) + (PERCENT if kind.percent else ""), label, min(1.0, max(0.0, row.value / top)), colour, _interval(name, row, False)
+        )
         for label, colour, row in rows
         if row is not None
-    ]  # fmt: skip
+    ]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -415,15 +443,25 @@ def _cell(name: str, row: Any, best: bool = False) -> Cell | None:
     interval = "" if pd.isna(row.ci_low) or pd.isna(row.ci_high) else f"{results.text(name, row.ci_low)}, {results.text(name, row.ci_high)}"
     exact = f"{row.value:.6g}"
     count = "" if pd.isna(row.n_test) else f", {int(row.n_test)} test pictures"
-    return Cell(results.text(name, row.value), interval, exact, f"{results.metric(name).label}: {exact}{f', 95 % interval {row.ci_low:.6g} to {row.ci_high:.6g}' if interval else ''}{count}", best)
+    return Cell(
+        results.text(name, row.value),
+        interval,
+        exact,
+        f"{results.metric(name).label}: {exact}{f', 95 % interval {row.ci_low:.6g} to {row.ci_high:.6g}' if interval else ''}{count}",
+        best,
+    )
 
 
 def _heads(here: pd.DataFrame, names: list[str]) -> list[tuple[str, str]]:
     return [
-        (results.metric(name).label + (PERCENT if results.metric(name).percent else "") + ("\u00a0↓" if results.lower_is_better(here[here.metric == name]) else "\u00a0↑"),
-         results.metric(name).meaning)
+        (
+            results.metric(name).label
+            + (PERCENT if results.metric(name).percent else "")
+            + ("\u00a0↓" if results.lower_is_better(here[here.metric == name]) else "\u00a0↑"),
+            results.metric(name).meaning,
+        )
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def _surely_best(rows: pd.DataFrame, name: str, comparisons: pd.DataFrame | None) -> str | None:
@@ -466,9 +504,10 @@ def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, 
         return (0, owner) if line.control is None else (1, controls.index(line.control) if line.control in controls else len(controls), owner)
 
     blocks: dict[str, list[Row]] = {"": [], "Controls": []}
-    for line in sorted(rows[["method", "control", "of"]].drop_duplicates("method").itertuples(), key=place):
-        own = rows[rows.method == line.method]
-        cells = [_cell(name, next(own[own.metric == name].itertuples(), None), best[name] == line.method) for name in names]
+    entries = list(rows.itertuples())
+    at = {(entry.method, entry.metric): entry for entry in entries}
+    for line in sorted({entry.method: entry for entry in entries}.values(), key=place):
+        cells = [_cell(name, at.get((line.method, name)), best[name] == line.method) for name in names]
         if line.control is None:
             blocks[""].append(Row(labels.get(line.of, line.of), cells, colours.get(line.of, "")))
         else:
@@ -492,7 +531,9 @@ def _results(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFram
                 note = "" if means.ci_low.notna().any() else " Plain means over subjects, without an interval."
                 section.tables += _scores_tables(study, means, comparisons, f"Mean over {len(several)} {noun} subjects", note, brief=True)
         for subject in subjects:
-            tables = _scores_tables(study, here[here.subject == subject], comparisons, f"{subject}, {'new' if study.role(dataset, subject) == 'new' else 'training'} subject")
+            tables = _scores_tables(
+                study, here[here.subject == subject], comparisons, f"{subject}, {'new' if study.role(dataset, subject) == 'new' else 'training'} subject"
+            )
             if section.tables:
                 section.folded += tables
             else:
@@ -517,13 +558,22 @@ def _cautions(here: pd.DataFrame) -> list[str]:
     if means.protocol.nunique() > 1:
         notes.append("Not all rows were made under the same protocol; those that were not stand in tables of their own and must not be compared across them.")
     if beaten:
-        notes.append(f"In {_list(beaten)} the mean training image, one blur for every trial, beats every method here: low-level metrics reward blur and alone prove nothing.")
+        notes.append(
+            f"In {_list(beaten)} the mean training image, one blur for every trial, beats "
+            f"every method here: low-level metrics reward blur and alone prove nothing."
+        )
     elif low:
-        notes.append(f"Low-level metrics ({_list([results.metric(name).label for name in low])}) reward blur: read them only beside the identification metrics and the mean training image.")
+        notes.append(
+            f"Low-level metrics ({_list([results.metric(name).label for name in low])}) reward "
+            f"blur: read them only beside the identification metrics and the mean training image."
+        )
     for name in ("inception_score", "classifier_score"):
         counts = results.single(here).n_test[here.metric == name].dropna()
         if len(counts) and counts.min() < FEW_FOR_INCEPTION_SCORE:
-            notes.append(f"{results.metric(name).label} from {int(counts.min())} pictures: unstable below {FEW_FOR_INCEPTION_SCORE}, and it never looks at what was seen.")
+            notes.append(
+                f"{results.metric(name).label} from {int(counts.min())} pictures: unstable "
+                f"below {FEW_FOR_INCEPTION_SCORE}, and it never looks at what was seen."
+            )
     if "fid" in names and here.n_test[here.metric == "fid"].dropna().lt(FEW_FOR_INCEPTION_SCORE).any():
         notes.append("FID from so few pictures is a reference only.")
     return notes
@@ -558,7 +608,9 @@ def _new_subjects(
         if len(rows):
             trials = results.budgets(rows)
             named = f"{subject}{f', {trials[-1]} training trials' if trials else ''}"
-            section.tables += _scores_tables(study, rows[rows.control.isna() | (rows.control == "shuffled")], comparisons, f"{dataset}, {named}" if len(study.datasets) > 1 else named)
+            section.tables += _scores_tables(
+                study, rows[rows.control.isna() | (rows.control == "shuffled")], comparisons, f"{dataset}, {named}" if len(study.datasets) > 1 else named
+            )
     section.tables += _adaptation_tables(study, adaptation) if adaptation is not None else []
     if not section.tables:
         section.notes.append("The tables hold no result for the new subjects.")
@@ -582,7 +634,15 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
                 rows.append(Row(labels.get(method, method), cells, colours.get(method, "")))
             blocks.append(Block(rows, "mean over new subjects" if subject == results.AVERAGE["new"] else str(subject)))
         heads = [(str(budget), f"{budget} trials of the new subject") for budget in budgets]
-        found.append(Table(f"{dataset + ': ' if len(study.datasets) > 1 else ''}{_measure(name)}{' (%)' if results.metric(name).percent else ''} by number of training trials", "training trials", heads, blocks))
+        found.append(
+            Table(
+                f"{dataset + ': ' if len(study.datasets) > 1 else ''}{_measure(name)}{' (%)' if results.metric(name).percent else ''} "
+                f"by number of training trials",
+                "training trials",
+                heads,
+                blocks,
+            )
+        )
     return found
 
 
@@ -601,16 +661,14 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
         heads.append((QUANTITIES.get(name, name) + (f" ({shown})" if shown else ""), ""))
     keys = {label: key for key, label in labels.items()}
     for method in dict.fromkeys(table.method):
-        own = table[table.method == method]
-        key = keys.get(method, method)
-        stages = sorted(dict.fromkeys(own.stage.astype(str)), key=lambda stage: next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES)))
+        own = {(str(row.stage), row.quantity): row for row in table[table.method == method].itertuples() if not pd.isna(row.value)}
         rows = []
-        for stage in stages:
-            cells = []
-            for name in names:
-                row = next(own[(own.stage.astype(str) == stage) & (own.quantity == name)].itertuples(), None)
-                cells.append(None if row is None or pd.isna(row.value) else Cell(_quantity(row.value / UNITS.get(str(row.unit), (1,))[0]), exact=f"{row.value:.6g}", words=f"{row.value:.6g}"))
-            rows.append(Row(stage, cells, colours.get(key, "")))
+        for stage in sorted(dict.fromkeys(stage for stage, _ in own), key=stage_order):
+            found = [own.get((stage, name)) for name in names]
+            cells = [
+                row and Cell(_quantity(row.value / UNITS.get(str(row.unit), (1,))[0]), exact=f"{row.value:.6g}", words=f"{row.value:.6g}") for row in found
+            ]
+            rows.append(Row(stage, cells, colours.get(keys.get(method, method), "")))
         blocks.append(Block(rows, labels.get(method, method)))
     section.tables.append(Table("Cost of every stage", "stage", heads, blocks, "Measured in this run, on the machine that ran it."))
     return section
@@ -676,7 +734,11 @@ def _protocol(study: Study, read: dict[str, Any]) -> Protocol:
     found.absent = [(results.metric(name).label, "; ".join(reasons[name])) for name in results.ordered(reasons)]
     for name, section in study.foundations:
         if section is not None and hasattr(section, "kind"):
-            given = {key: value for key, value in section.model_dump(mode="json").items() if not isinstance(value, (dict, list)) and value is not None and key != "kind"}
+            given = {
+                key: value
+                for key, value in section.model_dump(mode="json").items()
+                if not isinstance(value, (dict, list)) and value is not None and key != "kind"
+            }
             found.foundations.append((name, f"{section.kind}{''.join(f', {_readable(key)} {value}' for key, value in given.items())}"))
     return found
 

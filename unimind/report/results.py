@@ -36,22 +36,38 @@ METRICS: dict[str, Metric] = {
     "inception": Metric("Inception", "higher", True, 0.5, meaning=_TWO_WAY.format("Inception-v3")),
     "alexnet5": Metric("AlexNet(5)", "higher", True, 0.5, meaning=_TWO_WAY.format("AlexNet, fifth convolution")),
     "alexnet2": Metric("AlexNet(2)", "higher", True, 0.5, meaning=_TWO_WAY.format("AlexNet, second convolution")),
-    "identification": Metric("Embedding", "higher", True, 0.5, meaning="how often the embedding predicted from fMRI, before any picture is drawn, is closer to the seen picture's than to another test picture's"),
-    "retrieval_forward": Metric("Image to brain", "higher", True, meaning="how often the right one of many predicted embeddings is the nearest to the picture's embedding"),
-    "retrieval_backward": Metric("Brain to image", "higher", True, meaning="how often the seen picture, among many test pictures, is the nearest to the embedding predicted from fMRI"),
-    "classifier": Metric("Object class", "higher", True, meaning="how often the study's own classifier sees the same object in the reconstruction as in the seen picture"),
-    "nway_top1": Metric("50-way top-1", "higher", True, 0.02, meaning="how often the seen picture's class wins against 49 random other classes in the reconstruction"),
+    "identification": Metric(
+        "Embedding",
+        "higher",
+        True,
+        0.5,
+        meaning="how often the embedding predicted from fMRI, before any picture is drawn, is closer to the seen picture's than to another test picture's",
+    ),
+    "retrieval_forward": Metric(
+        "Image to brain", "higher", True, meaning="how often the right one of many predicted embeddings is the nearest to the picture's embedding"
+    ),
+    "retrieval_backward": Metric(
+        "Brain to image", "higher", True, meaning="how often the seen picture, among many test pictures, is the nearest to the embedding predicted from fMRI"
+    ),
+    "classifier": Metric(
+        "Object class", "higher", True, meaning="how often the study's own classifier sees the same object in the reconstruction as in the seen picture"
+    ),
+    "nway_top1": Metric(
+        "50-way top-1", "higher", True, 0.02, meaning="how often the seen picture's class wins against 49 random other classes in the reconstruction"
+    ),
     "effnet": Metric("EffNet-B", "lower", meaning="correlation distance of EfficientNet features"),
     "swav": Metric("SwAV", "lower", meaning="correlation distance of SwAV ResNet-50 features"),
     "lpips": Metric("LPIPS", "lower", meaning="learned perceptual distance"),
     "perceptual_distance": Metric("Perceptual distance", "lower", meaning="distance of the feature maps of the study's own classifier"),
     "fid": Metric("FID", "lower", meaning="distance of the two sets' Inception feature distributions"),
     "inception_score": Metric("Inception Score", "higher", meaning="sharpness and variety of the pictures by Inception-v3; knows nothing of what was seen"),
-    "classifier_score": Metric("Classifier score", "higher", meaning="sharpness and variety of the pictures by the study's own classifier; knows nothing of what was seen"),
+    "classifier_score": Metric(
+        "Classifier score", "higher", meaning="sharpness and variety of the pictures by the study's own classifier; knows nothing of what was seen"
+    ),
     "pixcorr": Metric("PixCorr", "higher", low_level=True, meaning="correlation of pixel values"),
     "ssim": Metric("SSIM", "higher", low_level=True, meaning="structural similarity of the grey pictures"),
     "mse": Metric("MSE", "lower", low_level=True, meaning="mean squared difference of pixel values in [0, 1]"),
-}  # fmt: skip
+}
 #: Metrics that say whether the right picture was read, in the order in which one becomes the page's headline.
 HEADLINES = ("clip", "squeezenet", "inception", "alexnet5", "identification", "classifier", "nway_top1")
 #: A paired test between two methods counts below this (Holm-adjusted) p.
@@ -60,13 +76,31 @@ LEVEL = 0.05
 #: Control -> (name shown, what it is and what it tells, in one sentence).
 CONTROLS: dict[str, tuple[str, str]] = {
     "shuffled": ("Shuffled fMRI", "The same model given the fMRI of another test picture: whatever it still scores does not come from the brain."),
-    "chance": ("Chance", "The model's reconstruction of another test picture is compared with this one: the level of a decoder that knows only what pictures look like."),
-    "nearest-training-image": ("Nearest training image", "No picture is made: the training picture whose embedding is nearest to the one predicted from fMRI is shown."),
-    "mean-training-image": ("Mean training image", "One blur for every trial, the pixel average of the training pictures; what beats a method here rewards blur."),
-    "unconditional": ("Unconditional samples", "The diffusion model draws without any condition: pictures that look right and have nothing to do with what was seen."),
-    "embedding-ceiling": ("Ceiling: true embedding", "The decoder is given the seen picture's true embedding instead of a prediction: perfect brain reading by this decoder would score this."),
-    "autoencoder-ceiling": ("Ceiling: autoencoder", "The seen picture goes through the autoencoder and back: nothing that decodes through it can look closer than this."),
-}  # fmt: skip
+    "chance": (
+        "Chance",
+        "The model's reconstruction of another test picture is compared with this one: the level of a decoder that knows only what pictures look like.",
+    ),
+    "nearest-training-image": (
+        "Nearest training image",
+        "No picture is made: the training picture whose embedding is nearest to the one predicted from fMRI is shown.",
+    ),
+    "mean-training-image": (
+        "Mean training image",
+        "One blur for every trial, the pixel average of the training pictures; what beats a method here rewards blur.",
+    ),
+    "unconditional": (
+        "Unconditional samples",
+        "The diffusion model draws without any condition: pictures that look right and have nothing to do with what was seen.",
+    ),
+    "embedding-ceiling": (
+        "Ceiling: true embedding",
+        "The decoder is given the seen picture's true embedding instead of a prediction: perfect brain reading by this decoder would score this.",
+    ),
+    "autoencoder-ceiling": (
+        "Ceiling: autoencoder",
+        "The seen picture goes through the autoencoder and back: nothing that decodes through it can look closer than this.",
+    ),
+}
 
 
 def metric(name: str) -> Metric:
@@ -162,15 +196,18 @@ def over_subjects(scores: pd.DataFrame, role: str) -> pd.DataFrame:
 
     Where the table has neither, the plain mean of the subjects stands in, without an interval.
     """
-    members = single(scores)
-    members = set(zip(members.dataset[members.role == role], members.subject[members.role == role], strict=True))
-    own = pd.Series(list(zip(scores.dataset, scores.subject, strict=True)), index=scores.index, dtype=object).isin(members)
+    records = scores.to_dict("records")
+    members = {(row["dataset"], row["subject"]) for row in records if row["role"] == role and row["subject"] not in AVERAGE.values()}
+    groups: dict[tuple, list[dict]] = {}
+    for row in records:
+        if row["subject"] == AVERAGE[role] or (row["dataset"], row["subject"]) in members:
+            groups.setdefault((row["dataset"], row["method"], row["metric"], str(row["protocol"])), []).append(row)
     rows = []
-    for _, group in scores[own | (scores.subject == AVERAGE[role])].groupby(["dataset", "method", "metric", "protocol"], sort=False, dropna=False):
-        averages = group[group.subject == AVERAGE[role]]
-        row = (averages if len(averages) else group).iloc[0].to_dict()
-        if not len(averages) and len(group) > 1:
-            row |= {"value": group.value.mean(), "ci_low": float("nan"), "ci_high": float("nan"), "subject": AVERAGE[role]}
+    for group in groups.values():
+        row = next((row for row in group if row["subject"] == AVERAGE[role]), group[0])
+        if row["subject"] != AVERAGE[role] and len(group) > 1:
+            nothing = float("nan")
+            row = row | {"value": sum(one["value"] for one in group) / len(group), "ci_low": nothing, "ci_high": nothing, "subject": AVERAGE[role]}
         rows.append(row)
     found = pd.DataFrame(rows, columns=scores.columns)
     return found.assign(**{column: found[column].astype(object).where(found[column].notna(), None) for column in ("control", "of")})
