@@ -105,6 +105,9 @@ class SimulatedData(Dataset):
             raise ValueError(f"sessions x trials_per_session = {trials} is not a multiple of repeats = {self.repeats}")
         if trials // self.repeats <= self.shared_images:
             raise ValueError(f"{trials // self.repeats} pictures per subject leave none to train on beside {self.shared_images} shared ones")
+        pool = self.shared_images + 8 * (trials // self.repeats - self.shared_images)
+        if pool > 9216:
+            raise ValueError(f"{pool} pictures for 8 subjects, but there are 9216 to draw; lower sessions, trials_per_session, or raise repeats")
         unknown = [name for name in self.subjects if not re.fullmatch(r"subj0[1-8]", name)]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: simulated subjects are called subj01 to subj08")
@@ -245,7 +248,7 @@ class Training(Section):
 class DrawnPictures(Section):
     """Drawn, captioned pictures that no subject sees, for foundations trained inside the study."""
 
-    count: Positive = 8000
+    count: Annotated[int, Field(gt=0, le=8960)] = Field(8000, description="Of the 9216 possible ones that no simulated subject sees; 256 more are held out.")
     seed: int = 1
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimind.data.drawn import CLASSES, COLOURS, draw
+from unimind.data.drawn import CLASSES, COLOURS, HALF, combinations, draw
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
@@ -100,16 +100,22 @@ def test_training_targets_leave_every_test_picture_out(tmp_path):
 
 
 def test_drawn_pictures_are_what_the_captions_say():
-    drawn = draw(200, 48, 3)
-    assert drawn.images.shape == (200, 48, 48, 3) and np.array_equal(draw(200, 48, 3).images, drawn.images)
+    numbers = combinations("subjects", 3)[:200]
+    drawn = draw(numbers, 48)
+    assert drawn.images.shape == (200, 48, 48, 3) and np.array_equal(draw(numbers, 48).images, drawn.images)
     for image, caption, features, kind in zip(drawn.images, drawn.captions, drawn.features, drawn.classes, strict=True):
-        assert CLASSES[kind] in caption
+        assert f" {CLASSES[kind]} " in caption
         colour = list(COLOURS)[features[len(CLASSES) : len(CLASSES) + len(COLOURS)].argmax()]
         assert f" {colour} " in caption
         distance = np.abs(image.astype(int) - np.array(COLOURS[colour])).sum(-1)
-        near = np.argwhere(distance <= np.quantile(distance, 0.02))
-        across = near[:, 1].mean() / 48
-        if " left " in caption:
-            assert across < 0.55
-        if " right " in caption:
-            assert across > 0.45
+        down, across = np.argwhere(distance <= np.quantile(distance, 0.02)).mean(0) / 48
+        assert across < 0.6 if " left " in caption else across > 0.38
+        assert down < 0.6 if " top " in caption or " upper " in caption else down > 0.38
+
+
+def test_foundations_and_subjects_never_share_a_picture():
+    subjects, foundations = combinations("subjects", 0), combinations("foundations", 1)
+    assert len(subjects) == len(foundations) == HALF and not set(subjects) & set(foundations)
+    assert set(combinations("subjects", 5)) == set(subjects) and not np.array_equal(combinations("subjects", 5), subjects)
+    images = draw(subjects[:2000], 32).images.reshape(2000, -1)
+    assert len(np.unique(images, axis=0)) == 2000

@@ -1,11 +1,12 @@
-"""Drawn pictures: one object of some class, colour, place and size on some background, with a caption.
+"""Drawn pictures: one object of some class, colour, place and size on some background, with a caption that says it all.
 
-They are the stimuli of simulated subjects and, with other seeds, the training pictures of the foundations that are
-trained inside a study. Everything follows from the seed.
+They are the stimuli of simulated subjects and, from the other half of all possible pictures, what the foundations of a
+study are trained on.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,8 +18,10 @@ BACKGROUNDS = {
     "plain dark": ((40, 40, 46), (40, 40, 46)), "plain light": ((190, 188, 180), (190, 188, 180)), "shaded": ((20, 30, 60), (150, 160, 190)),
     "striped": ((60, 90, 70), (110, 140, 115)), "checked": ((110, 85, 70), (160, 130, 110)), "brown": ((95, 65, 40), (95, 65, 40)),
 }  # fmt: skip
-#: Radius of an object as a share of the picture's side.
-SMALLEST, LARGEST = 0.22, 0.36
+#: Radius of an object as a share of the picture's side, and its places: evenly spread, as far out as the object fits.
+SIZES = {"small": 0.2, "medium": 0.27, "large": 0.34}
+ROWS = ("top", "upper", "lower", "bottom")
+COLUMNS = ("far left", "left", "right", "far right")
 
 
 def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -67,6 +70,11 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }  # fmt: skip
 CLASSES = tuple(SHAPES)
 
+FORM = (len(SHAPES), len(COLOURS), len(BACKGROUNDS), len(SIZES), len(ROWS), len(COLUMNS))
+#: How many different pictures there are, and how many each half of them has.
+N_COMBINATIONS = int(np.prod(FORM))
+HALF = N_COMBINATIONS // 2
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -88,34 +96,38 @@ class Drawn:
     classes: np.ndarray
 
 
-def draw(count: int, size: int, seed: int | tuple[int, ...]) -> Drawn:
-    """Draw `count` pictures of `size` x `size` pixels."""
-    random = np.random.default_rng(seed)
-    shape = random.integers(len(SHAPES), size=count)
-    colour = random.integers(len(COLOURS), size=count)
-    background = random.integers(len(BACKGROUNDS), size=count)
-    radius = random.uniform(SMALLEST, LARGEST, size=count)
-    centre = radius[:, None] + random.uniform(size=(count, 2)) * (1 - 2 * radius[:, None])
-    tilt = random.uniform(-0.2, 0.2, size=count)
+def combinations(part: Literal["subjects", "foundations"], seed: int | tuple[int, ...]) -> np.ndarray:
+    """Numbers of all pictures of one half of the possible ones, in an order that follows from the seed.
+
+    The halves never change and share no picture: what foundations are trained on, no subject sees.
+    """
+    halves = np.random.default_rng(2025).permutation(N_COMBINATIONS).reshape(2, -1)
+    return np.random.default_rng(seed).permutation(halves[0 if part == "subjects" else 1])
+
+
+def draw(numbers: np.ndarray, size: int) -> Drawn:
+    """Draw pictures of `size` x `size` pixels by their numbers (n,), each from 0 to `N_COMBINATIONS` - 1."""
+    shape, colour, background, extent, row, column = np.unravel_index(np.asarray(numbers), FORM)
+    count = len(shape)
+    radius = np.array(list(SIZES.values()))[extent]
+    centre = radius[:, None] + np.stack([column / (len(COLUMNS) - 1), row / (len(ROWS) - 1)], 1) * (1 - 2 * radius[:, None])
     images = np.empty((count, size, size, 3), np.uint8)
     for start in range(0, count, 256):
         part = slice(start, min(start + 256, count))
-        images[part] = _render(size, shape[part], colour[part], background[part], radius[part], centre[part], tilt[part])
+        images[part] = _render(size, shape[part], colour[part], background[part], radius[part], centre[part])
     places = np.linspace(0.2, 0.8, 4)
     bumps = np.exp(-((centre[:, :, None] - places) ** 2) / (2 * 0.15**2))
     place = (bumps[:, 1, :, None] * bumps[:, 0, None, :]).reshape(count, 16)
-    extent = (radius[:, None] - (SMALLEST + LARGEST) / 2) / ((LARGEST - SMALLEST) / 2)
-    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, extent]
-    return Drawn(images, np.concatenate(blocks, 1).astype(np.float32), _captions(shape, colour, background, radius, centre), shape)
+    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, extent[:, None] - 1.0]
+    return Drawn(images, np.concatenate(blocks, 1).astype(np.float32), _captions(shape, colour, background, extent, row, column), shape)
 
 
-def _render(size, shape, colour, background, radius, centre, tilt) -> np.ndarray:
+def _render(size, shape, colour, background, radius, centre) -> np.ndarray:
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x = axis[None, None, :] - centre[:, 0, None, None].astype(np.float32)
     y = axis[None, :, None] - centre[:, 1, None, None].astype(np.float32)
-    cos, sin = np.cos(tilt)[:, None, None], np.sin(tilt)[:, None, None]
-    unit = radius[:, None, None]
-    u, v = (cos * x + sin * y) / unit, (-sin * x + cos * y) / unit
+    unit = radius[:, None, None].astype(np.float32)
+    u, v = np.broadcast_arrays(x / unit, y / unit)
     distance = np.empty(u.shape, np.float32)
     for index, outline in enumerate(SHAPES.values()):
         chosen = shape == index
@@ -134,11 +146,9 @@ def _render(size, shape, colour, background, radius, centre, tilt) -> np.ndarray
     return np.clip(behind * (1 - cover) + front * cover, 0, 255).round().astype(np.uint8)
 
 
-def _captions(shape, colour, background, radius, centre) -> list[str]:
-    columns, rows, sizes = ("left", "middle", "right"), ("top", "centre", "bottom"), ("small", "medium", "large")
-    result = []
-    for s, c, b, r, (x, y) in zip(shape, colour, background, radius, centre, strict=True):
-        size = sizes[min(2, int((r - SMALLEST) / (LARGEST - SMALLEST) * 3))]
-        place = f"{rows[min(2, int(y * 3))]} {columns[min(2, int(x * 3))]}"
-        result.append(f"a {size} {list(COLOURS)[c]} {CLASSES[s]} at the {place} on a {list(BACKGROUNDS)[b]} background")
-    return result
+def _captions(shape, colour, background, extent, row, column) -> list[str]:
+    words = (list(SIZES), list(COLOURS), CLASSES, ROWS, COLUMNS, list(BACKGROUNDS))
+    return [
+        f"a {words[0][e]} {words[1][c]} {words[2][s]} at the {words[3][r]} {words[4][k]} on a {words[5][b]} background"
+        for e, c, s, r, k, b in zip(extent, colour, shape, row, column, background, strict=True)
+    ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from unimind.data.drawn import Drawn, draw
+from unimind.data.drawn import Drawn, combinations, draw
 from unimind.data.sources import hcp, nsd
 from unimind.data.sources.base import below, to_square
 from unimind.data.sources.nsd import NsdSource
@@ -95,8 +95,10 @@ def _random(section: SimulatedData, *key: int) -> np.random.Generator:
 
 def _pictures(section: SimulatedData, number: int, size: int) -> Drawn:
     """The shared pictures (`number` 0), or those only one subject sees."""
-    count = section.shared_images if number == 0 else section.sessions * section.trials_per_session // section.repeats - section.shared_images
-    return draw(count, size, (_TAG, section.seed, 1, number))
+    own = section.sessions * section.trials_per_session // section.repeats - section.shared_images
+    start = 0 if number == 0 else section.shared_images + (number - 1) * own
+    chosen = combinations("subjects", (_TAG, section.seed, 1))[start:][: section.shared_images if number == 0 else own]
+    return draw(chosen, size)
 
 
 # --- design and pictures ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from unimind.study import Study
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, train, write_model
 
-LATENT_NOISE = 0.05
+LATENT_NOISE = 0.2
 
 
 def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:

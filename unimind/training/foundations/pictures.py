@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimind.data.drawn import draw
+from unimind.data.drawn import combinations, draw
 from unimind.study import Study
 
 HELD_OUT = 256
@@ -26,7 +26,7 @@ class Pictures(NamedTuple):
 def drawn_pictures(study: Study) -> Pictures:
     """Draw the study's foundation pictures."""
     settings = study.foundations.drawn
-    drawn = draw(settings.count + HELD_OUT, study.picture_size, (settings.seed, study.picture_size))
+    drawn = draw(combinations("foundations", settings.seed)[: settings.count + HELD_OUT], study.picture_size)
     images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous()
     classes = torch.from_numpy(np.asarray(drawn.classes)).long()
     n = settings.count
