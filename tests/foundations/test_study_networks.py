@@ -42,7 +42,12 @@ def built(study, tmp_path_factory):
 
 def test_interfaces(study, built):
     images = drawn_pictures(study).images[:5].float() / 255
-    embedding, autoencoder, classifier, diffusion = load_embedding(built / "embedding"), load_autoencoder(built / "autoencoder"), load_classifier(built / "classifier"), load_diffusion(built / "diffusion")
+    embedding, autoencoder, classifier, diffusion = (
+        load_embedding(built / "embedding"),
+        load_autoencoder(built / "autoencoder"),
+        load_classifier(built / "classifier"),
+        load_diffusion(built / "diffusion"),
+    )
     vectors = embedding.encode(images)
     assert vectors.shape == (5, 16) and torch.allclose(vectors.norm(dim=1), torch.ones(5))
     latents = autoencoder.encode(images)
@@ -76,7 +81,9 @@ def test_equal_captions_are_equally_right():
     same = torch.eye(4)
     same[0, 1] = same[1, 0] = 1
     swapped = torch.tensor([1, 0, 2, 3])
-    torch.testing.assert_close(contrastive(images, captions, same, torch.tensor(5.0)), contrastive(images, captions[swapped], same[:, swapped], torch.tensor(5.0)))
+    torch.testing.assert_close(
+        contrastive(images, captions, same, torch.tensor(5.0)), contrastive(images, captions[swapped], same[:, swapped], torch.tensor(5.0))
+    )
 
 
 def test_words_close_with_the_largest_number():
@@ -91,7 +98,10 @@ def test_training_targets_leave_every_test_picture_out(tmp_path):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["sha256"], file["test"] = hashes, np.array(test)
         with h5py.File(tmp_path / f"{name}.e.h5", "w") as file:
-            file["latent"], file["embedding"] = np.full((n, 1, 2, 2), [[[[int(h)]]] for h in hashes][0], np.float32), np.array([[int(h)] for h in hashes], np.float32)
+            file["latent"], file["embedding"] = (
+                np.full((n, 1, 2, 2), [[[[int(h)]]] for h in hashes][0], np.float32),
+                np.array([[int(h)] for h in hashes], np.float32),
+            )
 
     write("one", ["1", "2", "3"], [False, True, False])
     write("two", ["3", "4", "5"], [True, False, False])

@@ -63,7 +63,9 @@ def world(tmp_path_factory):
         stimulus = np.repeat(np.arange(IMAGES), 2)
         split = np.where(stimulus < TEST, 2, np.where(stimulus < TEST + 4, 1, 0))
         responses = (vectors[stimulus] @ random.standard_normal((12, voxels)) + 0.3 * random.standard_normal((len(stimulus), voxels))).astype(np.float32)
-        write_prepared(root / f"{subject}.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject=subject)
+        write_prepared(
+            root / f"{subject}.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject=subject
+        )
     both = [root / "subj01.h5", root / "subj02.h5"]
     align(study, "unimind", "d", both, [root / "e.h5"] * 2, None, root / "c1", root / "aligned")
     condition(study, "unimind", "d", both, [root / "e.h5"] * 2, root / "aligned", root / "diffusion", root / "c2", root / "unimind")
@@ -111,7 +113,9 @@ def test_other_fmri_gives_other_pictures(world):
     with h5py.File(world / "subj01.h5") as file:
         responses = file["responses"][:]
     responses[: 2 * TEST] = responses[: 2 * TEST][::-1]
-    write_prepared(world / "swapped.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject="subj01")
+    write_prepared(
+        world / "swapped.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject="subj01"
+    )
     own, other = pictures(world, "unimind"), pictures(world, "unimind", prepared=world / "swapped.h5")
     assert np.abs(own["samples"].astype(int) - other["samples"]).max() > 0
     np.testing.assert_allclose(own["predicted"], other["predicted"][::-1], atol=1e-5)
@@ -153,7 +157,16 @@ def test_shuffling_moves_trials_between_pictures(world):
 
 def test_controls(world):
     study = make_study()
-    controls(study, world / "stimuli.h5", [world / "subj01.h5"], world / "e.h5", world / "diffusion", world / "autoencoder", world / "embedding", world / "controls.h5")
+    controls(
+        study,
+        world / "stimuli.h5",
+        [world / "subj01.h5"],
+        world / "e.h5",
+        world / "diffusion",
+        world / "autoencoder",
+        world / "embedding",
+        world / "controls.h5",
+    )
     with h5py.File(world / "controls.h5") as file, h5py.File(world / "stimuli.h5") as stimuli:
         assert file["stimulus"][:].tolist() == list(range(TEST))
         from unimind.foundations import load_autoencoder

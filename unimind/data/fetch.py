@@ -107,7 +107,7 @@ def fetch(
 
 def agreements(study: Study) -> list[str]:
     """One line for each data set of the study whose files are not all there and that is not open to everybody."""
-    sources = {name: section.source for name, section in study.datasets.items()}
+    sources: dict[str, str] = {name: section.source for name, section in study.datasets.items()}
     if study.unpaired is not None:
         sources["unpaired"] = study.unpaired.source
     lines = []
@@ -134,7 +134,8 @@ def _need(study: Study, dataset: str | None, subject: str | None, stimuli: bool,
     """Which files are needed; simulated ones are written first, if asked to."""
     if unpaired:
         assert study.unpaired is not None and subject is not None
-        source, root = study.unpaired.source, Path(study.unpaired_root())
+        source: str = study.unpaired.source
+        root = Path(study.unpaired_root())
         if source == "simulated":
             from unimind.data.sources.simulated import simulate_unpaired
 

@@ -96,7 +96,10 @@ class Diffusion(nn.Module):
         Whether the UNet also sees where it is (CoordConv; Liu et al. 2018): a small network then learns places sooner.
     """
 
-    def __init__(self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int], conditioner: dict[str, Any] | None, coordinates: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int],
+        conditioner: dict[str, Any] | None, coordinates: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.arguments = {
             "name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner, "coordinates": coordinates,
@@ -117,7 +120,10 @@ class Diffusion(nn.Module):
     def take_latents(self, shape: tuple[int, ...], where: str) -> None:
         """Draw latents of the shape (c, h, w) the autoencoder makes; InputError where the UNet has other channels."""
         if shape[0] != self.latent_shape[0]:
-            raise InputError(f"{where}: latents have {shape[0]} channels, {self.name} was made for {self.latent_shape[0]}; choose an autoencoder and a diffusion model of one family")
+            raise InputError(
+                f"{where}: latents have {shape[0]} channels, {self.name} was made for {self.latent_shape[0]}; "
+                "choose an autoencoder and a diffusion model of one family"
+            )
         self.latent_shape = tuple(shape)
 
     def enable_gradient_checkpointing(self) -> None:

@@ -33,7 +33,15 @@ class ConditionStage(nn.Module):
     """
 
     def __init__(
-        self, width: int, length: int, context_dim: int, tokens: int, time_dim: int, cross_attention: bool = True, time: bool = True, conditioner: dict[str, Any] | None = None
+        self,
+        width: int,
+        length: int,
+        context_dim: int,
+        tokens: int,
+        time_dim: int,
+        cross_attention: bool = True,
+        time: bool = True,
+        conditioner: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arguments = {

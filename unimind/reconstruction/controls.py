@@ -52,4 +52,12 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         file["stimulus"] = order
         for name, values in pictures.items():
             file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))
-        file.attrs.update({"diffusion": network.name, "autoencoder": coder.name, "embedding": load_embedding(embedding).name, "sampler": sampling.sampler, "steps": sampling.steps})
+        file.attrs.update(
+            {
+                "diffusion": network.name,
+                "autoencoder": coder.name,
+                "embedding": load_embedding(embedding).name,
+                "sampler": sampling.sampler,
+                "steps": sampling.steps,
+            }
+        )

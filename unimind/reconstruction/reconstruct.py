@@ -21,7 +21,9 @@ from unimind.study import Sampling, Study
 from unimind.training.loop import on_device
 
 
-def responses_by_image(prepared: PreparedSubject, split: str, repeats: str, channels: int, permute: np.random.Generator | None = None) -> tuple[NDArray, NDArray]:
+def responses_by_image(
+    prepared: PreparedSubject, split: str, repeats: str, channels: int, permute: np.random.Generator | None = None
+) -> tuple[NDArray, NDArray]:
     """Responses to each picture of a split as a method wants them.
 
     Parameters
@@ -59,7 +61,15 @@ def _pictures(latents: Tensor, autoencoder, batch: int) -> NDArray[np.uint8]:
 
 
 def draw_pictures(
-    diffusion: Diffusion, autoencoder, condition: Condition, null: Condition, sampling: Sampling, keys: list[tuple], batch: int, label: str, start: Tensor | None = None
+    diffusion: Diffusion,
+    autoencoder,
+    condition: Condition,
+    null: Condition,
+    sampling: Sampling,
+    keys: list[tuple],
+    batch: int,
+    label: str,
+    start: Tensor | None = None,
 ) -> NDArray[np.uint8]:
     """One picture per row of the condition, in batches: uint8 (n, H, W, 3)."""
     latents = []
@@ -76,7 +86,9 @@ def _repeated(prediction: Prediction, times: int) -> tuple[Condition, Tensor | N
 
 def _embedded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
     with torch.no_grad():
-        parts = [embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)]
+        parts = [
+            embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)
+        ]
     return torch.cat(parts)
 
 
@@ -116,7 +128,15 @@ def reconstruct(
     label = f"{settings.label or method}, {dataset} {subject}"
     pictures = draw_pictures(network, coder, condition, decoder.null(), sampling, keys, batch, f"{label}: {len(keys)} pictures", start)
     control = draw_pictures(
-        network, coder, shuffled.condition, decoder.null(), sampling, [(study.seed, int(i), 0) for i in stimulus], batch, f"{label}: shuffled fMRI", shuffled.latent
+        network,
+        coder,
+        shuffled.condition,
+        decoder.null(),
+        sampling,
+        [(study.seed, int(i), 0) for i in stimulus],
+        batch,
+        f"{label}: shuffled fMRI",
+        shuffled.latent,
     )
     if prediction.embedding is not None:
         with h5py.File(embeddings) as targets:
@@ -138,7 +158,8 @@ def reconstruct(
         chosen = "agreement with the predicted embedding" if prediction.embedding is not None else "first"
         file.attrs.update({
             "method": method, "dataset": dataset, "subject": subject, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
-            "samples": count, "strength": sampling.strength, "shown": chosen, "repeats": settings.voxels.repeats, "model_sha256": file_hash(model / "model.safetensors"),
+            "samples": count, "strength": sampling.strength, "shown": chosen, "repeats": settings.voxels.repeats,
+            "model_sha256": file_hash(model / "model.safetensors"),
             "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
     if grid is not None:

@@ -72,7 +72,9 @@ def sample(
         latent = noise * scheduler.init_noise_sigma
     guided = sampling.guidance != 1.0
     if guided:
-        both = Condition(torch.cat([condition.context, null.context.expand_as(condition.context)]), torch.cat([condition.time, null.time.expand_as(condition.time)]))
+        both = Condition(
+            torch.cat([condition.context, null.context.expand_as(condition.context)]), torch.cat([condition.time, null.time.expand_as(condition.time)])
+        )
     for timestep in timesteps:
         if guided:
             with_it, without = diffusion(torch.cat([latent, latent]), timestep, both).chunk(2)

@@ -69,7 +69,9 @@ def condition(
         raise InputError(f"methods.{method}.condition: the method has none, so there is nothing to train in this stage")
     members = study.members(method, group)
     if not len(members) == len(prepared) == len(embeddings):
-        raise InputError(f"condition: {len(prepared)} prepared and {len(embeddings)} embeddings files for {len(members)} subjects of {group}; give one of each per subject")
+        raise InputError(
+            f"condition: {len(prepared)} prepared and {len(embeddings)} embeddings files for {len(members)} subjects of {group}; give one of each per subject"
+        )
     network = load_diffusion(diffusion)
     aligned = settings.align is not None
     with ExitStack() as stack:
@@ -84,7 +86,9 @@ def condition(
         if aligned:
             model_encoder, _ = load_encoder(encoder)
         else:
-            model_encoder = new_encoder(study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, next(iter(subjects.values()))[0].channels, encoder)
+            model_encoder = new_encoder(
+                study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, next(iter(subjects.values()))[0].channels, encoder
+            )
         conditioner = network.conditioner.arguments if aligned and network.conditioner is not None else None
         first = next(iter(subjects))
         with torch.no_grad():
@@ -96,7 +100,11 @@ def condition(
             condition_stage.start_from(network.conditioner)
         model = ConditionedDiffusion(model_encoder, condition_stage, network, aligned, stage.train_encoder)
         changed = [f"unet.{name}" for name in adaptable_names(network.unet)]
-        names = [name for name, _ in model.named_parameters() if name in changed or name.startswith("condition.") or (stage.train_encoder and name.startswith("encoder."))]
+        names = [
+            name
+            for name, _ in model.named_parameters()
+            if name in changed or name.startswith("condition.") or (stage.train_encoder and name.startswith("encoder."))
+        ]
         each = max(1, stage.training.batch_size // len(subjects))
         alphas = alphas_cumprod(network.scheduler)
         kind = network.scheduler.get("prediction_type", "epsilon")
@@ -106,7 +114,11 @@ def condition(
             for name, (trials, latents) in subjects.items():
                 chosen = drawn(len(trials.images("train")), each, step, study.seed, name, "condition")
                 images, responses = trials.draw("train", chosen, step, study.seed)
-                batch[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": torch.stack([torch.from_numpy(latents[int(i)]) for i in images])}
+                batch[name] = {
+                    "index": torch.as_tensor(images),
+                    "responses": responses,
+                    "latent": torch.stack([torch.from_numpy(latents[int(i)]) for i in images]),
+                }
             return batch
 
         def error(model: ConditionedDiffusion, batch: dict, drop: float) -> Tensor:
@@ -136,7 +148,8 @@ def condition(
         files = [*prepared, *embeddings, diffusion, *([encoder] if encoder else [])]
         mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
         trained = train(model, draw=draw, losses=losses, settings=stage.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
-                        label=f"{settings.label or method}: condition the diffusion model on {group}", n_samples=sum(len(t.images("train")) for t, _ in subjects.values()),
+                        label=f"{settings.label or method}: condition the diffusion model on {group}",
+                        n_samples=sum(len(t.images("train")) for t, _ in subjects.values()),
                         samples_per_step=each * len(subjects), trainable=names, validate=validate if held_out else None)  # fmt: skip
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("unet.") or name in changed}
     config = {

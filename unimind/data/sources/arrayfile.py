@@ -109,7 +109,8 @@ def masked_volumes(path: Path, where: tuple[NDArray[np.integer], ...]) -> NDArra
     import nibabel
 
     try:
-        proxy = nibabel.load(path, keep_file_open=True).dataobj
+        image: Any = nibabel.load(path, keep_file_open=True)
+        proxy = image.dataobj
         volumes = np.empty((proxy.shape[3], len(where[0])), np.float32)
         step = max(1, _SLAB // (8 * int(np.prod(proxy.shape[:3]))))
         for start in range(0, len(volumes), step):

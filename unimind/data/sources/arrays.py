@@ -397,12 +397,14 @@ class _Again:
 
 def _usable(blocks: Iterator[NDArray[np.float32]], split: NDArray[np.integer]) -> tuple[NDArray, NDArray, NDArray]:
     """Units to keep, units constant over the training trials, units with a value that is missing or infinite anywhere."""
-    low = high = finite = None
+    low: NDArray | None = None
+    high: NDArray | None = None
+    finite: NDArray | None = None
     done = 0
     for block in blocks:
         train = block[split[done : done + len(block)] != TEST]
         done += len(block)
-        complete = np.isfinite(block).all(0)
+        complete = np.asarray(np.isfinite(block).all(0))
         finite = complete if finite is None else finite & complete
         if len(train):
             low = train.min(0) if low is None else np.minimum(low, train.min(0))

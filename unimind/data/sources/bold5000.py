@@ -115,7 +115,7 @@ class Bold5000Source:
 
     def _roi_arrays(self, subject: str) -> list[tuple[str, NDArray]]:
         """(ROI, betas (n_trials, n_voxels)) of both hemispheres."""
-        arrays = []
+        arrays: list[tuple[str, NDArray]] = []
         for roi in self.section.rois:
             for hemisphere in HEMISPHERES:
                 names = "|".join(_SPELLINGS.get(roi, (roi,)))
@@ -136,13 +136,13 @@ class Bold5000Source:
             if array.ndim != 2 or len(array) != len(pictures):
                 raise InputError(f"{self._betas.where}: {subject} {roi} has betas of shape {array.shape}, but {len(pictures)} trials were presented")
         responses = np.concatenate([array.astype(np.float32) for _, array in arrays], axis=1)
-        names = list(self.section.rois)
+        names = [str(roi) for roi in self.section.rois]
         return RawSubject(
             n_voxels=responses.shape[1],
             trials=Trials(session, pictures, lambda: (responses[session == number] for number in dict.fromkeys(session.tolist()))),
             units="percent signal change",
             roi=np.concatenate([np.full(array.shape[1], names.index(roi), np.int16) for roi, array in arrays]),
-            roi_names=[str(name) for name in names],
+            roi_names=names,
             protocol={"betas": VERSION, "rois": names, "test": "113 repeated pictures"},
         )
 

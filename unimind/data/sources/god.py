@@ -202,7 +202,7 @@ class _BData:
         at = np.flatnonzero(self.columns(key))
         if len(at) != 1:
             raise InputError(f"{self.path}: {len(at)} columns are marked {key}; expected one")
-        return self.values(slice(None), at[0], np.float64)
+        return self.values(slice(None), int(at[0]), np.float64)
 
     def values(self, rows: Any, columns: Any, kind: type = np.float32) -> NDArray[Any]:
         """Samples of some rows and columns."""
@@ -210,7 +210,7 @@ class _BData:
 
         with h5py.File(self.path, "r") as file:
             data = file[self.dataset]
-            if np.isscalar(columns):
-                return np.asarray(data[rows, int(columns)], kind)
+            if isinstance(columns, int):
+                return np.asarray(data[rows, columns], kind)
             at = np.flatnonzero(columns)
             return np.asarray(data[:, at[0] : at[-1] + 1][:, at - at[0]][rows], kind)

@@ -100,7 +100,7 @@ class Pictures:
             entries = {entry.name: entry for entry in tar.getmembers() if entry.isfile()}
             members = _members(tar.getnames(), path)
             members = {name: member for name, member in members.items() if member in entries}
-            return cls(list(members), lambda name: decode(tar.extractfile(entries[members[name]]).read(), f"{path}: {name}"), str(path))
+            return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}"), str(path))
         raise InputError(f"{path}: neither a folder, nor a zip or tar archive, nor an array of pictures; if it was downloaded, get it again")
 
 
@@ -130,6 +130,12 @@ def _unzip(archive: zipfile.ZipFile, member: str, path: Path) -> bytes:
         return archive.read(member)
     except (zipfile.BadZipFile, zlib.error, OSError) as error:
         raise InputError(f"{path}: member {member} is damaged ({error}); get the archive again") from None
+
+
+def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(entry)
+    assert stream is not None  # entries are files
+    return stream.read()
 
 
 def _open_tar(path: Path) -> tarfile.TarFile:
