@@ -47,4 +47,4 @@ reference: install
 	python -m unimind.study_reference
 
 clean:
-	rm -rf results logs benchmarks
+	rm -rf results logs benchmarks/*/
