@@ -16,7 +16,7 @@ from unimind.progress import say
 from unimind.storage import load_model
 from unimind.study import Align, Study
 from unimind.training.align import read_subject
-from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
+from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, linear_path_rate, start_at_signal, trained_config, validation
 from unimind.training.data import Split, SubjectTrials, Targets
 from unimind.training.loop import fingerprint, generator, n_steps, stream_seed, train, write_model
 
@@ -119,6 +119,7 @@ def adapt(
         checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: adapt to {key} ({budget} trials)", n_samples=count,
         samples_per_step=rows[key], trainable=[f"encoder.{name}" for name in names],
         validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
+        rate=linear_path_rate if stage.start == "ridge" and encoder.length == "adapter" else None,
     )  # fmt: skip
     merge_low_rank(encoder)
     state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

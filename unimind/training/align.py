@@ -11,7 +11,18 @@ from unimind.errors import InputError
 from unimind.models.encoder import subject_key
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, start_at_ridge, trained_config, validation
+from unimind.training.alignment import (
+    MIXED_SHARE,
+    Aligned,
+    AlignmentLosses,
+    draw_rows,
+    held_out,
+    linear_path_rate,
+    remember_signal,
+    start_at_ridge,
+    trained_config,
+    validation,
+)
 from unimind.training.data import SubjectTrials, Targets, new_encoder
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
@@ -63,6 +74,7 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
         model, draw=draw, losses=AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels), settings=stage.training,
         seed=study.seed, checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
         samples_per_step=rows * len(names), validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
+        rate=linear_path_rate if stage.start == "ridge" and encoder.length == "adapter" else None,
     )  # fmt: skip
     if encoder.length == "adapter":
         remember_signal(encoder, subjects, study.seed)

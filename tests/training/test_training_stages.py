@@ -1,0 +1,209 @@
+"""The stages pretrain, align, fit and adapt on tiny files, and the defects that must be impossible."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny_training import CONVMIXER, DIM, LOSSES, TRAINING, VIT, make_study
+
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.models.encoder import load_encoder
+from unimind.models.ridge import RidgeModel
+from unimind.storage import load_model
+from unimind.study import Losses, Voxels
+from unimind.training.adapt import adapt, budget_rows
+from unimind.training.align import align, read_group
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, two_way
+from unimind.training.benchmark import measure
+from unimind.training.data import SubjectTrials, Targets, new_encoder
+from unimind.training.fit import fit
+from unimind.training.pretrain import pretrain
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch):
+    monkeypatch.setenv("UNIMIND_DEVICE", "cpu")
+
+
+def group(files):
+    return [files / "subj01.h5", files / "subj02.h5"], [files / "embeddings.h5"] * 2
+
+
+@pytest.fixture(scope="session")
+def models(files, tmp_path_factory):
+    """Pretrained and aligned models of both encoders."""
+    folder = tmp_path_factory.mktemp("models")
+    for method in ("m", "vit"):
+        pretrain(make_study(), method, [files / "rest1.h5", files / "rest2.h5"], folder / "checkpoints", folder / "pretrain" / method)
+        align(make_study(), method, "sim", *group(files), folder / "pretrain" / method, folder / "checkpoints", folder / "align" / method)
+    return folder
+
+
+def rows(model):
+    with open(model / "losses.csv") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("method", ["m", "vit"])
+def test_pretraining_reports_hidden_patches_beside_predicting_the_mean(models, method):
+    terms = {row["term"] for row in rows(models / "pretrain" / method) if row["split"] == "validation"}
+    assert terms == {"masked", "masked_of_mean", "masked_correlation", "masked_correlation_of_mean"}
+
+
+def test_pretrained_trunk_is_taken_over(models):
+    state, _ = load_model(models / "pretrain" / "m")
+    encoder = new_encoder(make_study(), "m", {"sim-a": 9}, 1, models / "pretrain" / "m")
+    assert all(torch.equal(tensor, state[f"trunk.{name}"]) for name, tensor in encoder.trunk.state_dict().items())
+    with pytest.raises(InputError, match="pretrained with other"):
+        new_encoder(make_study(encoder=CONVMIXER | {"width": 24}), "m", {"sim-a": 9}, 1, models / "pretrain" / "m")
+
+
+@pytest.mark.parametrize("encoder", [CONVMIXER, VIT])
+def test_every_listed_loss_reaches_the_encoder(files, encoder):
+    study = make_study(encoder=encoder)
+    subjects = read_group(study, "m", "sim", *group(files))
+    names = list(subjects)
+    torch.manual_seed(0)
+    network = new_encoder(study, "m", {name: trials.n_voxels for name, (trials, _) in subjects.items()}, 1, None, DIM)
+    network.start_linear_path(torch.randn(30, DIM))
+    torch.nn.init.ones_(network.gate)
+    model = Aligned(network, names, Losses(**LOSSES))
+    batch = {name: draw_rows(*own, 8, 0, 0, True) for name, own in subjects.items()}
+    terms = AlignmentLosses(Losses(**LOSSES), 1.0, 0.1, names)(model, batch)
+    assert set(terms) == set(LOSSES)
+    for term, value in terms.items():
+        gradients = torch.autograd.grad(value, [network.trunk.stem.weight, *network.adapters.parameters()], retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients), term
+
+
+def test_shuffled_labels_change_the_siamese_loss_only(files):
+    study = make_study()
+    subjects = read_group(study, "m", "sim", *group(files))
+    network = new_encoder(study, "m", {name: trials.n_voxels for name, (trials, _) in subjects.items()}, 1, None, DIM)
+    weights = Losses(siamese=1, embedding=1)
+    model = Aligned(network, list(subjects), weights)
+    batch = {name: draw_rows(*own, 8, 0, 0, False) for name, own in subjects.items()}
+    plain, mixed = (AlignmentLosses(weights, 1.0, 0.1, list(subjects), shuffle)(model, batch) for shuffle in (False, True))
+    assert plain["siamese"] != mixed["siamese"] and plain["embedding"] == mixed["embedding"]
+
+
+def test_pairs_are_drawn_anew_each_epoch(files):
+    """Epochs of 44 pictures: every picture once, with another partner of the other subject each time."""
+    subjects = read_group(make_study(), "m", "sim", *group(files))
+    epochs = []
+    for epoch in range(2):
+        batches = [{name: draw_rows(*own, 11, 4 * epoch + step, 0, False)["index"] for name, own in subjects.items()} for step in range(4)]
+        first, second = (torch.cat([batch[name] for batch in batches]).tolist() for name in subjects)
+        assert len(set(first)) == len(set(second)) == 44
+        epochs.append(set(zip(first, second, strict=True)))
+    assert len(epochs[0] & epochs[1]) < 10
+
+
+def test_no_test_trial_is_ever_read(files):
+    with PreparedSubject(files / "subj01.h5") as data:
+        shown = set(data.images("test"))
+        trials = SubjectTrials(data, Voxels(repeats="draw"))
+    assert not shown & (set(trials.images("train")) | set(trials.images("validation")))
+
+
+def test_repeats_are_averaged_stacked_or_drawn(files):
+    with PreparedSubject(files / "subj01.h5") as data:
+        image = data.images("train")[3]
+        own = data.read(np.flatnonzero(data.stimulus == image))
+        chosen = torch.tensor([3])
+        got = {mode: SubjectTrials(data, Voxels(repeats=mode)).draw("train", chosen, 5, 0)[1][0].numpy() for mode in ("mean", "channels", "draw")}
+        draws = {tuple(SubjectTrials(data, Voxels(repeats="draw")).draw("train", chosen, step, 0)[1][0, 0, :2].tolist()) for step in range(20)}
+    np.testing.assert_allclose(got["mean"][0], own.mean(0), rtol=1e-4, atol=1e-6)
+    assert {tuple(row) for row in got["channels"]} == {tuple(row) for row in own}
+    assert tuple(got["draw"][0]) in {tuple(row) for row in own} and len(draws) == 3
+
+
+@pytest.mark.parametrize("method", ["m", "vit"])
+def test_aligned_encoders_are_no_worse_than_ridge(models, files, tmp_path, method):
+    """Held-out pictures of linear responses with noise, where ridge regression is the right model."""
+    encoder, config = load_encoder(models / "align" / method)
+    assert config["aligned"] and config["subjects"] == ["sim-subj01", "sim-subj02"]
+    with h5py.File(files / "embeddings.h5") as file:
+        embedding = file["embedding"][:]
+    for subject in ("subj01", "subj02"):
+        fit(make_study(), "ridge", f"sim-{subject}", [files / f"{subject}.h5"], [files / "embeddings.h5"], tmp_path / subject)
+        ridge = RidgeModel.from_state(*load_model(tmp_path / subject))
+        with PreparedSubject(files / f"{subject}.h5") as data:
+            images, responses, _ = data.image_responses("test")
+        with torch.no_grad():
+            given = torch.from_numpy(responses)[:, None].repeat(1, encoder.channels, 1)
+            ours = encoder.embed(encoder(given, f"sim-{subject}").pooled)
+        truth = torch.from_numpy(embedding[images])
+        centre = torch.from_numpy(embedding[:44].mean(0))
+        assert two_way(ours - centre, truth - centre) >= two_way(torch.from_numpy(ridge.predict(responses)[0]) - centre, truth - centre) - 0.08
+
+
+def test_two_way_by_hand():
+    truth = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert two_way(truth, truth) == 1
+    assert two_way(truth[[1, 0, 2]], truth) == pytest.approx(4 / 6 - 1 / 6, abs=0.2)
+    assert two_way(-truth, truth) == 0
+
+
+@pytest.mark.parametrize("strategy", ["adapter", "adapter+norms", "low-rank", "everything"])
+def test_adaptation_changes_what_its_strategy_says(models, files, tmp_path, strategy):
+    study = make_study(adapt={"strategy": strategy, "rank": 2, "training": TRAINING | {"patience": None}, "start": "plain"})
+    model = models / "align" / "m"
+    adapt(study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", model, tmp_path / "checkpoints", tmp_path / "new", trials="60")
+    before, after = load_model(model)[0], load_model(tmp_path / "new")[0]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.rsplit(".", 1)[0] for name in after if name not in before} == {"encoder.adapters.subject-sim-subj03"}
+    assert not any(name.startswith("encoder.adapters") for name in changed)
+    if strategy == "adapter":
+        assert not changed
+    elif strategy == "adapter+norms":
+        assert changed and all("norm" in name or "mlp.0" in name for name in changed)
+    else:
+        assert changed
+    encoder, config = load_encoder(tmp_path / "new")
+    assert encoder(torch.randn(1, 1, 52), "sim-subj03").pooled.shape == (1, 16) and config["trials"] == "60"
+
+
+def test_budgets_are_nested_and_pay_for_their_own_validation(files):
+    with PreparedSubject(files / "subj03.h5") as data:
+        budgets = [budget_rows(data, count, 0) for count in (20, 50, 100)]
+        other = budget_rows(data, 20, 1)
+        for count, budget in zip((20, 50, 100), budgets, strict=True):
+            assert len(budget["train"]) + len(budget["validation"]) == count and len(budget["validation"])
+            assert not set(data.stimulus[budget["train"]]) & set(data.stimulus[budget["validation"]])
+            assert (data.split[np.concatenate(list(budget.values()))] != 2).all()
+        sets = [set(np.concatenate(list(budget.values()))) for budget in (*budgets, other)]
+        assert sets[0] < sets[1] < sets[2] and sets[3] != sets[0]
+        with pytest.raises(InputError, match="1000 trials asked for"):
+            budget_rows(data, 1000, 0)
+
+
+def test_wrong_files_are_refused_in_words(files, tmp_path):
+    with pytest.raises(InputError, match="one of each per subject"):
+        align(make_study(), "m", "sim", [files / "subj01.h5"], [files / "embeddings.h5"], None, tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="expected sim subj01"):
+        align(make_study(), "m", "sim", [files / "subj02.h5"] * 2, [files / "embeddings.h5"] * 2, None, tmp_path, tmp_path / "out")
+    with h5py.File(tmp_path / "few.h5", "w") as file:
+        file["embedding"] = np.zeros((10, DIM), np.float32)
+    with pytest.raises(InputError, match="holds 10 pictures"):
+        Targets(tmp_path / "few.h5", np.arange(20))
+    assert not (tmp_path / "out").exists()
+
+
+def test_efficiency_is_written(models):
+    quantities = json.loads((models / "align" / "m" / "efficiency.json").read_text())
+    assert set(quantities) == {"parameters", "trainable_parameters", "flops_per_sample", "peak_memory", "samples_per_second", "seconds"}
+    assert all(value > 0 for value in quantities.values())
+
+
+def test_benchmark_counts_are_the_hand_counts():
+    from unimind.study import ConvMixer
+
+    line = measure("x", 60, 2, torch.device("cpu"), "fp32", ConvMixer(kind="convmixer", width=8, depth=1, patch=16, kernel=3, decoder_depth=1))
+    assert line["flops_per_sample"] == 2 * 4 * (16 * 8 + 8 * 3 + 8 * 8)  # 4 patches: stem, depthwise, pointwise
+    assert line["parameters"] == 16 * 8 + 8 + 4 * 8 + (3 * 8 + 8) + 2 * 8 + (64 + 8) + 2 * 8
+    assert line["samples_per_second"] > 0
