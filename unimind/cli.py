@@ -45,7 +45,7 @@ STAGES: dict[str, Stage] = {
     "fit": Stage("unimind.training.fit", "fit", "Fit a closed-form method (ridge) to one subject.",
                  {"method": "text", "group": "text", "prepared": "files", "embeddings": "files", "out": "file"}),
     "condition": Stage("unimind.training.condition", "condition", "Condition the diffusion model on a group's fMRI.",
-                       {"method": "text", "group": "text", "prepared": "files", "embeddings": "files", "encoder": "file", "diffusion": "file", "checkpoints": "file", "out": "file"}),
+                       {"method": "text", "group": "text", "prepared": "files", "embeddings": "files", "encoder": "file?", "diffusion": "file", "checkpoints": "file", "out": "file"}),
     "adapt": Stage("unimind.training.adapt", "adapt", "Fit a shared model to a new subject.",
                    {"method": "text", "dataset": "text", "subject": "text", "trials": "text?", "seed": "text?", "prepared": "file", "embeddings": "file", "shared": "file", "diffusion": "file",
                     "training-prepared": "files?", "training-embeddings": "files?", "checkpoints": "file", "out": "file"}),

@@ -533,6 +533,13 @@ class Study(Section):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
+    def _names(self) -> "Study":
+        for section, taken in (("datasets", "unpaired"), ("methods", "controls")):
+            if taken in getattr(self, section):
+                raise ValueError(f"{section}.{taken}: this name is taken by a folder of the results; choose another")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Study":
         for name, method in self.methods.items():
             if method.pretrain is not None and self.unpaired is None:
@@ -630,7 +637,7 @@ def read_study(path: str | Path) -> Study:
 
 def _explain(error: ValidationError, content: Any) -> str:
     """The first error in one line."""
-    first = error.errors()[0]
+    first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
     tags = {"nsd", "simulated", "god", "bold5000", "arrays", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge"}  # fmt: skip
     path: list[str] = []
     inner = content

@@ -57,6 +57,7 @@ class StudyClip(nn.Module):
         vision = {"layers": [1, 1, 1, 1], "width": width, "image_size": picture_size, "head_width": 32}
         text = {"context_length": CONTEXT, "vocab_size": self.words.size, "width": 96, "heads": 4, "layers": 2}
         self.clip = CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text)
+        self.word_head = nn.Linear(dim, self.words.size)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] to (n, dim), L2-normalised."""
@@ -64,6 +65,10 @@ class StudyClip(nn.Module):
         if images.shape[-1] != size:
             images = nn.functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         return self.clip.encode_image(images * 2 - 1, normalize=True)
+
+    def word_logits(self, embedding: Tensor) -> Tensor:
+        """Which words a caption holds, from embeddings (n, dim): logits (n, words)."""
+        return self.word_head(embedding * self.dim**0.5)
 
     def encode_captions(self, captions: list[str]) -> Tensor:
         """Captions to (n, dim), L2-normalised."""

@@ -29,8 +29,24 @@ def contrastive(images: Tensor, captions: Tensor, same: Tensor, scale: Tensor) -
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
+def word_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Binary cross-entropy of each word's presence in the caption, summed over words.
+
+    It keeps every word of a caption readable from the embedding; contrast alone is content with what tells a batch apart.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (n, words).
+    tokens : Tensor
+        int64 (n, length).
+    """
+    present = torch.zeros_like(logits).scatter_(1, tokens, 1.0)[:, 2:-1]
+    return functional.binary_cross_entropy_with_logits(logits[:, 2:-1], present, reduction="none").sum(1).mean()
+
+
 def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
-    """Contrastive training; the share of held-out pictures whose caption is found among 256 goes to the losses."""
+    """Contrast and words; the share of held-out pictures whose caption is found among 256 goes to the losses."""
     settings = study.foundations.embedding
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
@@ -45,7 +61,8 @@ def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
         images = model.encode(unit(batch["images"]))
         captions = model.clip.encode_text(batch["tokens"], normalize=True)
         same = (batch["tokens"][:, None] == batch["tokens"][None]).all(-1).float()
-        return {"contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp().clamp(max=100))}
+        scale = model.clip.logit_scale.exp().clamp(max=100)
+        return {"contrastive": contrastive(images, captions, same, scale), "words": word_loss(model.word_logits(images), batch["tokens"])}
 
     def validate(model: StudyClip) -> dict:
         device = next(model.parameters()).device
@@ -53,7 +70,8 @@ def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
         captions = model.clip.encode_text(held_out_tokens.to(device), normalize=True)
         same = (held_out_tokens[:, None] == held_out_tokens[None]).all(-1).float().to(device)
         found = same[torch.arange(len(images)), (images @ captions.T).argmax(1)].mean().item()
-        return {"contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp()).item(), "caption_top1": found}
+        words = word_loss(model.word_logits(images), held_out_tokens.to(device)).item()
+        return {"words": words, "contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp()).item(), "caption_top1": found}
 
     mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
