@@ -53,11 +53,12 @@ def score(
     measured = measure(panel, truths, Pictures(pictures), index, section.batch_size, lambda network: stored_features(features, stimulus, network))
     with h5py.File(embeddings) as file:
         true_embeddings = _at(file["embedding"], stimulus)
+        with h5py.File(prepared) as trials_file:
+            split, shown = trials_file["split"][:], trials_file["stimulus"][:]
+        training = _at(file["embedding"], np.unique(shown[split == 0]))
     absent = dict(panel.absent)
-    absent |= _embedding_measures(section.metrics, measured, true_embeddings, predicted, embedding, study.seed)
-    with h5py.File(prepared) as file:
-        split = file["split"][:]
-        trials = int(attributes.get("trials", (split == 0).sum()))
+    absent |= _embedding_measures(section.metrics, measured, true_embeddings, predicted, training, embedding, study.seed)
+    trials = int(attributes.get("trials", (split == 0).sum()))
     protocol = _protocol(study, dataset, panel, embedding, samples)
     averaged = measured.pop(SAMPLES, {})
     content = {
@@ -130,9 +131,13 @@ def _rows(
 
 
 def _embedding_measures(
-    wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], embedding: Path, seed: int
+    wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], training: np.ndarray, embedding: Path, seed: int
 ) -> dict[str, str]:
-    """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent."""
+    """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent.
+
+    For identification every dimension is standardised by the subject's training images (n, d), never by test images:
+    embeddings of all images share most of their direction, and raw correlations say little.
+    """
     import torch
 
     absent = {}
@@ -148,9 +153,11 @@ def _embedding_measures(
             for name in names
             if name in RETRIEVAL
         }
+    mean, deviation = training.mean(0), training.std(0).clip(1e-6)
+    standard = torch.from_numpy((truth - mean) / deviation)
     for row, values in predicted.items():
         if "identification" in names:
-            measured[row]["identification"] = m.two_way(m.correlations(torch.from_numpy(truth), torch.from_numpy(values)))
+            measured[row]["identification"] = m.two_way(m.correlations(standard, torch.from_numpy((values - mean) / deviation)))
         if clip:
             both = dict(zip(RETRIEVAL, m.retrieval(truth, values, POOL, REPEATS, seed), strict=True))
             measured[row].update({name: both[name] for name in names if name in both})
@@ -203,6 +210,7 @@ def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples
         "pictures": picture_protocol(),
         "networks": panel.protocol(),
         "image_embedding": {"network": networks.foundation_name(embedding), "sha256": networks.model_hash(embedding)},
+        "identification": "embedding dimensions standardised by the subject's training images",
         "retrieval": {"pool": POOL, "repeats": REPEATS, "top": 1},
         "samples_per_stimulus": samples,
         "choice_of_sample": "agrees best with the encoder's own embedding; the first where a method predicts none",

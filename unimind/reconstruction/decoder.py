@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from unimind.errors import InputError
 from unimind.foundations.diffusion import Condition, Diffusion
@@ -23,7 +24,7 @@ class Prediction(NamedTuple):
     ----------
     condition : Condition
     embedding : Tensor or None
-        (n, d), the predicted image embedding, where the method predicts one.
+        (n, d), the predicted image embedding as regressed, where the method predicts one; the condition is made from its direction.
     latent : Tensor or None
         (n, c, h, w), the predicted autoencoder latent (ridge).
     features : Tensor
@@ -95,15 +96,12 @@ class Decoder:
             embedding, latent = self.ridge.predict(responses.mean(1))
             embedding = torch.from_numpy(np.asarray(embedding, np.float32)).to(self.device)
             latent = torch.from_numpy(np.asarray(latent, np.float32)).to(self.device).view(len(embedding), *self.diffusion.latent_shape)
-            unit = torch.nn.functional.normalize(embedding, dim=1)
-            return Prediction(self.diffusion.conditioner(unit), unit, latent, unit)
+            return Prediction(self.diffusion.conditioner(functional.normalize(embedding, dim=1)), embedding, latent, embedding)
         assert self.encoder is not None
         output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)
-        embedding = self.encoder.embed(output.pooled, normalise=True) if self.aligned else None
-        if self.stage is None:
-            condition = self.diffusion.conditioner(embedding)
-        else:
-            condition = self.stage(output.tokens, output.pooled, embedding)
+        embedding = self.encoder.embed(output.pooled).float() if self.aligned else None
+        unit = None if embedding is None else functional.normalize(embedding, dim=1)
+        condition = self.diffusion.conditioner(unit) if self.stage is None else self.stage(output.tokens, output.pooled, unit)
         return Prediction(condition, embedding, None, output.pooled if embedding is None else embedding)
 
 
