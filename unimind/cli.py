@@ -62,7 +62,7 @@ STAGES: dict[str, Stage] = {
     "tabulate": Stage("unimind.evaluation.tabulate", "tabulate", "Tables of all metrics files: CSV, Markdown, LaTeX.",
                       {"metrics": "files", "models": "files", "out": "file"}),
     "figures": Stage("unimind.report.figures", "figures", "Figures of the report from tables, losses and reconstructions.",
-                     {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files", "out": "file"}),
+                     {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files", "metrics": "files?", "out": "file"}),
     "report": Stage("unimind.report.page", "report", "One self-contained HTML page: tables, pictures, controls, protocol.",
                     {"tables": "file", "figures": "file", "metrics": "files", "models": "files", "out": "file"}),
     "evaluate": Stage("unimind.evaluation.evaluate", "evaluate", "Metrics and a picture grid for anybody's reconstructions: folders of pictures or arrays.",

@@ -64,6 +64,7 @@ class Fake:
             "stimuli": [self.root / "prepared/drawings/stimuli.h5"],
             "prepared": [self.root / f"prepared/drawings/{subject}.h5" for subject in SUBJECTS],
             "controls": [self.root / "reconstructions/controls/drawings/stimuli.h5"],
+            "metrics": self.metrics,
         }
 
     @property

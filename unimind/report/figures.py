@@ -53,6 +53,7 @@ def figures(
     prepared: Sequence[Path],
     controls: Sequence[Path],
     out: Path,
+    metrics: Sequence[Path] = (),
 ) -> None:
     """Draw every figure that the inputs have data for.
 
@@ -64,6 +65,8 @@ def figures(
         Model folders; those with a `losses.csv` get loss curves.
     reconstructions, stimuli, prepared, controls : sequences of paths
         HDF5 files as `docs/architecture.md` describes them, at the places it names (method, data set and subject are read off the path).
+    metrics : sequence of paths
+        Metrics files, by which pictures are ranked; without a subject's, its pictures come in stimulus order.
     out : path
         Folder written: PNG files and `captions.json`, a list of `Figure`.
 
@@ -75,7 +78,7 @@ def figures(
     scores = results.read_scores(study, tables)
     adaptation = results.read_scores(study, tables, "adaptation")
     efficiency = results.read_table(tables, "efficiency")
-    files = _Files.at(study, reconstructions, stimuli, prepared, controls, Path(tables).parent / "metrics")
+    files = _Files.at(study, reconstructions, stimuli, prepared, controls, metrics)
     with whole_directory(out) as folder, _style():
         drawn = [
             *_overviews(study, files, folder),
@@ -101,14 +104,14 @@ class _Files:
     stimuli: dict[tuple[str, str], Path]  # (data set, stimulus set)
     prepared: dict[tuple[str, str], Path]  # (data set, subject)
     controls: dict[tuple[str, str], Path]  # (data set, stimulus set)
-    metrics: Path
+    metrics: dict[tuple[str, str, str], Path]  # (data set, subject, method)
 
     @classmethod
-    def at(cls, study: Study, reconstructions, stimuli, prepared, controls, metrics: Path) -> "_Files":
-        given = {(path.parent.name, path.stem, path.parent.parent.name): path for path in map(Path, reconstructions)}
+    def at(cls, study: Study, reconstructions, stimuli, prepared, controls, metrics) -> "_Files":
+        given, scored = ({(path.parent.name, path.stem, path.parent.parent.name): path for path in map(Path, paths)} for paths in (reconstructions, metrics))
         wanted = [(dataset, subject, method) for dataset, subject in study.pairs() for method in study.methods]
         two = [{(path.parent.name, path.stem): path for path in map(Path, paths)} for paths in (stimuli, prepared, controls)]
-        return cls({key: given[key] for key in wanted if key in given}, *two, metrics)
+        return cls({key: given[key] for key in wanted if key in given}, *two, scored)
 
     def subjects(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys(key[:2] for key in self.reconstructions))
@@ -206,7 +209,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             beside = files.controls.get((dataset, study.stimuli(dataset, subject)))
             ceiling = stack.enter_context(_Pictures(beside)) if beside else None
             order = opened[leading].stimulus
-            groups, rule = _choice(order, files.metrics / leading / dataset / f"{subject}.json", labels[leading])
+            groups, rule = _choice(order, files.metrics.get((dataset, subject, leading)), labels[leading])
             rows = [(label, stimulus) for label, numbers in groups for stimulus in numbers]
             cells = []
             for _, stimulus in rows:
@@ -230,7 +233,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             file,
             "pictures",
             f"{rule} Large: the sample that agrees best with the method's own prediction; the seen picture plays no part in that choice.{samples} "
-            f"Shuffled fMRI: {labels[leading]} given another picture's trial."
+            f"Shuffled fMRI: {labels[leading]} given trials shuffled among pictures."
             + (" True embedding: the decoder given the seen picture's own embedding, the best it could do." if beside else ""),
             f"Grid of {len(rows)} seen pictures of {subject} beside the reconstructions of {', '.join(labels[method] for method in methods)} and the controls",
             title=subject,
@@ -239,11 +242,11 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
         )
 
 
-def _choice(order: list[int], metrics: Path, leading: str) -> tuple[list[tuple[str, list[int]]], str]:
+def _choice(order: list[int], metrics: Path | None, leading: str) -> tuple[list[tuple[str, list[int]]], str]:
     """((row label, stimuli) per group, the rule in words): best, median and worst by the leading method's scores, then the first in order."""
     first = order[:IN_ORDER]
     per_image: dict[str, Any] = {}
-    if metrics.exists():
+    if metrics is not None:
         rows = read_json(metrics).get("rows", {}).get("reconstruction", {})
         per_image = {name: rows[name].get("per_image") for name in RANKING if name in rows}
     found = ranked(per_image, len(order), EACH_RANK)

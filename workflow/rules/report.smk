@@ -7,6 +7,7 @@ rule draw_figures:
         stimuli=of_all_stimuli("prepared"),
         prepared=prepared(STUDY.pairs()),
         controls=of_all_stimuli("reconstructions/controls"),
+        metrics=of_all_subjects("metrics", ".json"),
     output:
         report(
             directory(f"{RESULTS}/figures"),
@@ -34,7 +35,7 @@ rule draw_figures:
     shell:
         "python -m unimind figures --study {params.study} --tables {input.tables} --models {input.models}"
         " --reconstructions {input.reconstructions} --stimuli {input.stimuli} --prepared {input.prepared}"
-        " --controls {input.controls} --out {output} 2> {log}"
+        " --controls {input.controls} --metrics {input.metrics} --out {output} 2> {log}"
 
 
 rule write_report:
