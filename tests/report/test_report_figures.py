@@ -113,7 +113,8 @@ def test_large_numbers_are_short(value, shown):
 def test_what_is_not_there_is_left_out(fake, tmp_path):
     empty = tmp_path / "tables"
     empty.mkdir()
-    inputs = fake.inputs() | {"tables": empty, "models": [], "controls": [], "prepared": [], "metrics": [], "reconstructions": fake.inputs()["reconstructions"][:1]}
+    nothing = dict.fromkeys(("models", "controls", "prepared", "metrics"), [])
+    inputs = fake.inputs() | nothing | {"tables": empty, "reconstructions": fake.inputs()["reconstructions"][:1]}
     figures(fake.study, **inputs, out=tmp_path / "figures")
     captions = json.loads((tmp_path / "figures/captions.json").read_text())
     assert {entry["section"] for entry in captions} == {"overview", "pictures"}
