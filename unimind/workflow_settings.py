@@ -93,6 +93,7 @@ def _score(study: Study, method: str, dataset: str, subject: str) -> dict[str, A
         "dataset": _part(study.datasets[dataset], WHO_AND_WHERE),
         "label": study.methods[method].label,
         "role": study.role(dataset, subject),
+        "leading": method == next(iter(study.methods)),
         "picture_size": study.picture_size,
         "seed": study.seed,
     }

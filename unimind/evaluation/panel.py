@@ -176,10 +176,11 @@ def measure(
     Returns
     -------
     dict
-        row -> measure -> array of the row's shape, or `Whole`. Measures of whole sets are left out of rows with samples.
+        row -> measure -> array of the row's shape, or `Whole`. Rows with samples get only the measures that compare feature
+        vectors: the pair measures would cost as much again for every sample.
     """
     result: Measured = {row: {} for row in rows}
-    pairs, places = _pairs(rows)
+    pairs, places = _pairs({row: index for row, index in rows.items() if index.ndim == 1})
     low = [name for name in LOW_LEVEL if name in panel.wanted]
     if low:
 

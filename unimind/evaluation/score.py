@@ -47,6 +47,8 @@ def score(
     section = study.evaluation
     panel = panel_of(study, embedding, classifier)
     stimulus, rows, predicted, attributes, samples = _rows(reconstruction, controls, stimuli, prepared, study.seed)
+    if method != next(iter(study.methods)):  # rows that are the same for all methods are measured once
+        rows = {row: values for row, values in rows.items() if row not in OF_THE_SUBJECT}
     with h5py.File(stimuli) as file:
         truths = Pictures(_at(file["images"], stimulus))
     pictures, index = distinct(rows)
@@ -168,7 +170,7 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
     """Value and 95 % interval of every measure in every row, in the order of `wanted`, as plain JSON types.
 
     A measure per image has a percentile bootstrap over images; Inception Score its mean +- 1.96 standard errors over its
-    parts; FID no interval. `samples` are the same measures of all samples (n, k): averaged within each stimulus, they
+    parts; FID no interval. `samples` are measures of all samples (n, k): averaged within each stimulus, they
     give `samples_mean` of the row `reconstruction`.
     """
     rows: dict[str, dict[str, Any]] = {}
