@@ -35,7 +35,7 @@ reproduce: install
 	@python -c 'from pathlib import Path; from unimind.study import read_study; print("The report:", Path(read_study("config/config.yaml").results, "report.html").resolve())'
 
 test: $(VENV)/.installed-test
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	ruff check .
