@@ -86,7 +86,7 @@ class SimulatedData(Dataset):
 
     source: Literal["simulated"]
     rois: list[Rois] = Field([Rois(file="nsdgeneral")], description="As for NSD.")
-    sessions: Positive = Field(4, description="Scanning sessions per subject.")
+    sessions: Positive = Field(3, description="Scanning sessions per subject.")
     trials_per_session: Positive = Field(750, description="Trials of one session; NSD has 750.")
     shared_images: Positive = Field(100, description="Pictures every subject sees; they are the test images.")
     repeats: Positive = Field(3, description="How often each picture is shown.")
@@ -106,8 +106,8 @@ class SimulatedData(Dataset):
         if trials // self.repeats <= self.shared_images:
             raise ValueError(f"{trials // self.repeats} pictures per subject leave none to train on beside {self.shared_images} shared ones")
         pool = self.shared_images + 8 * (trials // self.repeats - self.shared_images)
-        if pool > 9216:
-            raise ValueError(f"{pool} pictures for 8 subjects, but there are 9216 to draw; lower sessions, trials_per_session, or raise repeats")
+        if pool > 6912:
+            raise ValueError(f"{pool} pictures for 8 subjects, but there are 6912 to draw; lower sessions, trials_per_session, or raise repeats")
         unknown = [name for name in self.subjects if not re.fullmatch(r"subj0[1-8]", name)]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: simulated subjects are called subj01 to subj08")
@@ -248,7 +248,7 @@ class Training(Section):
 class DrawnPictures(Section):
     """Drawn, captioned pictures that no subject sees, for foundations trained inside the study."""
 
-    count: Annotated[int, Field(gt=0, le=8960)] = Field(8000, description="Of the 9216 possible ones that no simulated subject sees; 256 more are held out.")
+    count: Annotated[int, Field(gt=0, le=6656)] = Field(6400, description="Of the 6912 possible ones that no simulated subject sees; 256 more are held out.")
     seed: int = 1
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimind.data.drawn import CLASSES, COLOURS, HALF, combinations, draw
+from unimind.data.drawn import CLASSES, COLOURS, COLUMNS, HALF, ROWS, combinations, draw
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
@@ -113,14 +113,17 @@ def test_drawn_pictures_are_what_the_captions_say():
     numbers = combinations("subjects", 3)[:200]
     drawn = draw(numbers, 48)
     assert drawn.images.shape == (200, 48, 48, 3) and np.array_equal(draw(numbers, 48).images, drawn.images)
+    found, said = [], []
     for image, caption, features, kind in zip(drawn.images, drawn.captions, drawn.features, drawn.classes, strict=True):
         assert f" {CLASSES[kind]} " in caption
         colour = list(COLOURS)[features[len(CLASSES) : len(CLASSES) + len(COLOURS)].argmax()]
         assert f" {colour} " in caption
         distance = np.abs(image.astype(int) - np.array(COLOURS[colour])).sum(-1)
-        down, across = np.argwhere(distance <= np.quantile(distance, 0.02)).mean(0) / 48
-        assert across < 0.6 if " left " in caption else across > 0.38
-        assert down < 0.6 if " top " in caption or " upper " in caption else down > 0.38
+        found.append(np.argwhere(distance <= np.quantile(distance, 0.02)).mean(0))
+        row, column = caption.split(" at the ")[1].split(" on a ")[0].split(" ", 1)
+        said.append((ROWS.index(row), COLUMNS.index(column)))
+    for axis in (0, 1):
+        assert np.corrcoef(np.array(found)[:, axis], np.array(said)[:, axis])[0, 1] > 0.85
 
 
 def test_foundations_and_subjects_never_share_a_picture():

@@ -19,7 +19,7 @@ BACKGROUNDS = {
     "striped": ((60, 90, 70), (110, 140, 115)), "checked": ((110, 85, 70), (160, 130, 110)), "brown": ((95, 65, 40), (95, 65, 40)),
 }  # fmt: skip
 #: Radius of an object as a share of the picture's side, and its places: evenly spread, as far out as the object fits.
-SIZES = {"small": 0.2, "medium": 0.27, "large": 0.34}
+SIZES = {"small": 0.24, "medium": 0.3, "large": 0.36}
 ROWS = ("top", "upper", "lower", "bottom")
 COLUMNS = ("far left", "left", "right", "far right")
 
@@ -36,24 +36,8 @@ def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(abs(x) * 0.866 - y * 0.5, y) - 0.55
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    arm = np.maximum(abs(x) - 0.95, abs(y) - 0.3)
-    return np.minimum(arm, np.maximum(abs(y) - 0.95, abs(x) - 0.3))
-
-
 def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return abs(np.hypot(x, y) - 0.72) - 0.22
-
-
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    angle = np.mod(np.arctan2(x, -y) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5
-    radius = np.hypot(x, y)
-    u, v = radius * np.cos(angle), abs(radius * np.sin(angle))
-    # The edge from the tip (1.05, 0) to the notch at 36 degrees, radius 0.42.
-    tip, notch = np.array([1.05, 0.0]), 0.42 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
-    edge = notch - tip
-    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    return (u - tip[0]) * normal[0] + (v - tip[1]) * normal[1]
 
 
 def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -66,7 +50,7 @@ def _bar(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 #: Object classes: distance to the outline (negative inside) at coordinates in units of the object's radius.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": _disc, "square": _square, "triangle": _triangle, "cross": _cross, "ring": _ring, "star": _star, "crescent": _crescent, "bar": _bar,
+    "disc": _disc, "square": _square, "triangle": _triangle, "ring": _ring, "crescent": _crescent, "bar": _bar,
 }  # fmt: skip
 CLASSES = tuple(SHAPES)
 
