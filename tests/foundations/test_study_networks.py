@@ -123,7 +123,7 @@ def test_drawn_pictures_are_what_the_captions_say():
         row, column = caption.split(" at the ")[1].split(" on a ")[0].split(" ", 1)
         said.append((ROWS.index(row), COLUMNS.index(column)))
     for axis in (0, 1):
-        assert np.corrcoef(np.array(found)[:, axis], np.array(said)[:, axis])[0, 1] > 0.85
+        assert np.corrcoef(np.array(found)[:, axis], np.array(said)[:, axis])[0, 1] > 0.8
 
 
 def test_foundations_and_subjects_never_share_a_picture():
