@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from conftest import scenes
+from evaluation_fakes import scenes
 
 from unimind.evaluation import metrics as m
 from unimind.evaluation.pictures import resize

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import scenes
+from evaluation_fakes import scenes
 from PIL import Image, ImageFilter
 
 from unimind.cli import main
@@ -93,7 +93,7 @@ def test_what_does_not_match_is_refused_by_name(tmp_path):
 
 
 def test_truth_is_best_and_permuted_truth_is_at_chance(fakes, tmp_path):
-    from conftest import write_foundations
+    from evaluation_fakes import write_foundations
 
     folder = write_foundations(tmp_path)
     n = 20

@@ -6,8 +6,8 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import METHODS, SUBJECTS
 from PIL import Image
+from report_fakes import METHODS, SUBJECTS
 from scipy.stats import spearmanr
 
 from unimind.errors import InputError

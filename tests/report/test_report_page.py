@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from conftest import METHODS, SUBJECTS
+from report_fakes import METHODS, SUBJECTS
 
 from unimind.errors import InputError
 from unimind.report import results

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import METHODS, SUBJECTS
+from report_fakes import METHODS, SUBJECTS
 
 from unimind.errors import InputError
 from unimind.report import results
