@@ -337,7 +337,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
                     axis.barh(y, factor * bar.value, height=0.74, color=tint, alpha=0.9 if method else 0.45, linewidth=0)
                 single = results.single(own[match])
                 single = single if method else single.drop_duplicates("subject")
-                places = y + np.linspace(-0.24, 0.24, len(single)) if len(single) > 1 else [y]
+                places = y + np.linspace(-0.24, 0.24, len(single)) if len(single) > 1 else [y] * len(single)
                 for place, row in zip(places, single.itertuples(), strict=True):
                     new = study.role(dataset, row.subject) == "new" if row.subject in study.datasets[dataset].subjects else False
                     _interval(axis, factor * row.value, factor * row.ci_low, factor * row.ci_high, place, color="#1C1E22", linewidth=0.9)
