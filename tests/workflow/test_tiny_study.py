@@ -37,6 +37,7 @@ def command(*arguments: str, study: Path = TINY) -> list[str]:
         "snakemake",
         "-s",
         str(ROOT / "Snakefile"),
+        *arguments,  # before the options that take several values
         "--cores",
         "2",
         "--nocolor",
@@ -44,7 +45,6 @@ def command(*arguments: str, study: Path = TINY) -> list[str]:
         str(study),
         "--config",
         "threads=1",
-        *arguments,
     ]
 
 
