@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install reproduce test lint reference clean
+.PHONY: help install reproduce test test-all lint reference clean
 
 help:
 	@echo "make install    set up $(VENV) with everything the workflow needs"
 	@echo "make reproduce  run the embedded study from nothing to its report"
-	@echo "make test       run the tests"
+	@echo "make test       run the tests, in less than 20 minutes on two cores"
+	@echo "make test-all   run all tests: also studies killed and started again, and the conda stand-in"
 	@echo "make lint       check style and types"
 	@echo "make reference  bring config/README.md and config/study.schema.json in step with the study's types"
 
@@ -35,6 +36,9 @@ reproduce: install
 	@python -c 'from pathlib import Path; from unimind.study import read_study; print("The report:", Path(read_study("config/config.yaml").results, "report.html").resolve())'
 
 test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not longest"
+
+test-all: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test

@@ -37,6 +37,7 @@ def test_jobs_run_in_their_rules_environments(bare, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_real_stages_find_all_they_import(tmp_path):
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(small(), sort_keys=False))

@@ -137,6 +137,7 @@ def longer(tmp_path: Path, path: str) -> Path:
     return study
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize(
     ("training", "model"),
     [
