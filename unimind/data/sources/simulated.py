@@ -153,6 +153,8 @@ def _write_common(section: SimulatedData, size: int, design: _Design, root: Path
         }  # fmt: skip
         with open(temporary, "wb") as stream:
             savemat(stream, {name: values.astype(np.float64) for name, values in content.items()}, do_compression=True)
+            stream.seek(0)  # the header's free text holds the time of day, which would make every file another one
+            stream.write(b"MATLAB 5.0 MAT-file, simulated".ljust(116))
 
     trials_of = np.argsort(design.order, kind="stable").reshape(-1, section.repeats) + 1
     picture = np.arange(design.n_pictures)
