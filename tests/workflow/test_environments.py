@@ -90,7 +90,7 @@ def test_every_rule_s_environment_holds_what_its_stage_imports():
 def test_conda_packages_are_valid_match_specs(path):
     rattler = pytest.importorskip("rattler", reason="py-rattler is not installed; conda itself checks this in the GitHub workflow")
     for entry in environment(path)[0]:
-        rattler.MatchSpec(entry)
+        assert rattler.MatchSpec(entry).name is not None, entry
 
 
 def test_container_holds_what_the_workflow_reads():

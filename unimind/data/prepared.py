@@ -1,6 +1,7 @@
 """Prepared files: what every stage after `prepare` reads, whatever laboratory the data came from."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ _CHUNK = 64 * 1024  # bytes: one trial of NSD, several of a smaller data set
 _BLOCK = 32 * 1024 * 1024  # bytes read at once
 
 
-class _File:
+class _File(ABC):
     """An HDF5 file opened for reading, closed with the context it serves."""
 
     def __init__(self, path: str | Path) -> None:
@@ -37,8 +38,9 @@ class _File:
             self._file.close()
             raise
 
+    @abstractmethod
     def _validate(self) -> None:
-        raise NotImplementedError
+        """Raise InputError where the file is not what it should be."""
 
     def _dataset(self, name: str) -> h5py.Dataset:
         found = self._file.get(name)

@@ -164,7 +164,7 @@ def _only_one(part: Path) -> Iterator[None]:
             say(f"{part.name}: another process is getting it; waiting")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks
+            say(f"{part.name}: this file system has no locks; do not fetch the same file twice at a time")
         try:
             yield
         finally:
