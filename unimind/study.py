@@ -314,7 +314,7 @@ class StudyDiffusion(Section):
 
     kind: Literal["study"]
     pictures: Literal["drawn", "training"] = Field("drawn", description="Train on drawn pictures, or on the training pictures of the study's training subjects.")
-    channels: list[Positive] = [96, 192]
+    channels: list[Positive] = Field([96, 192], description="Per resolution, from the highest, which alone has no attention (unless it is the only one).")
     blocks: Positive = Field(2, description="Residual blocks per resolution.")
     context_dim: Positive = Field(128, description="Width of a cross-attention token.")
     context_tokens: Positive = Field(8, description="Tokens the image embedding is unfolded into.")

@@ -62,10 +62,11 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
     order = torch.randperm(len(latents))
     latents, vectors = latents[order], vectors[order]
     channels = [int(c) for c in settings.channels]
+    attended = [level > 0 or len(channels) == 1 for level in range(len(channels))]
     unet = {
         "sample_size": latents.shape[-1], "in_channels": latents.shape[1] + 2, "out_channels": latents.shape[1], "block_out_channels": channels,
-        "layers_per_block": settings.blocks, "down_block_types": ["CrossAttnDownBlock2D"] * len(channels),
-        "up_block_types": ["CrossAttnUpBlock2D"] * len(channels),
+        "layers_per_block": settings.blocks, "down_block_types": ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attended],
+        "up_block_types": ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attended)],
         "cross_attention_dim": settings.context_dim, "attention_head_dim": 4, "norm_num_groups": 16, "resnet_time_scale_shift": "scale_shift",
     }  # fmt: skip
     conditioner = {"dim": vectors.shape[1], "context_dim": settings.context_dim, "tokens": settings.context_tokens, "time_dim": 4 * channels[0]}
