@@ -400,6 +400,13 @@ class Ridge(Section):
     folds: Positive = 5
 
 
+class Prior(Section):
+    """Linear decoding under a prior over voxels' encoding weights that the data set's training subjects teach (empirical Bayes)."""
+
+    kind: Literal["prior"]
+    mixed: bool = Field(True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all.")
+
+
 class Pretrain(Section):
     """Self-supervised pretraining on unpaired fMRI."""
 
@@ -446,7 +453,7 @@ class Adapt(Section):
     strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = "adapter"
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
-    start: Literal["ridge", "plain"] = Field("ridge", description="Where the adapter starts: at ridge regression to the signal the training subjects would have had for the same pictures, or at interpolation.")
+    start: Literal["prior", "ridge", "plain"] = Field("ridge", description="Where the adapter starts: at the decoder that a prior over the training subjects' voxels gives; at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
     losses: Losses = Losses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 
@@ -467,7 +474,7 @@ class Method(Section):
     label: str | None = Field(None, description="Name in tables and figures; by default the key.")
     scope: Literal["study", "dataset", "subject"] = Field("dataset", description="One model for all training subjects of the study, of a data set, or per subject.")
     voxels: Voxels = Voxels()
-    encoder: Annotated[ConvMixer | ViT | Ridge, Field(discriminator="kind")]
+    encoder: Annotated[ConvMixer | ViT | Ridge | Prior, Field(discriminator="kind")]
     pretrain: Pretrain | None = None
     align: Align | None = None
     condition: Condition | None = Field(None, description="Without one, the foundation's own conditioning gets the predicted image embedding.")
@@ -476,17 +483,17 @@ class Method(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Method":
-        if self.encoder.kind == "ridge":
+        if self.fitted:
             for key in ("pretrain", "align", "condition", "adapt"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: not possible with encoder.kind ridge, which is fitted in closed form")
+                    raise ValueError(f"{key}: not possible with encoder.kind {self.encoder.kind}, which is fitted in closed form")
             if self.scope != "subject":
-                raise ValueError(f"scope: ridge is fitted per subject; {self.scope!r} given, write `scope: subject`")
+                raise ValueError(f"scope: {self.encoder.kind} is fitted per subject; {self.scope!r} given, write `scope: subject`")
         elif self.condition is None and (self.align is None or self.align.losses.embedding + self.align.losses.softclip == 0):
             raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
         if self.scope == "subject" and self.adapt is not None:
             raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
-        if self.encoder.kind != "ridge" and self.voxels.size % self.encoder.patch:
+        if not self.fitted and self.voxels.size % self.encoder.patch:
             raise ValueError(f"voxels.size: {self.voxels.size} is not a multiple of encoder.patch = {self.encoder.patch}")
         if self.encoder.kind == "vit" and self.encoder.width % self.encoder.heads:
             raise ValueError(f"encoder.width: {self.encoder.width} is not a multiple of encoder.heads = {self.encoder.heads}")
@@ -495,7 +502,7 @@ class Method(Section):
     @property
     def fitted(self) -> bool:
         """Fitted in closed form, without a training loop."""
-        return self.encoder.kind == "ridge"
+        return self.encoder.kind in ("ridge", "prior")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------
@@ -518,6 +525,17 @@ class Evaluation(Section):
         return self
 
 
+class Transfer(Section):
+    """How far a new subject gets with few of its trials: `tables/adaptation.csv` and its figure."""
+
+    trials: list[Positive | Literal["all"]] = Field([25, 50, 100, 200, "all"], description="Budgets of training trials. Smaller ones are contained in larger ones.")
+    seeds: Positive = Field(3, description="Drawings of every budget.")
+    methods: list[Name] | None = Field(None, description="Which methods of the study; by default all that are adapted or fitted in closed form.")
+    baselines: dict[Name, Method] = Field({}, description="Closed-form methods of this comparison alone.")
+    scratch: bool = Field(True, description="Also train each adapted method on the budget alone, from nothing.")
+    pictures: bool = Field(True, description="Also draw one picture per stimulus and budget, for CLIP two-way and PixCorr.")
+
+
 class Study(Section):
     """A whole study."""
 
@@ -530,6 +548,7 @@ class Study(Section):
     unpaired: Unpaired | None = Field(None, description="fMRI without pictures, for pretraining.")
     foundations: Foundations = Foundations()
     methods: dict[Name, Method] = Field(min_length=1, description="Methods by name; tables have one row each.")
+    transfer: Transfer | None = Field(None, description="Adaptation to new subjects over trial budgets; none where it is not wanted.")
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -550,8 +569,32 @@ class Study(Section):
                         raise ValueError(f"methods.{name}.adapt: missing, but datasets.{key}.new_subjects names {', '.join(dataset.new_subjects)}")
                     if not dataset.training_subjects and method.scope == "dataset":
                         raise ValueError(f"datasets.{key}.training_subjects: empty, but methods.{name} shares one model per data set; name a training subject")
+            if method.encoder.kind == "prior" or (method.adapt is not None and method.adapt.start == "prior"):
+                self._teachers(f"methods.{name}", method)
             if method.condition is None and self.foundations.diffusion.kind != "study":
                 raise ValueError(f"methods.{name}.condition: missing; only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {self.foundations.diffusion.kind!r} given")
+        return self
+
+    def _teachers(self, where: str, method: Method) -> None:
+        for key, dataset in self.datasets.items():
+            needed = 2 if where.startswith("methods.") and method.encoder.kind == "prior" else 1
+            if len(dataset.training_subjects) < needed:
+                raise ValueError(f"{where}: its prior is learned from other subjects, but datasets.{key}.training_subjects names {len(dataset.training_subjects)}; at least {needed} needed")
+
+    @model_validator(mode="after")
+    def _transfers(self) -> "Study":
+        for name in (self.transfer.methods or []) if self.transfer else []:
+            if name not in self.methods:
+                raise ValueError(f"transfer.methods: {name} is no method of this study; known are {', '.join(self.methods)}")
+            if not self.methods[name].fitted and self.methods[name].adapt is None:
+                raise ValueError(f"transfer.methods: {name} is neither adapted nor fitted in closed form; give it `adapt:` or leave it out")
+        for name, method in self.transfer.baselines.items() if self.transfer else ():
+            if name in self.methods:
+                raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
+            if not method.fitted:
+                raise ValueError(f"transfer.baselines.{name}.encoder.kind: {method.encoder.kind} is trained; only closed-form methods (ridge, prior) stand here")
+            if method.encoder.kind == "prior":
+                self._teachers(f"transfer.baselines.{name}", method)
         return self
 
     # Where things are, and what depends on what: used by the workflow, never by the science.
@@ -587,6 +630,21 @@ class Study(Section):
         """Name of the stimulus set a subject's trials index: `stimuli`, or `<subject>.stimuli` where every subject has its own."""
         section = self.datasets[dataset]
         return f"{subject}.stimuli" if section.source == "arrays" and section.images_per_subject else "stimuli"
+
+    def teachers(self, dataset: str, subject: str) -> list[tuple[str, str]]:
+        """The data set's training subjects other than a given subject: who teaches a prior over its voxels."""
+        return [(dataset, other) for other in self.datasets[dataset].training_subjects if other != subject]
+
+    def transferred(self) -> list[str]:
+        """Methods of the comparison over trial budgets."""
+        if self.transfer is None:
+            return []
+        own = self.transfer.methods or [name for name, method in self.methods.items() if method.fitted or method.adapt is not None]
+        return [*own, *self.transfer.baselines]
+
+    def method(self, name: str) -> Method:
+        """A method of the study, or of its comparison over trial budgets."""
+        return self.methods[name] if name in self.methods or self.transfer is None else self.transfer.baselines[name]
 
     def training_stimuli(self, dataset: str) -> list[str]:
         """Names of the stimulus sets that the data set's training subjects use."""
@@ -638,7 +696,7 @@ def read_study(path: str | Path) -> Study:
 def _explain(error: ValidationError, content: Any) -> str:
     """The first error in one line."""
     first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
-    tags = {"nsd", "simulated", "god", "bold5000", "arrays", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge"}  # fmt: skip
+    tags = {"nsd", "simulated", "god", "bold5000", "arrays", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge", "prior"}  # fmt: skip
     path: list[str] = []
     inner = content
     for step in first["loc"]:

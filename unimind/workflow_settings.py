@@ -73,7 +73,7 @@ def _embed(study: Study) -> dict[str, Any]:
 
 def _of_method(*keys: str) -> Callable[..., dict[str, Any]]:
     def parts(study: Study, method: str) -> dict[str, Any]:
-        return {"seed": study.seed} | {key: _part(getattr(study.methods[method], key)) for key in keys}
+        return {"seed": study.seed} | {key: _part(getattr(study.method(method), key)) for key in keys}
 
     return parts
 
@@ -99,6 +99,17 @@ def _score(study: Study, method: str, dataset: str, subject: str) -> dict[str, A
     }
 
 
+def _transfer(study: Study, method: str, dataset: str) -> dict[str, Any]:
+    return {
+        **_of_method("voxels", "encoder", "align", "adapt", "sampling")(study, method),
+        "transfer": _part(study.transfer, {"methods", "baselines"}),
+        "evaluation": _part(study.evaluation, {"batch_size"}),
+        "dataset": _part(study.datasets[dataset], WHO_AND_WHERE),
+        "label": study.method(method).label,
+        "picture_size": study.picture_size,
+    }
+
+
 def _everything(study: Study) -> dict[str, Any]:
     return {key: value for key, value in study.model_dump(mode="json").items() if key != "threads"}
 
@@ -120,6 +131,7 @@ _SETTINGS: dict[str, Callable[..., dict[str, Any]]] = {
     "reconstruct-controls": _controls,
     "features": _features,
     "score": _score,
+    "transfer": _transfer,
     "tabulate": _everything,
     "figures": _everything,
     "report": _everything,

@@ -26,7 +26,7 @@ AFTER_METRICS = {"make_tables": 1, "draw_figures": 1, "write_report": 1}
 def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
         "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2,
-        "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_ridge": 3, "condition_diffusion": 2 + 3,
+        "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_decoder": 3, "condition_diffusion": 2 + 3,
         "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12, **AFTER_METRICS,
     }  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_each_method_alone(bare, tmp_path, method):
     planned = bare.planned(configfile=written(tmp_path, content))
     assert planned["reconstruct_pictures"] == 3
     assert ("align_subjects" in planned) == method.startswith("unimind")
-    assert ("fit_ridge" in planned) == (method == "ridge")
+    assert ("fit_decoder" in planned) == (method == "ridge")
     assert planned.get("condition_diffusion", 0) == {"mindvis": 3, "ridge": 0}.get(method, 1)
     assert ("pretrain_encoder" in planned) == ("prepare_unpaired" in planned) == (method != "ridge")
 
@@ -133,7 +133,7 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
-        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_ridge": 1,
+        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_decoder": 1,
         "reconstruct_pictures": 4, "score_reconstructions": 4, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
@@ -185,7 +185,7 @@ def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
     planned = clone.planned()
     assert planned["align_subjects"] == 2 and planned["write_report"] == 1
     untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired",
-                 "train_foundation", "embed_stimuli", "pretrain_encoder", "fit_ridge", "sample_controls", "extract_features"}  # fmt: skip
+                 "train_foundation", "embed_stimuli", "pretrain_encoder", "fit_decoder", "sample_controls", "extract_features"}  # fmt: skip
     assert not untouched & set(planned)
 
 

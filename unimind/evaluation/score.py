@@ -50,18 +50,18 @@ def score(
     if method != next(iter(study.methods)):  # rows that are the same for all methods are measured once
         rows = {row: values for row, values in rows.items() if row not in OF_THE_SUBJECT}
     with h5py.File(stimuli) as file:
-        truths = Pictures(_at(file["images"], stimulus))
+        truths = Pictures(rows_at(file["images"], stimulus))
     pictures, index = distinct(rows)
     measured = measure(panel, truths, Pictures(pictures), index, section.batch_size, lambda network: stored_features(features, stimulus, network))
     with h5py.File(embeddings) as file:
-        true_embeddings = _at(file["embedding"], stimulus)
+        true_embeddings = rows_at(file["embedding"], stimulus)
         with h5py.File(prepared) as trials_file:
             split, shown = trials_file["split"][:], trials_file["stimulus"][:]
-        training = _at(file["embedding"], np.unique(shown[split == 0]))
+        training = rows_at(file["embedding"], np.unique(shown[split == 0]))
     absent = dict(panel.absent)
-    absent |= _embedding_measures(section.metrics, measured, true_embeddings, predicted, training, embedding, study.seed)
+    absent |= embedding_measures(section.metrics, measured, true_embeddings, predicted, training, embedding, study.seed)
     trials = int(attributes.get("trials", (split == 0).sum()))
-    protocol = _protocol(study, dataset, panel, embedding, samples)
+    protocol = protocol_of(study, dataset, panel, embedding, samples)
     averaged = measured.pop(SAMPLES, {})
     content = {
         "study": study.name,
@@ -81,7 +81,7 @@ def score(
     write_json(out, content)
 
 
-def _at(values: Any, index: np.ndarray) -> np.ndarray:
+def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
     """Rows of an HDF5 data set in any order."""
     wanted, back = np.unique(index, return_inverse=True)
     if len(wanted) and wanted[-1] >= len(values):
@@ -111,7 +111,7 @@ def _rows(
             predicted["chance"] = predicted["reconstruction"][other]
     if nearest is not None:
         with h5py.File(stimuli) as file:
-            rows["nearest-training-image"] = _at(file["images"], nearest)
+            rows["nearest-training-image"] = rows_at(file["images"], nearest)
     mean = mean_training_image(stimuli, prepared)
     rows["mean-training-image"] = np.broadcast_to(mean, (n, *mean.shape))
     with h5py.File(controls) as file:
@@ -122,7 +122,7 @@ def _rows(
         place = np.array([known[s] for s in stimulus.tolist()])
         for row in OF_THE_SUBJECT[1:]:
             if row.replace("-", "_") in file:
-                rows[row] = _at(file[row.replace("-", "_")], place)
+                rows[row] = rows_at(file[row.replace("-", "_")], place)
     if samples.shape[1] > 1:
         rows[SAMPLES] = samples
     sizes = {row: values.shape[-3:] for row, values in rows.items()}
@@ -132,7 +132,7 @@ def _rows(
     return stimulus, rows, predicted, attributes, samples.shape[1]
 
 
-def _embedding_measures(
+def embedding_measures(
     wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], training: np.ndarray, embedding: Path, seed: int
 ) -> dict[str, str]:
     """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent.
@@ -198,7 +198,7 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
     return rows
 
 
-def _protocol(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int) -> dict[str, Any]:
+def protocol_of(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int) -> dict[str, Any]:
     """What was computed, on what, with what; `id` is the hash of all the rest."""
     data = study.datasets[dataset].model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root", "voxels", "seed"})
     content = {

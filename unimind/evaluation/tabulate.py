@@ -1,7 +1,7 @@
 """Stage `tabulate`: the tables of a study, as CSV, Markdown and LaTeX.
 
-`reconstruction`, `retrieval`, `adaptation` and `comparisons` come from the metrics files, `efficiency` from the models'
-`efficiency.json`, `peers` from the literature. Rows of different protocol never share a column.
+`reconstruction`, `retrieval` and `comparisons` come from the metrics files, `adaptation` from the transfer files where
+there are any, `efficiency` from the models' `efficiency.json`, `peers` from the literature. Rows of different protocol never share a column.
 """
 
 import itertools
@@ -25,6 +25,8 @@ COMPARISONS = ["study", "dataset", "subject", "metric", "method_a", "method_b", 
 ALL = (*METRICS, *OWN_METRICS)
 AVERAGES = {"train": "average:train", "new": "average:new"}
 LEVEL = 0.05
+#: What a new subject's model cost, in columns of `adaptation.csv`: parameters, how many of them were trained, seconds, bytes.
+COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
 UNITS = {
     "parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s",
 }  # fmt: skip
@@ -43,6 +45,7 @@ class Row:
     protocol: str
     stimulus: tuple[tuple[int, ...], ...]  # per subject
     metrics: dict[str, dict[str, Any]]
+    budget: str | None = None  # of `transfer`: a number of trials, or all
 
     @property
     def name(self) -> str:
@@ -54,7 +57,7 @@ class Row:
         return self.row == "reconstruction"
 
 
-def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path) -> None:
+def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None) -> None:
     """Write the folder of tables.
 
     Parameters
@@ -65,6 +68,8 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path) -
         Directories of models, or their `efficiency.json`.
     out : path
         The folder.
+    transfer : list of path, optional
+        What `transfer` wrote: `adaptation` is then made of it.
     """
     import pandas as pd
 
@@ -73,9 +78,14 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path) -
     rows = full + _averages(full, study)
     comparisons = _comparisons(study, rows)
     records = [record for row in rows for record in _records(study, row)]
+    labels = {name: method.label or name for name, method in study.methods.items()}
+    entries = [entry for path in transfer or [] for entry in read_json(path)["entries"]]
+    labels |= {entry["method"]: entry["label"] for entry in entries}
+    if entries:
+        budgets = _rows(entries)[1]
     adapted = [row for row in budgets if row.role == "new"]
     adapted += [row for row in _averages(budgets, study) if row.role == "new"]
-    labels = {name: method.label or name for name, method in study.methods.items()}
+    costs = {(entry["method"], entry["dataset"], entry["subject"], entry["trials"]): entry["costs"] for entry in entries}
     blocks = {dataset: _blocks(study, [row for row in rows if row.dataset == dataset], comparisons, labels) for dataset in study.datasets}
     notes = {dataset: _notes([f for f in files if f["dataset"] == dataset]) for dataset in study.datasets}
     words = {dataset: blurred_wins([row for row in rows if row.dataset == dataset], labels) for dataset in study.datasets}
@@ -85,7 +95,15 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path) -
         frame = pd.DataFrame(records, columns=COLUMNS)
         frame.to_csv(folder / "reconstruction.csv", index=False)
         frame[frame.metric.isin([name for names in layout.RETRIEVAL_GROUPS.values() for name in names])].to_csv(folder / "retrieval.csv", index=False)
-        pd.DataFrame([record for row in adapted for record in _records(study, row)], columns=COLUMNS).to_csv(folder / "adaptation.csv", index=False)
+        curve = [
+            {**record, **costs.get((row.method, row.dataset, row.subject, row.trials), {})} for row in adapted for record in _records(study, row)
+        ]
+        pd.DataFrame(curve, columns=[*COLUMNS, *(COSTS if entries else ())]).to_csv(folder / "adaptation.csv", index=False)
+        tests = [
+            {**test, "trials": same[0].trials if budget != "all" else "all"}
+            for budget, same in _grouped(adapted, lambda row: row.budget or row.trials).items() for test in _comparisons(study, same)
+        ]  # fmt: skip
+        pd.DataFrame(tests, columns=[*COMPARISONS[:3], "trials", *COMPARISONS[3:]]).to_csv(folder / "adaptation_comparisons.csv", index=False)
         pd.DataFrame(comparisons, columns=COMPARISONS).to_csv(folder / "comparisons.csv", index=False)
         _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, layout.GROUPS)
         _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, notes, {}, layout.RETRIEVAL_GROUPS)
@@ -115,7 +133,10 @@ def _rows(files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
     for file in files:
         for name, metrics in file["rows"].items():
             stimulus = (tuple(file.get("stimulus", ())),)
-            row = Row(file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], stimulus, metrics)
+            row = Row(
+                file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], stimulus, metrics,
+                file.get("budget"),
+            )  # fmt: skip
             if row.is_method:
                 every.append(row)
             if (row.trials or 0) != largest[file["method"], file["dataset"], file["subject"]]:
@@ -142,7 +163,7 @@ def _averages(rows: list[Row], study: Study) -> list[Row]:
         for trials, same in _budgets(members, expected[dataset, role]):
             metrics = {name: _average([row.metrics[name] for row in same], study) for name in ALL if all(name in row.metrics for row in same)}
             stimulus = tuple(s for row in same for s in row.stimulus)
-            result.append(Row(dataset, AVERAGES[role], role, same[0].row, same[0].method, trials, protocol, stimulus, metrics))
+            result.append(Row(dataset, AVERAGES[role], role, same[0].row, same[0].method, trials, protocol, stimulus, metrics, same[0].budget))
     return result
 
 
@@ -153,9 +174,10 @@ def _budgets(members: list[Row], expected: int) -> Iterable[tuple[int | None, li
             trials = {row.trials for row in members}
             yield (trials.pop() if len(trials) == 1 else None), members
         return
-    for trials, same in _grouped(members, lambda row: row.trials).items():
+    for same in _grouped(members, lambda row: row.budget or row.trials).values():
         if len(same) == expected:
-            yield trials, same
+            known = [row.trials for row in same if row.trials is not None]
+            yield (round(sum(known) / len(known)) if known else None), same
 
 
 def _grouped(rows: Iterable[Row], key: Any) -> dict[Any, list[Row]]:

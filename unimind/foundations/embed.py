@@ -11,12 +11,15 @@ from unimind.progress import track
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 
+#: Pictures per pass on a CPU: full-size maps then stay in its caches.
+AT_ONCE = 16
+
 
 def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: Path) -> None:
     """Write `embedding` (n, d) and `latent` (n, c, h, w), float32, in the order of the stimuli; pictures are streamed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     embedder, coder = load_embedding(embedding).to(device), load_autoencoder(autoencoder).to(device)
-    size = study.evaluation.batch_size
+    size = study.evaluation.batch_size if device.type == "cuda" else min(study.evaluation.batch_size, AT_ONCE)
     with h5py.File(stimuli) as source, whole_file(out) as temporary, h5py.File(temporary, "w") as target:
         images = source["images"]
         for start in track(range(0, len(images), size), f"embedding {len(images)} pictures", total=-(-len(images) // size)):

@@ -81,23 +81,27 @@ class FmriEncoder(nn.Module):
 
     def add_subject(self, subject: str, n_voxels: int) -> nn.Linear:
         """Give a subject a new adapter, which starts as linear interpolation (or averaging) to the common length."""
-        adapter = nn.Linear(n_voxels, self.size)
-        with torch.no_grad():
-            adapter.weight.copy_(interpolate(torch.eye(n_voxels)[:, None], self.size)[:, 0].T)
-            adapter.bias.zero_()
-        self.adapters[self._name(subject)] = adapter
+        adapter = self.adapters[self._name(subject)] = nn.Linear(n_voxels, self.size)
         self.arguments["n_voxels"][subject] = n_voxels
+        self.interpolate_adapter(subject)
         return adapter
+
+    def interpolate_adapter(self, subject: str) -> None:
+        """Set a subject's adapter to linear interpolation (or averaging) to the common length."""
+        adapter = self.adapters[self._name(subject)]
+        with torch.no_grad():
+            adapter.weight.copy_(interpolate(torch.eye(adapter.in_features)[:, None], self.size)[:, 0].T)
+            adapter.bias.zero_()
 
     def start_linear_path(self, embeddings: Tensor) -> None:
         """Let the linear path span the principal components of the training pictures' embeddings (n, embedding_dim).
 
-        Afterwards entered signal -> skip -> linear head is an isometry of k dimensions onto the first k components, with k
-        at most half the entered length, so that the other half is free for what is not linear.
+        Afterwards entered signal -> skip -> linear head is an isometry of k dimensions onto the first k components, k as large
+        as `width`, entered length and pictures allow.
         """
         self.head.set_targets(embeddings)
         standard = (embeddings - self.head.mean) / self.head.scale
-        k = min(embeddings.shape[1], self.width, self.size // 2, len(embeddings) - 1)
+        k = min(embeddings.shape[1], self.width, self.size, len(embeddings) - 1)
         components = torch.linalg.svd(standard, full_matrices=False).Vh[:k]
         rows = torch.linalg.qr(torch.randn(self.size, k)).Q.T
         with torch.no_grad():

@@ -20,6 +20,9 @@ from unimind.storage import file_hash, whole_file
 from unimind.study import Sampling, Study
 from unimind.training.loop import on_device
 
+#: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
+DECODED_AT_ONCE = 8
+
 
 def responses_by_image(
     prepared: PreparedSubject, split: str, repeats: str, channels: int, permute: np.random.Generator | None = None
@@ -56,7 +59,7 @@ def responses_by_image(
 def _pictures(latents: Tensor, autoencoder, batch: int) -> NDArray[np.uint8]:
     """Latents to uint8 (n, H, W, 3)."""
     with torch.no_grad():
-        parts = [autoencoder.decode(part) for part in latents.split(batch)]
+        parts = [autoencoder.decode(part) for part in latents.split(batch if latents.is_cuda else min(batch, DECODED_AT_ONCE))]
     return (torch.cat(parts).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)).cpu().numpy()
 
 

@@ -380,7 +380,9 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
     """Score against the number of the new subject's trials, one line per method, averaged over new subjects."""
     labels, colours = results.labels(study), results.colours(study)
     for dataset in dict.fromkeys(table.dataset):
-        here = results.single(table[(table.dataset == dataset) & (table.role == "new")])
+        here = table[(table.dataset == dataset) & (table.role == "new")]
+        averaged = here[here.subject == results.AVERAGE["new"]]
+        here = averaged if len(averaged) else results.single(here)
         budgets = results.budgets(here)
         wanted = [results.headline(here), *(name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric))]
         names = list(dict.fromkeys(name for name in wanted if name))
@@ -403,7 +405,7 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
             axis.set_xlabel("trials of the new subject")
             axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
             axis.yaxis.grid(True)
-        axes[0].legend(fontsize=8.5)
+        axes[0].legend(fontsize=8)
         file = f"adaptation_{dataset}.png"
         _save(figure, folder / file)
         yield Figure(

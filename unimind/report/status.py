@@ -47,6 +47,9 @@ def steps(study: Study) -> Iterator[Step]:
         for dataset, subject in pairs:
             yield Step(method, "reconstruct", f"{dataset} {subject}", f"reconstructions/{method}/{dataset}/{subject}.h5")
             yield Step(method, "score", f"{dataset} {subject}", f"metrics/{method}/{dataset}/{subject}.json")
+    for method in study.transferred():
+        for dataset, subject in study.pairs("new"):
+            yield Step(method, "transfer", f"{dataset} {subject}", f"transfer/{method}/{dataset}/{subject}.json")
     for dataset, name in sets:
         yield Step("controls", "reconstruct-controls", f"{dataset} {name}", f"reconstructions/controls/{dataset}/{name}.h5")
         yield Step("controls", "features", f"{dataset} {name}", f"features/{dataset}/{name}.h5")

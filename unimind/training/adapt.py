@@ -1,5 +1,7 @@
 """Stage `adapt`: fit a shared model to a new subject, from all its trials or from a budget of them."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +16,28 @@ from unimind.errors import InputError
 from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
 from unimind.progress import say
 from unimind.storage import load_model
-from unimind.study import Align, Study
+from unimind.study import Adapt, Align, Study
 from unimind.training.align import read_subject
-from unimind.training.alignment import MIXED_SHARE, Aligned, AlignmentLosses, draw_rows, held_out, linear_path_rate, start_at_signal, trained_config, validation
-from unimind.training.data import Split, SubjectTrials, Targets
-from unimind.training.loop import fingerprint, generator, n_steps, stream_seed, train, write_model
+from unimind.training.alignment import (
+    ALPHAS,
+    FOLDS,
+    MIXED_SHARE,
+    Aligned,
+    AlignmentLosses,
+    draw_rows,
+    held_out,
+    linear_path_rate,
+    ridge,
+    start_at_signal,
+    trained_config,
+    validation,
+)
+from unimind.training.data import Split, SubjectTrials, Targets, new_encoder
+from unimind.training.loop import Trained, fingerprint, generator, n_steps, stream_seed, train, write_model
+from unimind.training.prior import Taught, read_trials, teach
+
+#: Where a subject's adapter starts: (encoder, subject, trials, targets, whole), from the training part or from all trials.
+Start = Callable[..., None]
 
 #: Share of a budget's pictures that watch training; the budget pays for them.
 HELD_OUT = 0.2
@@ -39,6 +58,7 @@ def adapt(
     diffusion: Path | None = None,
     training_prepared: list[Path] | None = None,
     training_embeddings: list[Path] | None = None,
+    taught: Taught | None = None,
 ) -> None:
     """Write a complete model of the shared one's form that also serves a new subject.
 
@@ -59,7 +79,9 @@ def adapt(
     diffusion : Path, optional
         Not needed: the encoder is adapted by the alignment losses.
     training_prepared, training_embeddings : lists of Path, optional
-        Training subjects' files, needed where `adapt.mix_training` or `adapt.losses.siamese` asks for them.
+        Training subjects' files, needed where `adapt.start: prior`, `adapt.mix_training` or `adapt.losses.siamese` asks for them.
+    taught : Taught, optional
+        The prior those files teach, where it is known already.
 
     Raises
     ------
@@ -89,38 +111,27 @@ def adapt(
     torch.manual_seed(stream_seed(number, method, key, "adapt"))
     if encoder.length == "adapter":
         encoder.add_subject(key, own[0].n_voxels)
-        if stage.start == "ridge" and encoder.signal_weight.any():
-            start_at_signal(encoder, key, *own, number)
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     if not names:
         raise InputError(
             f"methods.{method}.adapt.strategy: {stage.strategy!r} trains nothing, because voxels.length {encoder.length!r} has no adapter; "
             "use adapter+norms, low-rank or everything"
         )
-    model = Aligned(encoder, [key], stage.losses)
-    rows = {key: max(1, round(stage.training.batch_size * (1 - stage.mix_training)))}
-    rows |= {name: max(1, round(stage.training.batch_size * stage.mix_training / len(others))) for name in others}
-    count = len(own[0].images("train"))
-    mixed_until = MIXED_SHARE * n_steps(stage.training, count, rows[key]) if stage.losses.softclip > 0 else 0
-    align = settings.align or Align()
-
-    def draw(step: int) -> dict[str, dict[str, Tensor]]:
-        return {name: draw_rows(*part, rows[name], step, number, step < mixed_until) for name, part in {key: own, **others}.items()}
-
-    unseen = held_out({key: own})
+    begin: Start | None = None
+    if encoder.length == "adapter" and stage.start == "prior":
+        if taught is None:
+            taught = teach(training_prepared or [], training_embeddings or [], True, study.seed)
+        begin = partial(start_at_prior, taught=taught, prepared=prepared, embeddings=embeddings, seed=number)
+    elif encoder.length == "adapter" and stage.start == "ridge" and encoder.signal_weight.any():
+        begin = partial(start_at_signal, seed=number)
     budget = "all" if trials is None else trials
     mark = fingerprint(
         [settings.model_dump(mode="json"), number, method, key, budget],
         [prepared, embeddings, shared, *(training_prepared or []), *(training_embeddings or [])],
         __name__,
     )
-    trained = train(
-        model, draw=draw, losses=AlignmentLosses(stage.losses, align.margin, align.temperature, [key]), settings=stage.training, seed=number,
-        checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: adapt to {key} ({budget} trials)", n_samples=count,
-        samples_per_step=rows[key], trainable=[f"encoder.{name}" for name in names],
-        validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
-        rate=linear_path_rate if stage.start == "ridge" and encoder.length == "adapter" else None,
-    )  # fmt: skip
+    label = f"{settings.label or method}: adapt to {key} ({budget} trials)"
+    trained = train_on(own, encoder, key, names, begin, stage, settings.align or Align(), number, checkpoints, mark, label, others)
     merge_low_rank(encoder)
     state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     trained.efficiency["parameters"] = sum(tensor.numel() for tensor in state.values())
@@ -128,6 +139,106 @@ def adapt(
         "adapted", settings, encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation
     )
     write_model(out, state, config, trained, checkpoints)
+
+
+def scratch(
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, checkpoints: Path, out: Path, trials: str, seed: str
+) -> None:
+    """Write a model of the method's form that knows nothing but a budget of one subject's trials: what adaptation must beat.
+
+    It begins at the subject's own ridge regression and trains everything with the losses and steps of `adapt`.
+    """
+    settings = study.methods[method]
+    stage = settings.adapt
+    if stage is None:
+        raise InputError(f"methods.{method}.adapt: the method has none, so there is nothing to compare from scratch")
+    number, key = _whole_number("seed", seed), subject_key(dataset, subject)
+    own = read_budget(study, method, dataset, subject, prepared, embeddings, trials, number)
+    torch.manual_seed(stream_seed(number, method, key, "scratch"))
+    pictures = own[1](np.unique(np.concatenate([own[0].images(split) for split in ("train", "validation")])))
+    encoder = new_encoder(study, method, {key: own[0].n_voxels}, own[0].channels, None, pictures.shape[1])
+    encoder.start_linear_path(pictures)
+    names = [name for name, _ in encoder.named_parameters()]
+    begin = partial(start_at_own_ridge, seed=number) if encoder.length == "adapter" else None
+    mark = fingerprint([settings.model_dump(mode="json"), number, method, key, trials, "scratch"], [prepared, embeddings], __name__)
+    label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
+    trained = train_on(own, encoder, key, names, begin, stage, settings.align or Align(), number, checkpoints, mark, label)
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    config = trained_config("aligned", settings, encoder, method=method, group=key, aligned=True, subjects=[key], inputs=mark, held_out=trained.validation)
+    write_model(out, state, config, trained, checkpoints)
+
+
+def start_at_own_ridge(encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, seed: int) -> None:
+    """Let a subject's adapter start at ridge regression from its trials to the image embedding."""
+    parts = [trials.all(split) for split in (("train", "validation") if whole else ("train",)) if len(trials.images(split))]
+    images, responses = np.concatenate([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    standard = (targets(images) - encoder.head.mean.cpu()) / encoder.head.scale.cpu()
+    encoder.interpolate_adapter(name)
+    encoder.start_adapter(name, *(torch.from_numpy(array) for array in ridge(responses.mean(1), standard, seed)))
+
+
+def train_on(
+    own: tuple[SubjectTrials, Targets],
+    encoder: FmriEncoder,
+    key: str,
+    names: list[str],
+    begin: Start | None,
+    stage: Adapt,
+    align: Align,
+    seed: int,
+    checkpoints: Path,
+    mark: str,
+    label: str,
+    others: Mapping[str, tuple[SubjectTrials, Targets]] | None = None,
+) -> Trained:
+    """Train some of an encoder's parameters on one subject's trials; validation comes out of these trials.
+
+    Where training begins at a decoder computed from the trials (`begin`), the decoder is computed twice: without the
+    held-out trials, where training starts and validation judges what it adds; and at last from all trials, to which
+    what training added is added.
+    """
+    others = others or {}
+    if begin is not None:
+        begin(encoder, key, own[0], own[1], whole=False)
+    model = Aligned(encoder, [key], stage.losses)
+    started = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters() if name in set(names)}
+    rows = {key: max(1, round(stage.training.batch_size * (1 - stage.mix_training)))}
+    rows |= {name: max(1, round(stage.training.batch_size * stage.mix_training / len(others))) for name in others}
+    count = len(own[0].images("train"))
+    mixed_until = MIXED_SHARE * n_steps(stage.training, count, rows[key]) if stage.losses.softclip > 0 else 0
+
+    def draw(step: int) -> dict[str, dict[str, Tensor]]:
+        return {name: draw_rows(*part, rows[name], step, seed, step < mixed_until) for name, part in {key: own, **others}.items()}
+
+    unseen = held_out({key: own})
+    trained = train(
+        model, draw=draw, losses=AlignmentLosses(stage.losses, align.margin, align.temperature, [key]), settings=stage.training, seed=seed,
+        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows[key], trainable=[f"encoder.{name}" for name in names],
+        validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
+        rate=linear_path_rate if begin is not None else None,
+    )  # fmt: skip
+    if begin is not None:
+        parameters = dict(encoder.named_parameters())
+        with torch.no_grad():
+            added = {name: parameters[name].detach().cpu() - start.cpu() for name, start in started.items()}
+            for name, start in started.items():
+                parameters[name].copy_(start)
+            begin(encoder, key, own[0], own[1], whole=True)
+            for name, change in added.items():
+                parameters[name].add_(change.to(parameters[name].device))
+    return trained
+
+
+def start_at_prior(
+    encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, taught: Taught, prepared: Path, embeddings: Path, seed: int
+) -> None:
+    """Let a new subject's adapter start at the decoder that a prior over voxels gives for its trials (`Taught.embedding_decoder`)."""
+    own = read_trials(prepared, embeddings, {split: rows for split, rows in trials.rows.items() if whole or split == "train"})
+    decoder = taught.embedding_decoder(own, ALPHAS, FOLDS, seed)
+    mean, scale = (value.double().cpu() for value in (encoder.head.mean, encoder.head.scale))
+    weight, bias = torch.from_numpy(decoder.weight) / scale, (torch.from_numpy(decoder.bias) - mean) / scale
+    encoder.interpolate_adapter(name)
+    encoder.start_adapter(name, weight.float(), bias.float())
 
 
 def read_budget(

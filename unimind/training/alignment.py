@@ -149,10 +149,18 @@ def remember_signal(encoder: FmriEncoder, subjects: Mapping[str, tuple[SubjectTr
         encoder.signal_bias.copy_(bias)
 
 
-def start_at_signal(encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, seed: int) -> None:
-    """Let a new subject's adapter start at ridge regression to the signal the training subjects would have had for its pictures."""
-    images, responses = trials.all("train")
-    weight, bias = ridge(responses.mean(1), encoder.expected_signal(targets(images)), seed)
+def start_at_signal(encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, seed: int) -> None:
+    """Let a new subject's adapter start at ridge regression to the signal the training subjects would have had for its pictures.
+
+    Parameters
+    ----------
+    whole : bool
+        From training and validation trials, or from the training trials alone.
+    """
+    parts = [trials.all(split) for split in (("train", "validation") if whole else ("train",)) if len(trials.images(split))]
+    images, responses = np.concatenate([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    device = encoder.head.mean.device
+    weight, bias = ridge(responses.mean(1), encoder.expected_signal(targets(images).to(device)).cpu(), seed)
     encoder.set_adapter(name, torch.from_numpy(weight), torch.from_numpy(bias))
 
 

@@ -41,6 +41,8 @@ class SubjectTrials:
         `subject_key` of the subject.
     channels : int
         R of every response (n, R, V).
+    rows : dict
+        Split -> trials of the file that are used.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class SubjectTrials:
         self.key = subject_key(data.dataset, data.subject)
         self.repeats, self.n_voxels = voxels.repeats, data.n_voxels
         self.channels = CHANNELS if voxels.repeats == "channels" else 1
+        self.rows = dict(rows)
         self._parts = {}
         for split, own in rows.items():
             own = np.sort(own)

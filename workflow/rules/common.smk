@@ -94,7 +94,7 @@ def names_of(study):
         "subject": one_of(subject for _, subject in pairs),
         "stimuli": one_of(study.stimuli(*pair) for pair in pairs),
         "scanned": one_of(study.unpaired.subjects if study.unpaired else []),
-        "method": one_of(study.methods),
+        "method": one_of([*study.methods, *study.transferred()]),
         "group": one_of(
             study.group(method, *pair) for method in study.methods for pair in pairs
         ),
@@ -263,6 +263,27 @@ def teachers(wildcards):
         wildcards.method,
         STUDY.group(wildcards.method, wildcards.dataset, wildcards.subject),
     )
+
+
+def priors(wildcards):
+    """Who teaches the prior of a closed-form method that has one."""
+    if STUDY.methods[wildcards.method].encoder.kind != "prior":
+        return []
+    (own,) = members(wildcards)
+    return STUDY.teachers(*own)
+
+
+def shared_for_transfer(wildcards):
+    return [] if STUDY.method(wildcards.method).fitted else shared(wildcards)
+
+
+def curves():
+    """One file per compared method and new subject."""
+    return [
+        f"{RESULTS}/transfer/{method}/{dataset}/{subject}.json"
+        for method in STUDY.transferred()
+        for dataset, subject in STUDY.pairs("new")
+    ]
 
 
 def model(wildcards):

@@ -69,10 +69,58 @@ rule score_reconstructions:
         " --embeddings {input.embeddings} --embedding {input.embedding} {params.classifier} --out {output} 2> {log}"
 
 
+rule compare_budgets:
+    input:
+        prepared=f"{RESULTS}/prepared/{{dataset}}/{{subject}}.h5",
+        embeddings=stimuli_of_subject("embeddings"),
+        shared=shared_for_transfer,
+        diffusion=network("diffusion"),
+        autoencoder=network("autoencoder"),
+        embedding=network("embedding"),
+        features=stimuli_of_subject("features"),
+        stimuli=stimuli_of_subject("prepared"),
+        training_prepared=lambda wildcards: prepared(
+            STUDY.teachers(wildcards.dataset, wildcards.subject)
+        ),
+        training_embeddings=lambda wildcards: embeddings(
+            STUDY.teachers(wildcards.dataset, wildcards.subject)
+        ),
+    output:
+        f"{RESULTS}/transfer/{{method}}/{{dataset}}/{{subject}}.json",
+    log:
+        f"{LOGS}/transfer/{{method}}/{{dataset}}/{{subject}}.log",
+    benchmark:
+        f"{BENCHMARKS}/transfer/{{method}}/{{dataset}}/{{subject}}.tsv"
+    conda:
+        "../../envs/networks.yaml"
+    threads: STUDY.threads
+    resources:
+        gpu=GPU,
+        mem_mb=grow(24000),
+        runtime=grow(1440),
+    params:
+        study=study_file,
+        settings=settings_of("transfer", method="method", dataset="dataset"),
+        code=code_of("transfer"),
+        shared=option("shared"),
+        training_prepared=option("training-prepared"),
+        training_embeddings=option("training-embeddings"),
+        checkpoints=checkpoints,
+    message:
+        "See how far {wildcards.subject} ({wildcards.dataset}) gets with few trials ({wildcards.method})"
+    shell:
+        "python -m unimind transfer --study {params.study} --method {wildcards.method} --dataset {wildcards.dataset}"
+        " --subject {wildcards.subject} --prepared {input.prepared} --embeddings {input.embeddings} {params.shared}"
+        " --diffusion {input.diffusion} --autoencoder {input.autoencoder} --embedding {input.embedding}"
+        " --features {input.features} --stimuli {input.stimuli} {params.training_prepared} {params.training_embeddings}"
+        " --checkpoints {params.checkpoints} --out {output} 2> {log}"
+
+
 rule make_tables:
     input:
         metrics=of_all_subjects("metrics", ".json"),
         models=all_models(),
+        transfer=curves(),
     output:
         report(
             directory(f"{RESULTS}/tables"),
@@ -95,8 +143,9 @@ rule make_tables:
         study=study_file,
         settings=settings_of("tabulate"),
         code=code_of("tabulate"),
+        transfer=option("transfer"),
     message:
         "Make the tables"
     shell:
         "python -m unimind tabulate --study {params.study} --metrics {input.metrics} --models {input.models}"
-        " --out {output} 2> {log}"
+        " {params.transfer} --out {output} 2> {log}"

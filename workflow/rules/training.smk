@@ -62,10 +62,12 @@ rule align_subjects:
         " --checkpoints {params.checkpoints} --out {output} 2> {log}"
 
 
-rule fit_ridge:
+rule fit_decoder:
     input:
         prepared=lambda wildcards: prepared(members(wildcards)),
         embeddings=lambda wildcards: embeddings(members(wildcards)),
+        training_prepared=lambda wildcards: prepared(priors(wildcards)),
+        training_embeddings=lambda wildcards: embeddings(priors(wildcards)),
     output:
         directory(f"{RESULTS}/models/{{method}}/fit/{{group}}"),
     log:
@@ -82,11 +84,14 @@ rule fit_ridge:
         study=study_file,
         settings=settings_of("fit", method="method"),
         code=code_of("fit"),
+        training_prepared=option("training-prepared"),
+        training_embeddings=option("training-embeddings"),
     message:
         "Fit {wildcards.method} to {wildcards.group}: voxels to image embeddings and latents"
     shell:
         "python -m unimind fit --study {params.study} --method {wildcards.method} --group {wildcards.group}"
-        " --prepared {input.prepared} --embeddings {input.embeddings} --out {output} 2> {log}"
+        " --prepared {input.prepared} --embeddings {input.embeddings} {params.training_prepared} {params.training_embeddings}"
+        " --out {output} 2> {log}"
 
 
 rule condition_diffusion:

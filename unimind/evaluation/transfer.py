@@ -1,0 +1,224 @@
+"""Stage `transfer`: how far a new subject gets with few of its trials, for one method."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.evaluation.features import stored_features
+from unimind.evaluation.panel import Panel, measure
+from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.score import embedding_measures, protocol_of, rows_at, summarise
+from unimind.foundations import load_autoencoder, load_diffusion
+from unimind.models.encoder import subject_key
+from unimind.progress import say
+from unimind.reconstruction.decoder import Decoder
+from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
+from unimind.storage import read_json, write_json
+from unimind.study import Study
+from unimind.training.adapt import adapt, budget_rows, scratch
+from unimind.training.fit import fitted, write_fitted
+from unimind.training.loop import fingerprint, on_device
+from unimind.training.prior import Taught, read_trials, teach
+
+#: Measures of pictures, where the study wants them.
+OF_PICTURES = ("pixcorr", "clip", "squeezenet")
+COSTS = ("parameters", "trainable_parameters", "seconds", "peak_memory")
+
+
+class Cell(NamedTuple):
+    """One training: a way to serve the subject, a budget and a drawing of it."""
+
+    way: str  # adapted, scratch, fitted or zero-shot
+    trials: str
+    seed: int
+
+
+class _Files(NamedTuple):
+    prepared: Path
+    embeddings: Path
+    shared: Path | None
+    diffusion: Path
+    autoencoder: Path
+    embedding: Path
+    features: Path
+    stimuli: Path
+    training_prepared: list[Path]
+    training_embeddings: list[Path]
+
+
+def transfer(
+    study: Study,
+    method: str,
+    dataset: str,
+    subject: str,
+    prepared: Path,
+    embeddings: Path,
+    shared: Path | None,
+    diffusion: Path,
+    autoencoder: Path,
+    embedding: Path,
+    features: Path,
+    stimuli: Path,
+    training_prepared: list[Path],
+    training_embeddings: list[Path],
+    checkpoints: Path,
+    out: Path,
+) -> None:
+    """Write the measures of every way and budget: an entry each, shaped like a metrics file, averaged over drawings image by image.
+
+    What is finished is kept in `checkpoints`, so that a stopped run goes on where it was.
+
+    Raises
+    ------
+    InputError
+        The study asks for no transfer; the subject has fewer trials than the smallest budget.
+    """
+    if study.transfer is None:
+        raise InputError("transfer: missing in the study; say there which budgets of trials are wanted")
+    files = _Files(prepared, embeddings, shared, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings)
+    settings = study.method(method)
+    with PreparedSubject(prepared) as data:
+        available = len(data.trials("train")) + len(data.trials("validation"))
+    inputs = [path for value in files for path in (value if isinstance(value, list) else [value]) if path is not None]
+    parts = [settings.model_dump(mode="json"), study.transfer.pictures, study.evaluation.metrics, study.seed, dataset, subject]
+    mark = fingerprint(parts, inputs, __name__)
+    taught: Taught | None = None
+    finished: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for cell in _cells(study, method, available):
+        place = checkpoints / f"{cell.way}-{cell.trials}-{cell.seed}"
+        stored = place.with_suffix(".json")
+        if stored.exists() and (known := read_json(stored)).get("fingerprint") == mark:
+            finished.setdefault((cell.way, cell.trials), []).append(known)
+            continue
+        if taught is None and (settings.encoder.kind == "prior" or (settings.adapt is not None and settings.adapt.start == "prior" and cell.way == "adapted")):
+            taught = teach(training_prepared, training_embeddings, getattr(settings.encoder, "mixed", True), study.seed)
+        model = _model(study, method, dataset, subject, cell, files, place, taught)
+        result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model)}
+        write_json(stored, result)
+        shutil.rmtree(place, ignore_errors=True)
+        finished.setdefault((cell.way, cell.trials), []).append(result)
+    entries = [_entry(study, method, dataset, subject, way, trials, available, parts, files) for (way, trials), parts in finished.items()]
+    write_json(out, {"study": study.name, "method": method, "dataset": dataset, "subject": subject, "entries": entries})
+
+
+def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
+    assert study.transfer is not None
+    settings = study.method(method)
+    ways = ["fitted"] if settings.fitted else ["adapted", *(["scratch"] if study.transfer.scratch else [])]
+    if not settings.fitted and settings.voxels.length != "adapter":
+        yield Cell("zero-shot", "0", study.seed)
+    counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]
+    for trials in study.transfer.trials:
+        if str(trials) not in counts:
+            say(f"transfer: a budget of {trials} trials is left out; the subject has {available}")
+    if not counts:
+        raise InputError(f"transfer.trials: every budget asks for at least as many trials as there are ({available}); give smaller ones, or `all`")
+    for way in ways:
+        for trials in counts:
+            for number in range(1 if trials == "all" else study.transfer.seeds):
+                yield Cell(way, trials, study.seed + number)
+
+
+def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, place: Path, taught: Taught | None) -> Path:
+    """Train one cell's model; its directory."""
+    out, trials, seed = place / "model", cell.trials, str(cell.seed)
+    if cell.way == "zero-shot":
+        assert files.shared is not None
+        return files.shared
+    if cell.way == "adapted":
+        assert files.shared is not None
+        adapt(
+            study, method, dataset, subject, files.prepared, files.embeddings, files.shared, place / "checkpoint", out, trials, seed,
+            training_prepared=files.training_prepared, training_embeddings=files.training_embeddings, taught=taught,
+        )  # fmt: skip
+    elif cell.way == "scratch":
+        scratch(study, method, dataset, subject, files.prepared, files.embeddings, place / "checkpoint", out, trials, seed)
+    else:
+        begun = time.monotonic()
+        rows = None
+        if trials != "all":
+            with PreparedSubject(files.prepared) as data:
+                rows = budget_rows(data, int(trials), cell.seed)
+        own = read_trials(files.prepared, files.embeddings, rows)
+        model = fitted(study.method(method), own, taught, cell.seed)
+        write_fitted(out, model, study, method, subject_key(dataset, subject), own, time.monotonic() - begun, "")
+    return out
+
+
+def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, model: Path) -> dict[str, Any]:
+    """Measures per image and costs of one model."""
+    assert study.transfer is not None
+    settings, batch = study.method(method), study.evaluation.batch_size
+    device = on_device()
+    network = load_diffusion(files.diffusion)
+    with h5py.File(files.embeddings) as file:
+        network.take_latents(file["latent"].shape[1:], str(files.embeddings))
+    decoder = Decoder(model, network, dataset, subject).to(device)
+    channels = decoder.encoder.channels if decoder.encoder is not None else 1
+    with PreparedSubject(files.prepared) as data:
+        stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
+        training = data.images("train")
+    prediction = decoder.predict(responses)
+    found: dict[str, dict[str, Any]] = {"reconstruction": {}}
+    wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
+    if study.transfer.pictures and wanted:
+        panel = Panel.of(wanted, study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
+        keys = [(study.seed, int(image), 0) for image in stimulus]
+        label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
+        coder = load_autoencoder(files.autoencoder).to(device)
+        pictures = draw_pictures(network, coder, prediction.condition, decoder.null(), settings.sampling, keys, batch, label, prediction.latent)
+        with h5py.File(files.stimuli) as file:
+            truths = Pictures(rows_at(file["images"], stimulus))
+        index = {"reconstruction": np.arange(len(stimulus))}
+        found = measure(panel, truths, Pictures(pictures), index, batch, lambda network: stored_features(files.features, stimulus, network))
+    absent = {}
+    with h5py.File(files.embeddings) as file:
+        predicted = {} if prediction.embedding is None else {"reconstruction": prediction.embedding.cpu().numpy()}
+        absent = embedding_measures(
+            study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
+        )
+    costs = read_json(model / "efficiency.json")
+    parts = [part for part in (decoder.encoder, decoder.stage, network) if part is not None]
+    whole = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    costs["parameters"] = whole + (costs["parameters"] if decoder.ridge is not None else 0)
+    return {
+        "stimulus": stimulus.tolist(),
+        "measures": {name: np.asarray(value).tolist() for name, value in found["reconstruction"].items()},
+        "absent": absent,
+        "costs": {name: costs[name] if cell.way != "zero-shot" else 0 for name in COSTS},
+    }
+
+
+def _entry(
+    study: Study, method: str, dataset: str, subject: str, way: str, trials: str, available: int, parts: list[dict[str, Any]], files: _Files
+) -> dict[str, Any]:
+    """One way and budget, its drawings averaged image by image: the images, not the drawings, are what an interval is over."""
+    measured = {"reconstruction": {name: np.mean([part["measures"][name] for part in parts], axis=0) for name in parts[0]["measures"]}}
+    wanted = [name for name in study.evaluation.metrics if name in measured["reconstruction"]]
+    panel = Panel.of([name for name in wanted if name in OF_PICTURES], study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
+    settings = study.method(method)
+    names = {"scratch": " from scratch", "zero-shot": " without adaptation"}
+    return {
+        "method": method + names.get(way, ""),
+        "label": (settings.label or method) + names.get(way, ""),
+        "dataset": dataset,
+        "subject": subject,
+        "role": study.role(dataset, subject),
+        "trials": available if trials == "all" else int(trials),
+        "budget": trials,
+        "drawings": len(parts),
+        "stimulus": parts[0]["stimulus"],
+        "protocol": protocol_of(study, dataset, panel, files.embedding, 1),
+        "rows": summarise(measured, wanted, study.evaluation.bootstrap, study.seed),
+        "per_drawing": {name: [float(np.nanmean(part["measures"][name])) for part in parts] for name in wanted},
+        "costs": {name: float(np.mean([part["costs"][name] for part in parts])) for name in COSTS},
+        "absent": parts[0]["absent"],
+        "warnings": [],
+    }
