@@ -27,7 +27,7 @@ def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
         "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2,
         "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_decoder": 3, "condition_diffusion": 2 + 3,
-        "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12, **AFTER_METRICS,
+        "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12, "compare_budgets": 4, **AFTER_METRICS,
     }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
         "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_decoder": 1,
-        "reconstruct_pictures": 4, "score_reconstructions": 4, **AFTER_METRICS,
+        "reconstruct_pictures": 4, "score_reconstructions": 4, "compare_budgets": 4, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
     assert clone.snakemake(configfile=path, cores=4).returncode == 0

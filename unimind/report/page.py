@@ -623,6 +623,8 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
     found = []
     for dataset in dict.fromkeys(table.dataset):
         here = table[table.dataset == dataset]
+        averaged = here[here.subject == results.AVERAGE["new"]]
+        here = averaged if len(averaged) else here
         name, budgets = results.headline(here), results.budgets(here)
         if name is None or len(budgets) < 2:
             continue

@@ -291,7 +291,13 @@ def model(wildcards):
 
 
 def all_models():
-    return [
+    """Everything that was trained: the study's own foundations, then every method's models."""
+    foundations = [
+        f"{RESULTS}/foundations/{name}"
+        for name in NETWORKS
+        if getattr(STUDY.foundations, name) and is_trained(STUDY, name)
+    ]
+    return foundations + [
         f"{RESULTS}/models/{method}/{folder}"
         for method in STUDY.methods
         for folder in models_of(STUDY, method)
