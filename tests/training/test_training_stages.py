@@ -12,16 +12,17 @@ from tiny_training import CONVMIXER, DIM, LOSSES, TRAINING, VIT, make_study
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import load_encoder
-from unimind.models.ridge import RidgeModel
+from unimind.models.ridge import RidgeModel, solve
 from unimind.storage import load_model
 from unimind.study import Losses, Voxels
-from unimind.training.adapt import adapt, budget_rows
+from unimind.training.adapt import adapt, budget_rows, scratch
 from unimind.training.align import align, read_group
-from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, two_way
+from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
 from unimind.training.benchmark import measure
 from unimind.training.data import SubjectTrials, Targets, new_encoder
 from unimind.training.fit import fit
 from unimind.training.pretrain import pretrain
+from unimind.training.prior import read_trials, teach
 
 
 @pytest.fixture(autouse=True)
@@ -149,11 +150,15 @@ def test_two_way_by_hand():
     assert two_way(-truth, truth) == 0
 
 
+@pytest.mark.parametrize("start", ["plain", "ridge", "prior"])
 @pytest.mark.parametrize("strategy", ["adapter", "adapter+norms", "low-rank", "everything"])
-def test_adaptation_changes_what_its_strategy_says(models, files, tmp_path, strategy):
-    study = make_study(adapt={"strategy": strategy, "rank": 2, "training": TRAINING | {"patience": None}, "start": "plain"})
+def test_adaptation_changes_what_its_strategy_says(models, files, tmp_path, strategy, start):
+    study = make_study(adapt={"strategy": strategy, "rank": 2, "training": TRAINING | {"patience": None}, "start": start})
     model = models / "align" / "m"
-    adapt(study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", model, tmp_path / "checkpoints", tmp_path / "new", trials="60")
+    adapt(
+        study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", model, tmp_path / "checkpoints", tmp_path / "new", trials="60",
+        training_prepared=group(files)[0], training_embeddings=group(files)[1],
+    )  # fmt: skip
     before, after = load_model(model)[0], load_model(tmp_path / "new")[0]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.rsplit(".", 1)[0] for name in after if name not in before} == {"encoder.adapters.subject-sim-subj03"}
@@ -161,11 +166,50 @@ def test_adaptation_changes_what_its_strategy_says(models, files, tmp_path, stra
     if strategy == "adapter":
         assert not changed
     elif strategy == "adapter+norms":
-        assert changed and all("norm" in name or "mlp.0" in name for name in changed)
-    else:
+        assert all("norm" in name or "mlp.0" in name for name in changed) and (changed or start != "plain")
+    elif start == "plain":
         assert changed
     encoder, config = load_encoder(tmp_path / "new")
     assert encoder(torch.randn(1, 1, 52), "sim-subj03").pooled.shape == (1, 16) and config["trials"] == "60"
+
+
+IDLE = {"steps": 4, "batch_size": 8, "learning_rate": 1e-12, "validate_every": 2}
+
+
+def linear_path(directory):
+    """The encoder of a model without what its trunk adds."""
+    encoder, _ = load_encoder(directory)
+    with torch.no_grad():
+        encoder.gate.zero_()
+        encoder.head.mlp[-1].weight.zero_()
+        encoder.head.mlp[-1].bias.zero_()
+    return encoder
+
+
+def test_a_start_that_training_leaves_alone_is_the_decoder_of_the_whole_budget(files, tmp_path):
+    """From scratch: the subject's own ridge regression. Adapted: the prior's decoder."""
+    study = make_study(align={"losses": {"embedding": 1.0, "siamese": 0.0}, "training": IDLE}, adapt={"training": IDLE, "start": "prior"})
+    align(study, "m", "sim", *group(files), None, tmp_path / "checkpoints", tmp_path / "shared")
+    own = files / "subj03.h5", files / "embeddings.h5"
+    adapt(
+        study, "m", "sim", "subj03", *own, tmp_path / "shared", tmp_path / "checkpoints", tmp_path / "adapted", trials="40", seed="3",
+        training_prepared=group(files)[0], training_embeddings=group(files)[1],
+    )  # fmt: skip
+    scratch(study, "m", "sim", "subj03", *own, tmp_path / "checkpoints", tmp_path / "scratch", "40", "3")
+    with PreparedSubject(own[0]) as data:
+        rows = budget_rows(data, 40, 3)
+        _, test = data.image_responses("test")[:2]
+    trials = read_trials(*own, rows)
+    prior = teach(*group(files), True, 0).embedding_decoder(trials, ALPHAS, FOLDS, 3)
+    parts = [read_trials(*own, {split: rows[split]}) for split in ("train", "validation")]  # in the order of the folds
+    responses, embedding = (np.concatenate([getattr(part, name) for part in parts]) for name in ("responses", "embedding"))
+    mean = responses.mean(0)
+    weight, bias = solve(responses - mean, embedding, ALPHAS, FOLDS, 3)
+    for name, expected in (("adapted", test @ prior.weight + prior.bias), ("scratch", (test - mean) @ weight + bias)):
+        encoder = linear_path(tmp_path / name)
+        with torch.no_grad():
+            found = encoder.embed(encoder(torch.from_numpy(test)[:, None], "sim-subj03").pooled)
+        assert np.allclose(found.numpy(), expected, atol=2e-3), name
 
 
 def test_budgets_are_nested_and_pay_for_their_own_validation(files):

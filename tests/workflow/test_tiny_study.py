@@ -93,6 +93,19 @@ def test_table_has_every_method_and_subject_with_its_role(run):
     assert any(row["role"] == "control" for row in rows)
 
 
+def test_adaptation_table_compares_every_way_over_the_budgets(run):
+    with open(run / RESULTS / "tables/adaptation.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    ways = {"unimind-convmixer", "unimind-convmixer from scratch", "unimind-vit", "unimind-vit from scratch", "ridge", "prior"}
+    assert {row["method"] for row in rows} == ways and {row["subject"] for row in rows} == {"subj03"}
+    for way in ways:
+        own = [row for row in rows if row["method"] == way and row["metric"] == "identification"]
+        assert len({row["trials"] for row in own}) == len(own) == 2 and "20" in {row["trials"] for row in own}
+        assert all(float(row["trainable_parameters"]) <= float(row["parameters"]) and float(row["seconds"]) >= 0 for row in own)
+    with open(run / RESULTS / "tables/adaptation_comparisons.csv") as stream:
+        assert {row["trials"] for row in csv.DictReader(stream)} == {"20", "all"}
+
+
 def test_report_is_one_page_without_addresses_to_load(run):
     page = (run / RESULTS / "report.html").read_text()
     assert "A tiny study" in page and "data:image/" in page

@@ -22,7 +22,7 @@ from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
 from unimind.storage import read_json, write_json
 from unimind.study import Study
-from unimind.training.adapt import adapt, budget_rows, scratch
+from unimind.training.adapt import budget_rows, scratch, write_adapted
 from unimind.training.fit import fitted, write_fitted
 from unimind.training.loop import fingerprint, on_device
 from unimind.training.prior import Taught, read_trials, teach
@@ -106,6 +106,7 @@ def transfer(
         finished.setdefault((cell.way, cell.trials), []).append(result)
     entries = [_entry(study, method, dataset, subject, way, trials, available, parts, files) for (way, trials), parts in finished.items()]
     write_json(out, {"study": study.name, "method": method, "dataset": dataset, "subject": subject, "entries": entries})
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
@@ -134,9 +135,9 @@ def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, fi
         return files.shared
     if cell.way == "adapted":
         assert files.shared is not None
-        adapt(
+        write_adapted(
             study, method, dataset, subject, files.prepared, files.embeddings, files.shared, place / "checkpoint", out, trials, seed,
-            training_prepared=files.training_prepared, training_embeddings=files.training_embeddings, taught=taught,
+            files.training_prepared, files.training_embeddings, taught,
         )  # fmt: skip
     elif cell.way == "scratch":
         scratch(study, method, dataset, subject, files.prepared, files.embeddings, place / "checkpoint", out, trials, seed)

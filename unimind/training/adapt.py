@@ -58,7 +58,6 @@ def adapt(
     diffusion: Path | None = None,
     training_prepared: list[Path] | None = None,
     training_embeddings: list[Path] | None = None,
-    taught: Taught | None = None,
 ) -> None:
     """Write a complete model of the shared one's form that also serves a new subject.
 
@@ -80,14 +79,20 @@ def adapt(
         Not needed: the encoder is adapted by the alignment losses.
     training_prepared, training_embeddings : lists of Path, optional
         Training subjects' files, needed where `adapt.start: prior`, `adapt.mix_training` or `adapt.losses.siamese` asks for them.
-    taught : Taught, optional
-        The prior those files teach, where it is known already.
 
     Raises
     ------
     InputError
         The method does not adapt, the budget cannot be met, or losses are chosen that this data cannot give.
     """
+    write_adapted(study, method, dataset, subject, prepared, embeddings, shared, checkpoints, out, trials, seed, training_prepared, training_embeddings)
+
+
+def write_adapted(
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, shared: Path, checkpoints: Path, out: Path,
+    trials: str | None, seed: str | None, training_prepared: list[Path] | None, training_embeddings: list[Path] | None, taught: Taught | None = None,
+) -> None:  # fmt: skip
+    """What `adapt` does, with the prior that the training subjects teach (`taught`) where it is known already."""
     settings = study.methods[method]
     stage = settings.adapt
     if stage is None:
