@@ -378,17 +378,18 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
 
 def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
     """Score against the number of the new subject's trials, one line per method, averaged over new subjects."""
-    labels, colours = results.labels(study), results.colours(study)
+    labels, colours = results.labels_over_budgets(study), results.colours(study)
     for dataset in dict.fromkeys(table.dataset):
         here = table[(table.dataset == dataset) & (table.role == "new")]
         averaged = here[here.subject == results.AVERAGE["new"]]
         here = averaged if len(averaged) else results.single(here)
         budgets = results.budgets(here)
-        wanted = [results.headline(here), *(name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric))]
+        wanted = [*(name for name in ("identification",) if name in set(here.metric)), results.headline(here)]
+        wanted += [name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric)]
         names = list(dict.fromkeys(name for name in wanted if name))
         if not names or len(budgets) < 2:
             continue
-        figure, axes = _panels(len(names), 3, 3.2, width=min(9.6, 4.2 * len(names) + 1))
+        figure, axes = _panels(len(names), 2, 3.2, width=min(9.6, 4.2 * len(names) + 1))
         for axis, name in zip(axes, names, strict=True):
             factor = 100 if results.metric(name).percent else 1
             own = here[here.metric == name]

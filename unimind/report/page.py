@@ -619,7 +619,7 @@ def _new_subjects(
 
 def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
     """The headline metric over trial budgets, one line per method and subject; none where there is only one budget."""
-    labels, colours = results.labels(study), results.colours(study)
+    labels, colours = results.labels_over_budgets(study), results.colours(study)
     found = []
     for dataset in dict.fromkeys(table.dataset):
         here = table[table.dataset == dataset]

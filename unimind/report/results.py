@@ -131,6 +131,14 @@ def labels(study: Study) -> dict[str, str]:
     return {key: method.label or key for key, method in study.methods.items()}
 
 
+def labels_over_budgets(study: Study) -> dict[str, str]:
+    """Names of the rows of `adaptation.csv`."""
+    names = labels(study)
+    scratch = {f"{key} {way}": f"{name} {way}" for key, name in names.items() for way in ("from scratch", "without adaptation")}
+    baselines = {key: method.label or key for key, method in study.transfer.baselines.items()} if study.transfer else {}
+    return names | scratch | baselines
+
+
 def colours(study: Study) -> dict[str, str]:
     """Method -> colour, the same in every figure."""
     return {key: PALETTE[index % len(PALETTE)] for index, key in enumerate(study.methods)}
