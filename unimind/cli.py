@@ -4,6 +4,7 @@ Stages import their room only when they are called, so that `--help`, `check` an
 """
 
 import argparse
+import ctypes
 import importlib
 import sys
 from collections.abc import Sequence
@@ -101,10 +102,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones, up to 256 MB each.
+
+    By default it returns such blocks at once, and the kernel clears every page of the next one again: a third of the time
+    of measuring pictures on a CPU. Other C libraries are left as they are.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(mmap_threshold, 256 << 20)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage. 0 when it worked; 2, and one line on stderr, when what was given cannot be used."""
     given = vars(build_parser().parse_args(arguments))
     name = given.pop("stage")
+    keep_freed_memory()
     try:
         if name == "check":
             from unimind.study import read_study

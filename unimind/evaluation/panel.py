@@ -278,6 +278,28 @@ def _spread(result: Measured, places: dict[str, np.ndarray], values: dict[str, n
             result[row][name] = value[place].astype(float)
 
 
+def chained(pairs: np.ndarray, n: int) -> np.ndarray:
+    """An order of the n truths in which those that are compared with the same picture follow each other.
+
+    The row `chance` compares every picture with a second truth; so ordered, both fall into one batch but for its ends.
+    """
+    pictures, place, counts = np.unique(pairs[:, 1], return_inverse=True, return_counts=True)
+    partners: list[list[int]] = [[] for _ in range(n)]
+    for picture in np.flatnonzero(counts == 2):
+        a, b = pairs[place == picture, 0].tolist()
+        partners[a].append(b)
+        partners[b].append(a)
+    order: list[int] = []
+    seen = np.zeros(n, bool)
+    for start in range(n):
+        here: int | None = start
+        while here is not None and not seen[here]:
+            seen[here] = True
+            order.append(here)
+            here = next((other for other in partners[here] if not seen[other]), None)
+    return np.array(order, int)
+
+
 def paired(
     truths: Pictures,
     pictures: Pictures,
@@ -308,12 +330,14 @@ def paired(
     """
     values: np.ndarray | None = None
     vectors: list[dict[int, torch.Tensor]] = [{}, {}]
+    order = chained(pairs, len(truths))
     for part in track(list(slices(len(truths), batch_size)), label):
-        first, last = np.searchsorted(pairs[:, 0], [part.start, part.stop])
-        here = pairs[first:last]
-        truth, vector = prepare(truths.batch(np.arange(part.start, part.stop)))
+        own = np.sort(order[part])
+        place = np.flatnonzero(np.isin(pairs[:, 0], own))
+        here = pairs[place]
+        truth, vector = prepare(truths.batch(own))
         if vector is not None:
-            vectors[0].update(zip(range(part.start, part.stop), vector, strict=True))
+            vectors[0].update(zip(own.tolist(), vector, strict=True))
         needed = np.unique(here[:, 1])
         if only_pictures:
             needed = np.array([i for i in needed if i not in vectors[1]], int)
@@ -325,11 +349,11 @@ def paired(
             if only_pictures:
                 continue
             for at in np.flatnonzero(np.isin(here[:, 1], numbers)).tolist():
-                i, j = here[at, 0] - part.start, np.searchsorted(numbers, here[at, 1])
+                i, j = np.searchsorted(own, here[at, 0]), np.searchsorted(numbers, here[at, 1])
                 found = compare(truth[i : i + 1], picture[j : j + 1]).cpu().numpy()
                 if values is None:
                     values = np.empty((len(pairs), found.shape[1]))
-                values[first + at] = found[0]
+                values[place[at]] = found[0]
     if values is None:
         values = np.empty((len(pairs), 1))
     if not vectors[0]:

@@ -1,7 +1,6 @@
 """The transformer of masked brain modelling (MinD-Vis: Chen et al. 2023; masked autoencoders: He et al. 2022)."""
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -42,6 +41,8 @@ class ViTTrunk(nn.Module):
         decoder_depth: int,
         decoder: bool = False,
     ) -> None:
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         self.width, self.patch, self.channels = width, patch, channels
         self.n_patches = size // patch
