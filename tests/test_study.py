@@ -137,3 +137,50 @@ def test_examples_of_the_introduction_are_valid_studies():
     assert studies
     for block in studies:
         parse_study(yaml.safe_load(block))
+
+
+def test_fewer_training_subjects_are_for_the_comparison_alone(tiny):
+    fewer = tiny["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
+    with pytest.raises(InputError, match="methods.fewer.trained_on: .* move fewer to transfer.baselines"):
+        parse_study(tiny | {"methods": tiny["methods"] | {"fewer": fewer}})
+    tiny["transfer"] = {"trials": [20], "baselines": {"fewer": fewer}}
+    assert parse_study(tiny).members("fewer", "simulated") == [("simulated", "subj01")]
+    assert parse_study(tiny).members("unimind-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
+    fewer["trained_on"]["subjects"] = 3
+    with pytest.raises(InputError, match="fewer.trained_on.subjects: 3 given, but datasets.simulated.training_subjects names 2"):
+        parse_study(tiny)
+
+
+def test_an_addition_to_a_study_differs_from_its_method_in_who_it_is_trained_on_alone():
+    whole, added = (yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("macaque_v4.yaml", "additions/training_subjects_of_macaque_v4.yaml"))
+    own = {"label", "condition", "sampling", "trained_on"}
+    for method in added["transfer"]["baselines"].values():
+        assert {k: v for k, v in method.items() if k not in own} == {k: v for k, v in whole["methods"]["unimind-convmixer"].items() if k not in own}
+    whole["transfer"]["baselines"] |= added["transfer"]["baselines"]
+    study = parse_study(whole)
+    assert [len(study.members(name, "v4")) for name in added["transfer"]["baselines"]] == [1, 3, 7]
+    assert [study.share(name) for name in added["transfer"]["baselines"]] == [952, 317, 136]
+
+
+def test_ablations_leave_out_one_thing_each():
+    whole, added = (yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("config.yaml", "additions/ablations_of_embedded.yaml"))
+    whole["methods"] |= added["methods"]
+    study = resolved(parse_study(whole))
+    reference = study["methods"]["unimind-convmixer"]
+
+    def differences(name: str) -> set[str]:
+        own = study["methods"][name]
+        parts = [(key, reference[key], own[key]) for key in reference if key not in ("label", "scope")]
+        return {f"{key}.{k}" for key, a, b in parts if a and b for k in a if a[k] != b[k]} | {key for key, a, b in parts if bool(a) != bool(b)}
+
+    assert {name: differences(name) for name in added["methods"]} == {
+        "no-cross-attention": {"condition.cross_attention"},
+        "no-time": {"condition.time"},
+        "no-pretraining": {"pretrain"},
+        "no-alignment": {"align", "condition.train_encoder"},
+        "shuffled-labels": {"align.shuffle_labels"},
+        "plain": {"align.start"},
+        "plain-no-pretraining": {"align.start", "pretrain"},
+        "plain-shuffled-labels": {"align.start", "align.shuffle_labels"},
+        "plain-siamese": {"align.start", "align.losses"},
+    }

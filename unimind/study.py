@@ -458,6 +458,13 @@ class Adapt(Section):
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 
 
+class TrainedOn(Section):
+    """Part of each data set's training subjects and trials, to see what more of them bring a new subject."""
+
+    subjects: Positive = Field(description="How many of the training subjects, in the order the study names them.")
+    trials: Positive | None = Field(None, description="How many training trials, shared out equally among them; by default all they have.")
+
+
 class Sampling(Section):
     """How pictures are drawn from the diffusion model."""
 
@@ -479,12 +486,13 @@ class Method(Section):
     align: Align | None = None
     condition: Condition | None = Field(None, description="Without one, the foundation's own conditioning gets the predicted image embedding.")
     adapt: Adapt | None = None
+    trained_on: TrainedOn | None = Field(None, description="Only under `transfer.baselines`: train the shared model on fewer subjects.")
     sampling: Sampling = Sampling()
 
     @model_validator(mode="after")
     def _possible(self) -> "Method":
         if self.fitted:
-            for key in ("pretrain", "align", "condition", "adapt"):
+            for key in ("pretrain", "align", "condition", "adapt", "trained_on"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key}: not possible with encoder.kind {self.encoder.kind}, which is fitted in closed form")
             if self.scope != "subject":
@@ -531,7 +539,7 @@ class Transfer(Section):
     trials: list[Positive | Literal["all"]] = Field([25, 50, 100, 200, "all"], description="Budgets of training trials. Smaller ones are contained in larger ones.")
     seeds: Positive = Field(3, description="Drawings of every budget.")
     methods: list[Name] | None = Field(None, description="Which methods of the study; by default all that are adapted or fitted in closed form.")
-    baselines: dict[Name, Method] = Field({}, description="Closed-form methods of this comparison alone.")
+    baselines: dict[Name, Method] = Field({}, description="Methods of this comparison alone: fitted in closed form, or adapted from a model shared by part of the training subjects (`trained_on`).")
     scratch: bool = Field(True, description="Also train each adapted method on the budget alone, from nothing.")
     pictures: bool = Field(True, description="Also draw one picture per stimulus and budget, for CLIP two-way and PixCorr.")
 
@@ -561,6 +569,8 @@ class Study(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         for name, method in self.methods.items():
+            if method.trained_on is not None:
+                raise ValueError(f"methods.{name}.trained_on: a method of the study serves all its training subjects; move {name} to transfer.baselines")
             if method.pretrain is not None and self.unpaired is None:
                 raise ValueError(f"methods.{name}.pretrain: the study has no `unpaired:` fMRI to pretrain on; add it or remove `pretrain:`")
             if method.scope != "subject":
@@ -591,10 +601,14 @@ class Study(Section):
         for name, method in self.transfer.baselines.items() if self.transfer else ():
             if name in self.methods:
                 raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
-            if not method.fitted:
-                raise ValueError(f"transfer.baselines.{name}.encoder.kind: {method.encoder.kind} is trained; only closed-form methods (ridge, prior) stand here")
-            if method.encoder.kind == "prior":
+            if not method.fitted and (method.adapt is None or method.pretrain is not None and self.unpaired is None):
+                raise ValueError(f"transfer.baselines.{name}: neither adapted nor fitted in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`")
+            if method.encoder.kind == "prior" or (method.adapt is not None and method.adapt.start == "prior"):
                 self._teachers(f"transfer.baselines.{name}", method)
+            for key, dataset in self.datasets.items():
+                wanted, there = method.trained_on.subjects if method.trained_on else 1, len(dataset.training_subjects)
+                if not method.fitted and dataset.new_subjects and there < wanted:
+                    raise ValueError(f"transfer.baselines.{name}.trained_on.subjects: {wanted} given, but datasets.{key}.training_subjects names {there}")
         return self
 
     # Where things are, and what depends on what: used by the workflow, never by the science.
@@ -646,19 +660,31 @@ class Study(Section):
         """A method of the study, or of its comparison over trial budgets."""
         return self.methods[name] if name in self.methods or self.transfer is None else self.transfer.baselines[name]
 
+    def all_methods(self) -> list[str]:
+        """The study's methods, then those of its comparison over trial budgets alone."""
+        return list(dict.fromkeys([*self.methods, *(self.transfer.baselines if self.transfer else ())]))
+
+    def share(self, method: str) -> int | None:
+        """Training trials of each training subject that a method may use; None: all."""
+        part = self.method(method).trained_on
+        return None if part is None or part.trials is None else part.trials // part.subjects
+
     def training_stimuli(self, dataset: str) -> list[str]:
         """Names of the stimulus sets that the data set's training subjects use."""
         return list(dict.fromkeys(self.stimuli(dataset, subject) for subject in self.datasets[dataset].training_subjects))
 
     def group(self, method: str, dataset: str, subject: str) -> str:
         """Name of the model that serves a subject: `all`, `<data set>` or `<data set>-<subject>`."""
-        scope = self.methods[method].scope
+        scope = self.method(method).scope
         return {"study": "all", "dataset": dataset, "subject": f"{dataset}-{subject}"}[scope]
 
     def members(self, method: str, group: str) -> list[tuple[str, str]]:
         """(data set, subject) the model of a group is trained on."""
-        role = None if self.methods[method].scope == "subject" else "train"
-        return [pair for pair in self.pairs(role) if self.group(method, *pair) == group]
+        own = self.method(method)
+        pairs = [pair for pair in self.pairs(None if own.scope == "subject" else "train") if self.group(method, *pair) == group]
+        if own.trained_on is None:
+            return pairs
+        return [pair for pair in pairs if pair[1] in self.datasets[pair[0]].training_subjects[: own.trained_on.subjects]]
 
 
 def resolved(study: Study) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _score(study: Study, method: str, dataset: str, subject: str) -> dict[str, A
 
 def _transfer(study: Study, method: str, dataset: str) -> dict[str, Any]:
     return {
-        **_of_method("voxels", "encoder", "align", "adapt", "sampling")(study, method),
+        **_of_method("voxels", "encoder", "align", "adapt", "trained_on", "sampling")(study, method),
         "transfer": _part(study.transfer, {"methods", "baselines"}),
         "evaluation": _part(study.evaluation, {"batch_size"}),
         "dataset": _part(study.datasets[dataset], WHO_AND_WHERE),
@@ -123,10 +123,10 @@ _SETTINGS: dict[str, Callable[..., dict[str, Any]]] = {
     "foundation": _foundation,
     "embed": _embed,
     "pretrain": _of_method("voxels", "encoder", "pretrain"),
-    "align": _of_method("voxels", "encoder", "align"),
+    "align": _of_method("voxels", "encoder", "align", "trained_on"),
     "fit": _of_method("voxels", "encoder"),
-    "condition": _of_method("voxels", "encoder", "align", "condition"),
-    "adapt": _of_method("voxels", "encoder", "align", "condition", "adapt"),
+    "condition": _of_method("voxels", "encoder", "align", "condition", "trained_on"),
+    "adapt": _of_method("voxels", "encoder", "align", "condition", "adapt", "trained_on"),
     "reconstruct": _of_method("voxels", "encoder", "condition", "sampling"),
     "reconstruct-controls": _controls,
     "features": _features,
@@ -166,21 +166,21 @@ def foundation_module(study: Study, network: str) -> str:
 
 def shared_model(study: Study, method: str, group: str) -> str:
     """Folder, below `models/<method>/`, of the last model that is trained on a group's subjects."""
-    recipe = study.methods[method]
+    recipe = study.method(method)
     stage = "fit" if recipe.fitted else "condition" if recipe.condition else "align"
     return f"{stage}/{group}"
 
 
 def serving_model(study: Study, method: str, dataset: str, subject: str) -> str:
     """Folder, below `models/<method>/`, of the model that reconstructs a subject's pictures."""
-    if study.methods[method].scope != "subject" and study.role(dataset, subject) == "new":
+    if study.method(method).scope != "subject" and study.role(dataset, subject) == "new":
         return f"adapt/{dataset}-{subject}"
     return shared_model(study, method, study.group(method, dataset, subject))
 
 
 def models_of(study: Study, method: str) -> list[str]:
     """Folders, below `models/<method>/`, of all models of a method, in the order they are made."""
-    recipe = study.methods[method]
+    recipe = study.method(method)
     pairs = list(study.pairs() if recipe.scope == "subject" else study.pairs("train"))
     groups = list(dict.fromkeys(study.group(method, *pair) for pair in pairs))
     found = ["pretrain"] if recipe.pretrain else []

@@ -14,15 +14,15 @@ from unimind.errors import InputError
 from unimind.models.encoder import load_encoder
 from unimind.models.ridge import RidgeModel, solve
 from unimind.storage import load_model
-from unimind.study import Losses, Voxels
-from unimind.training.adapt import adapt, budget_rows, scratch
+from unimind.study import Losses, Voxels, parse_study, resolved
+from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
 from unimind.training.benchmark import measure
-from unimind.training.data import SubjectTrials, Targets, new_encoder
+from unimind.training.data import SubjectTrials, Targets, budget_rows, new_encoder
 from unimind.training.fit import fit
 from unimind.training.pretrain import pretrain
-from unimind.training.prior import read_trials, teach
+from unimind.training.prior import Taught, read_trials, teach
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +224,28 @@ def test_budgets_are_nested_and_pay_for_their_own_validation(files):
         assert sets[0] < sets[1] < sets[2] and sets[3] != sets[0]
         with pytest.raises(InputError, match="1000 trials asked for"):
             budget_rows(data, 1000, 0)
+
+
+def test_a_model_of_fewer_subjects_learns_from_its_share_of_trials_alone(files, tmp_path):
+    whole = resolved(make_study())
+    part = whole["methods"]["m"] | {"pretrain": None, "adapt": {"training": IDLE, "start": "prior"}, "trained_on": {"subjects": 1, "trials": 50}}
+    part["align"] = {"training": IDLE, "losses": {"siamese": 0.0, "embedding": 1.0}}
+    study = parse_study(whole | {"transfer": {"trials": [20], "baselines": {"of-1": part}}})
+    prepared, embeddings = ([paths[0]] for paths in group(files))
+    ((trials, _),) = read_group(study, "of-1", "sim", prepared, embeddings).values()
+    assert trials.n_trials("train") + trials.n_trials("validation") == 50
+    align(study, "of-1", "sim", prepared, embeddings, None, tmp_path / "checkpoints", tmp_path / "of-1")
+    assert load_encoder(tmp_path / "of-1")[0].adapter_names("sim-subj01") and "sim-subj02" not in str(load_model(tmp_path / "of-1")[0].keys())
+    with PreparedSubject(prepared[0]) as data:
+        expected = teach_from(prepared, embeddings, budget_rows(data, 50, study.seed))
+    own = read_trials(files / "subj03.h5", files / "embeddings.h5")
+    found = teach(prepared, embeddings, True, study.seed, study.share("of-1")).decoders(own)[0].weight
+    assert np.array_equal(found, expected.decoders(own)[0].weight)
+    assert not np.allclose(found, teach(prepared, embeddings, True, study.seed).decoders(own)[0].weight)
+
+
+def teach_from(prepared, embeddings, rows):
+    return Taught([read_trials(prepared[0], embeddings[0], rows)], True, 0)
 
 
 def test_wrong_files_are_refused_in_words(files, tmp_path):

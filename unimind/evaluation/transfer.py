@@ -22,7 +22,8 @@ from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
 from unimind.storage import read_json, write_json
 from unimind.study import Study
-from unimind.training.adapt import budget_rows, scratch, write_adapted
+from unimind.training.adapt import scratch, write_adapted
+from unimind.training.data import budget_rows
 from unimind.training.fit import fitted, write_fitted
 from unimind.training.loop import fingerprint, on_device
 from unimind.training.prior import Taught, read_trials, teach
@@ -98,7 +99,7 @@ def transfer(
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
         if taught is None and (settings.encoder.kind == "prior" or (settings.adapt is not None and settings.adapt.start == "prior" and cell.way == "adapted")):
-            taught = teach(training_prepared, training_embeddings, getattr(settings.encoder, "mixed", True), study.seed)
+            taught = teach(training_prepared, training_embeddings, getattr(settings.encoder, "mixed", True), study.seed, study.share(method))
         model = _model(study, method, dataset, subject, cell, files, place, taught)
         result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model)}
         write_json(stored, result)
@@ -112,7 +113,7 @@ def transfer(
 def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
     assert study.transfer is not None
     settings = study.method(method)
-    ways = ["fitted"] if settings.fitted else ["adapted", *(["scratch"] if study.transfer.scratch else [])]
+    ways = ["fitted"] if settings.fitted else ["adapted", *(["scratch"] if study.transfer.scratch and settings.trained_on is None else [])]
     if not settings.fitted and settings.voxels.length != "adapter":
         yield Cell("zero-shot", "0", study.seed)
     counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]

@@ -85,6 +85,7 @@ def figures(
             *_galleries(study, files, folder),
             *(_scores(study, scores, folder) if scores is not None else ()),
             *(_adaptation(study, adaptation, folder) if adaptation is not None else ()),
+            *(_training_subjects(study, adaptation, folder) if adaptation is not None else ()),
             *_similarity(study, files, folder),
             *(_efficiency(study, efficiency, folder) if efficiency is not None else ()),
             *_losses(study, models, folder),
@@ -412,6 +413,42 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
         yield Figure(
             file, "new", "How well a new subject's pictures are reconstructed from how many of its trials, averaged over the new subjects.",
             "Lines of the score against the number of trials per method", dataset=dataset,
+        )  # fmt: skip
+
+
+def _training_subjects(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
+    """Score of new subjects against the number of subjects that share the model, one line per budget."""
+    baselines = study.transfer.baselines if study.transfer else {}
+    numbers = {name: method.trained_on.subjects for name, method in baselines.items() if method.trained_on and method.trained_on.trials}
+    totals = {method.trained_on.trials for method in baselines.values() if method.trained_on and method.trained_on.trials}
+    if len(set(numbers.values())) < 2 or len(totals) != 1:
+        return
+    for dataset in dict.fromkeys(table.dataset):
+        here = table[(table.dataset == dataset) & (table.role == "new") & table.method.isin(list(numbers))]
+        averaged = here[here.subject == results.AVERAGE["new"]]
+        here = averaged if len(averaged) else results.single(here)
+        name = "identification" if "identification" in set(here.metric) else results.headline(here)
+        if not len(here) or name is None:
+            continue
+        figure, (axis,) = _panels(1, 1, 3.2, width=5.2)
+        own = here[here.metric == name].assign(number=here.method.map(numbers)).sort_values("number")
+        factor = 100 if results.metric(name).percent else 1
+        budgets = results.budgets(own)
+        for place, trials in enumerate(budgets):
+            line = own[own.trials == trials]
+            values, low, high = (factor * line[column].to_numpy() for column in ("value", "ci_low", "ci_high"))
+            look = {"color": results.PALETTE[place % len(results.PALETTE)], "marker": "o", "markersize": 4, "capsize": 3}
+            axis.errorbar(line.number, values, [values - low, high - values], label=f"{trials} trials", **look)
+        axis.set_xticks(sorted(set(numbers.values())))
+        axis.set_xlabel(f"training subjects, {totals.pop()} trials among them")
+        axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
+        axis.yaxis.grid(True)
+        axis.legend(title="of the new subject", fontsize=8, title_fontsize=8)
+        file = f"training_subjects_{dataset}.png"
+        _save(figure, folder / file)
+        yield Figure(
+            file, "new", "Whether more training subjects help a new one at an equal total of trials, averaged over new subjects. Bars: 95 % intervals.",
+            "Lines of the score against the number of training subjects per budget", dataset=dataset,
         )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -32,15 +31,12 @@ from unimind.training.alignment import (
     trained_config,
     validation,
 )
-from unimind.training.data import Split, SubjectTrials, Targets, new_encoder
-from unimind.training.loop import Trained, fingerprint, generator, n_steps, stream_seed, train, write_model
+from unimind.training.data import SubjectTrials, Targets, budget_rows, new_encoder
+from unimind.training.loop import Trained, fingerprint, n_steps, stream_seed, train, write_model
 from unimind.training.prior import Taught, read_trials, teach
 
 #: Where a subject's adapter starts: (encoder, subject, trials, targets, whole), from the training part or from all trials.
 Start = Callable[..., None]
-
-#: Share of a budget's pictures that watch training; the budget pays for them.
-HELD_OUT = 0.2
 
 
 def adapt(
@@ -93,7 +89,7 @@ def write_adapted(
     trials: str | None, seed: str | None, training_prepared: list[Path] | None, training_embeddings: list[Path] | None, taught: Taught | None = None,
 ) -> None:  # fmt: skip
     """What `adapt` does, with the prior that the training subjects teach (`taught`) where it is known already."""
-    settings = study.methods[method]
+    settings = study.method(method)
     stage = settings.adapt
     if stage is None:
         raise InputError(f"methods.{method}.adapt: the method has none, so there is nothing to do in this stage")
@@ -125,7 +121,7 @@ def write_adapted(
     begin: Start | None = None
     if encoder.length == "adapter" and stage.start == "prior":
         if taught is None:
-            taught = teach(training_prepared or [], training_embeddings or [], True, study.seed)
+            taught = teach(training_prepared or [], training_embeddings or [], True, study.seed, study.share(method))
         begin = partial(start_at_prior, taught=taught, prepared=prepared, embeddings=embeddings, seed=number)
     elif encoder.length == "adapter" and stage.start == "ridge" and encoder.signal_weight.any():
         begin = partial(start_at_signal, seed=number)
@@ -153,7 +149,7 @@ def scratch(
 
     It begins at the subject's own ridge regression and trains everything with the losses and steps of `adapt`.
     """
-    settings = study.methods[method]
+    settings = study.method(method)
     stage = settings.adapt
     if stage is None:
         raise InputError(f"methods.{method}.adapt: the method has none, so there is nothing to compare from scratch")
@@ -260,29 +256,7 @@ def read_budget(
         if (data.dataset, data.subject) != (dataset, subject):
             raise InputError(f"{prepared}: is of {data.dataset} {data.subject}, expected {dataset} {subject}")
         rows = budget_rows(data, _whole_number("trials", trials), seed)
-        return SubjectTrials(data, study.methods[method].voxels, rows), Targets(embeddings, data.stimulus[data.split != 2])
-
-
-def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:
-    """Trials of a budget by split: nested over budgets of one seed, no picture in both.
-
-    Raises
-    ------
-    InputError
-        The subject has fewer trials, or fewer than two pictures are among them.
-    """
-    pool = np.sort(np.concatenate([data.trials("train"), data.trials("validation")]))
-    if count > len(pool):
-        raise InputError(f"{data.path}: {count} trials asked for, {len(pool)} training trials there; ask for fewer, or for `all`")
-    order = torch.randperm(len(pool), generator=generator(seed, data.dataset, data.subject, "budget")).numpy()
-    rows = pool[order[:count]]
-    images, first = np.unique(data.stimulus[rows], return_index=True)
-    if len(images) < 2:
-        raise InputError(f"{data.path}: {count} trials show {len(images)} picture; give a larger budget")
-    in_order = images[np.argsort(first)]
-    period = round(1 / HELD_OUT)
-    unseen = np.isin(data.stimulus[rows], in_order[min(period, len(images)) - 1 :: period])
-    return {"train": rows[~unseen], "validation": rows[unseen]}
+        return SubjectTrials(data, study.method(method).voxels, rows), Targets(embeddings, data.stimulus[data.split != 2])
 
 
 def _training_subjects(study: Study, method: str, prepared: list[Path], embeddings: list[Path]) -> dict[str, tuple[SubjectTrials, Targets]]:

@@ -23,7 +23,7 @@ from unimind.training.alignment import (
     trained_config,
     validation,
 )
-from unimind.training.data import SubjectTrials, Targets, new_encoder
+from unimind.training.data import SubjectTrials, Targets, new_encoder, training_rows
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
 
@@ -42,7 +42,7 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
     InputError
         The method does not align; the files do not fit the group; no loss is left to train with.
     """
-    settings = study.methods[method]
+    settings = study.method(method)
     stage = settings.align
     if stage is None:
         raise InputError(f"methods.{method}.align: the method has none, so there is nothing to train in this stage")
@@ -109,5 +109,5 @@ def read_subject(study: Study, method: str, dataset: str, subject: str, prepared
         if (data.dataset, data.subject) != (dataset, subject):
             raise InputError(f"{prepared}: is of {data.dataset} {data.subject}, expected {dataset} {subject}; give the files in the study's order")
         images = data.stimulus[data.split != 2]
-        trials = SubjectTrials(data, study.methods[method].voxels)
+        trials = SubjectTrials(data, study.method(method).voxels, training_rows(study, method, data))
     return trials, Targets(embeddings, images)

@@ -20,7 +20,7 @@ from unimind.models.condition import ConditionStage
 from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
 from unimind.storage import content_hash
 from unimind.study import Study
-from unimind.training.data import SubjectTrials, new_encoder
+from unimind.training.data import SubjectTrials, new_encoder, training_rows
 from unimind.training.loop import drawn, fingerprint, stream_seed, train, write_model
 
 
@@ -63,7 +63,7 @@ def condition(
         Directory of the aligned encoder, or of the pretrained one where the method does not align; without it the encoder starts untrained.
     diffusion : Path
     """
-    settings = study.methods[method]
+    settings = study.method(method)
     stage = settings.condition
     if stage is None:
         raise InputError(f"methods.{method}.condition: the method has none, so there is nothing to train in this stage")
@@ -78,7 +78,7 @@ def condition(
         subjects = {}
         for (dataset, subject), path, targets in zip(members, prepared, embeddings, strict=True):
             with PreparedSubject(path) as data:
-                trials = SubjectTrials(data, settings.voxels)
+                trials = SubjectTrials(data, settings.voxels, training_rows(study, method, data))
             latents = stack.enter_context(h5py.File(targets))["latent"]
             network.take_latents(latents.shape[1:], str(targets))
             subjects[subject_key(dataset, subject)] = (trials, latents)

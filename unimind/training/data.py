@@ -22,6 +22,9 @@ CHANNELS = 3
 
 Split = Literal["train", "validation"]
 
+#: Share of a budget's pictures that watch training; the budget pays for them.
+HELD_OUT = 0.2
+
 
 class SubjectTrials:
     """Training and validation responses of one subject, float32 in memory; never a test trial.
@@ -120,6 +123,36 @@ class SubjectTrials:
         return (total / counts[chosen][:, None])[:, None]
 
 
+def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:
+    """Trials of a budget by split: nested over budgets of one seed, no picture in both.
+
+    Raises
+    ------
+    InputError
+        The subject has fewer trials, or fewer than two pictures are among them.
+    """
+    pool = np.sort(np.concatenate([data.trials("train"), data.trials("validation")]))
+    if count > len(pool):
+        raise InputError(f"{data.path}: {count} trials asked for, {len(pool)} training trials there; ask for fewer, or for `all`")
+    order = torch.randperm(len(pool), generator=generator(seed, data.dataset, data.subject, "budget")).numpy()
+    rows = pool[order[:count]]
+    images, first = np.unique(data.stimulus[rows], return_index=True)
+    if len(images) < 2:
+        raise InputError(f"{data.path}: {count} trials show {len(images)} picture; give a larger budget")
+    in_order = images[np.argsort(first)]
+    period = round(1 / HELD_OUT)
+    unseen = np.isin(data.stimulus[rows], in_order[min(period, len(images)) - 1 :: period])
+    return {"train": rows[~unseen], "validation": rows[unseen]}
+
+
+def training_rows(study: settings.Study, method: str, data: PreparedSubject) -> dict[Split, NDArray[np.int64]] | None:
+    """Trials of a training subject that a method may use, by split; None: all (`trained_on`)."""
+    share = study.share(method)
+    if share is None or study.role(data.dataset, data.subject) != "train":
+        return None
+    return budget_rows(data, share, study.seed)
+
+
 class Targets:
     """Embeddings of the pictures that some trials show.
 
@@ -172,7 +205,7 @@ def new_encoder(
     embedding_dim : int
         Length of the image embedding; of no importance where none is predicted.
     """
-    method_settings = study.methods[method]
+    method_settings = study.method(method)
     encoder = FmriEncoder(n_voxels, method_settings.voxels.model_dump(), method_settings.encoder.model_dump(), embedding_dim, channels)
     if pretrained is not None:
         load_trunk(encoder, *load_model(pretrained), where=str(pretrained))

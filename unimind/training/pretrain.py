@@ -32,7 +32,7 @@ def pretrain(study: Study, method: str, prepared: list[Path], checkpoints: Path,
     prepared : list of Path
         Files that `prepare-unpaired` wrote.
     """
-    settings = study.methods[method]
+    settings = study.method(method)
     stage = settings.pretrain
     if stage is None or settings.encoder.kind == "ridge":
         raise InputError(f"methods.{method}.pretrain: the method has none, so there is nothing to train in this stage")

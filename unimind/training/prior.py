@@ -12,7 +12,7 @@ from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.prior import EncodingPrior, LinearDecoder, PictureFeatures, picture_moments
 from unimind.models.ridge import solve
-from unimind.training.data import Split
+from unimind.training.data import Split, budget_rows
 
 #: Principal components of each representation of the pictures.
 COMPONENTS = 64
@@ -103,8 +103,8 @@ def read_trials(prepared: Path, embeddings: Path, rows: Mapping[Split, NDArray] 
         return Trials(responses / counts[:, None].astype(np.float32), file["embedding"][images], file["latent"][images])
 
 
-def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, seed: int) -> Taught:
-    """The prior taught by training subjects, one prepared and one embeddings file each.
+def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, seed: int, share: int | None = None) -> Taught:
+    """The prior taught by training subjects, one prepared and one embeddings file each, from all or `share` of each one's trials.
 
     Raises
     ------
@@ -113,4 +113,9 @@ def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, see
     """
     if not prepared:
         raise InputError("a prior over voxels is learned from training subjects, and none is given; give --training-prepared and --training-embeddings")
-    return Taught([read_trials(*paths) for paths in zip(prepared, embeddings, strict=True)], mixed, seed)
+    teachers = []
+    for own, targets in zip(prepared, embeddings, strict=True):
+        with PreparedSubject(own) as data:
+            rows = None if share is None else budget_rows(data, share, seed)
+        teachers.append(read_trials(own, targets, rows))
+    return Taught(teachers, mixed, seed)

@@ -94,9 +94,9 @@ def names_of(study):
         "subject": one_of(subject for _, subject in pairs),
         "stimuli": one_of(study.stimuli(*pair) for pair in pairs),
         "scanned": one_of(study.unpaired.subjects if study.unpaired else []),
-        "method": one_of([*study.methods, *study.transferred()]),
+        "method": one_of(study.all_methods()),
         "group": one_of(
-            study.group(method, *pair) for method in study.methods for pair in pairs
+            study.group(method, *pair) for method in study.all_methods() for pair in pairs
         ),
         "trained": one_of(name for name in used if is_trained(study, name)),
         "obtained": one_of(name for name in used if not is_trained(study, name)),
@@ -240,14 +240,14 @@ def viewers(wildcards):
 def pretrained(wildcards):
     return (
         [f"{RESULTS}/models/{wildcards.method}/pretrain"]
-        if STUDY.methods[wildcards.method].pretrain
+        if STUDY.method(wildcards.method).pretrain
         else []
     )
 
 
 def encoder(wildcards):
     """The encoder the diffusion model is conditioned on: aligned, else pretrained, else none."""
-    if STUDY.methods[wildcards.method].align:
+    if STUDY.method(wildcards.method).align:
         return f"{RESULTS}/models/{wildcards.method}/align/{wildcards.group}"
     return pretrained(wildcards)
 
@@ -275,6 +275,13 @@ def priors(wildcards):
 
 def shared_for_transfer(wildcards):
     return [] if STUDY.method(wildcards.method).fitted else shared(wildcards)
+
+
+def teachers_for_transfer(wildcards):
+    """Who teaches what a new subject's few trials are added to."""
+    if STUDY.method(wildcards.method).fitted:
+        return STUDY.teachers(wildcards.dataset, wildcards.subject)
+    return teachers(wildcards)
 
 
 def curves():

@@ -79,11 +79,9 @@ rule compare_budgets:
         embedding=network("embedding"),
         features=stimuli_of_subject("features"),
         stimuli=stimuli_of_subject("prepared"),
-        training_prepared=lambda wildcards: prepared(
-            STUDY.teachers(wildcards.dataset, wildcards.subject)
-        ),
+        training_prepared=lambda wildcards: prepared(teachers_for_transfer(wildcards)),
         training_embeddings=lambda wildcards: embeddings(
-            STUDY.teachers(wildcards.dataset, wildcards.subject)
+            teachers_for_transfer(wildcards)
         ),
     output:
         f"{RESULTS}/transfer/{{method}}/{{dataset}}/{{subject}}.json",
