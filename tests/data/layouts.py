@@ -60,7 +60,7 @@ def make_bold5000(spelling=lambda hemisphere, roi: f"{hemisphere}{roi}"):
     trials = RUN * sum(RUNS)
     once = trials - 4 * REPEATED + REPEATED
     names = [list(KINDS.values())[k % 3].format(k) for k in range(once)]
-    pixels = {name: RNG.integers(0, 256, (10, 14, 3), dtype=np.uint8) for name in names}
+    pixels = {name: RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for name in names}
     again = names[:REPEATED]
     shown = [*names, *again, *again, *again]
     shown = [shown[k] for k in RNG.permutation(trials)]

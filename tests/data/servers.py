@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -93,8 +93,8 @@ def http_site(**behaviour) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def s3_site(buckets: dict[str, dict[str, bytes]], public: bool = True) -> Iterator[str]:
-    """moto's S3 API on loopback with some buckets in it, readable by anybody or with keys only; yields the endpoint's address."""
+def s3_site(buckets: dict[str, dict[str, bytes]], public: bool | Collection[str] = True) -> Iterator[str]:
+    """moto's S3 API on loopback with some buckets in it; all, none or those named are readable without keys. Yields the endpoint's address."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -105,9 +105,10 @@ def s3_site(buckets: dict[str, dict[str, bytes]], public: bool = True) -> Iterat
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="writer", aws_secret_access_key="writer")
     try:
         for bucket, files in buckets.items():
+            anybody = public if isinstance(public, bool) else bucket in public
             client.create_bucket(Bucket=bucket)
             for key, content in files.items():
-                client.put_object(Bucket=bucket, Key=key, Body=content, ACL="public-read" if public else "private")
+                client.put_object(Bucket=bucket, Key=key, Body=content, ACL="public-read" if anybody else "private")
         yield endpoint
     finally:
         server.stop()

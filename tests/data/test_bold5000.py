@@ -29,7 +29,7 @@ def test_every_trial_has_its_own_response_and_picture(tmp_path, packed, spelling
     save_bold5000(tmp_path, "BOLD5000_GLMsingle_ROI_betas", betas, packed)
     source = source_of(tmp_path)
     raw = source.subject("CSI1")
-    stimuli = {stimulus.id: stimulus for stimulus in source.stimuli(None, 10)}
+    stimuli = {stimulus.id: stimulus for stimulus in source.stimuli(None, 12)}
     expected = np.concatenate([arrays[hemisphere + roi] for roi in BOLD_ROIS for hemisphere in ("LH", "RH")], axis=1)
     np.testing.assert_array_equal(np.concatenate(list(raw.trials.responses())), expected.astype(np.float32))
     np.testing.assert_array_equal(raw.trials.session, session)
@@ -37,7 +37,7 @@ def test_every_trial_has_its_own_response_and_picture(tmp_path, packed, spelling
     assert list(raw.trials.stimulus) == shown
     assert set(stimuli) == set(pixels)
     for name, stimulus in stimuli.items():
-        np.testing.assert_array_equal(stimulus.image, pixels[name][:, 2:12])
+        np.testing.assert_array_equal(stimulus.image, pixels[name][:, 2:14])
         assert stimulus.test == (name in again)
     assert [raw.roi_names[label] for label in raw.roi] == [roi for roi, size in BOLD_ROIS.items() for _ in range(2 * size)]
     raw = source_of(tmp_path, rois=["PPA", "EarlyVis"]).subject("CSI1")
@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     refused(files | {run: files[run].replace(b"\n", b"x\n", 1)}, "is not among the presented pictures")
     refused({path: content for path, content in files.items() if "sess" not in path}, "no presentation lists of CSI1")
     without_list = {path: content for path, content in files.items() if "repeated" not in path}
-    refused(without_list, "no repeated_stimuli_113_list", lambda source: source.stimuli(None, 10))
+    refused(without_list, "no repeated_stimuli_113_list", lambda source: source.stimuli(None, 12))
     save_bold5000(tmp_path, "BOLD5000_Stimuli", files, True)
     save_bold5000(tmp_path, "BOLD5000_GLMsingle_ROI_betas", {path: content for path, content in betas.items() if "RHOPA" not in path}, True)
     with pytest.raises(InputError, match="has no betas of CSI1, RHOPA"):
@@ -79,6 +79,6 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     whole = (tmp_path / "BOLD5000_Stimuli.zip").read_bytes()
     (tmp_path / "BOLD5000_Stimuli.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a readable archive"):
-        source_of(tmp_path).stimuli(None, 10)
+        source_of(tmp_path).stimuli(None, 12)
     with pytest.raises(InputError, match="is no subject of BOLD5000"):
         source_of(tmp_path, new_subjects=["CSI9"]).files("CSI9")

@@ -4,15 +4,10 @@ import csv
 import re
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
-import yaml
-from PIL import Image
 
 from unimind.cli import main
 from unimind.data.fetch import ACCESS
-from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.data.sources import open_source
 from unimind.data.sources.hcp import HcpSource
 from unimind.study import parse_study, read_study, resolved
@@ -80,46 +75,3 @@ def test_one_small_card_differs_in_what_saves_memory_alone():
 
     large, small = (resolved(read_study(ROOT / "config" / f"{name}.yaml")) for name in ("thesis", "thesis-24gb"))
     assert without(large) == without(small) and large != small
-
-
-def test_the_worked_example_of_own_data_runs(tmp_path, monkeypatch, capsys):
-    text = (ROOT / "docs" / "data.md").read_text()
-    section = yaml.safe_load(text.split("<!-- own data -->")[1].split("```yaml\n")[1].split("```")[0])
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "mine", "picture_size": 16, **section, **METHODS}))
-    generator = np.random.default_rng(0)
-    mask = generator.integers(0, 2, (4, 4, 3)).astype(np.uint8)
-    pixels = {f"{kind}_{k:03d}.png": generator.integers(0, 256, (16, 16, 3), dtype=np.uint8) for kind in ("cat", "dog") for k in range(1, 16)}
-    names = list(pixels)
-    (tmp_path / "mydata" / "pictures").mkdir(parents=True)
-    for name, picture in pixels.items():
-        Image.fromarray(picture).save(tmp_path / "mydata" / "pictures" / name)
-    shown, volumes = {}, {}
-    for subject in ("anna", "bert"):
-        folder = tmp_path / "mydata" / subject
-        folder.mkdir()
-        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / "visual.nii.gz")
-        shown[subject] = [names[k] for k in generator.permutation(60) % 30]
-        volumes[subject] = generator.normal(size=(4, 4, 3, 60)).astype(np.float32)
-        rows = ["session\tpicture\tpart"]
-        for session in (1, 2):
-            part = slice(30 * session - 30, 30 * session)
-            nibabel.save(nibabel.Nifti1Image(volumes[subject][..., part], np.eye(4)), folder / f"betas_ses-{session}.nii.gz")
-            rows += [f"{session}\t{name}\t{'test' if int(name[4:7]) % 5 == 0 else 'train'}" for name in shown[subject][part]]
-        (folder / "trials.tsv").write_text("\n".join(rows) + "\n")
-    monkeypatch.chdir(tmp_path)
-    commands = [line for line in text.split("<!-- own data -->")[1].splitlines() if line.startswith("python -m unimind")]
-    assert len(commands) == 5
-    for command in commands:
-        assert main(command.split()[3:]) == 0, capsys.readouterr().err
-    with Stimuli(tmp_path / "results/mine/prepared/mine/stimuli.h5") as stimuli, PreparedSubject(tmp_path / "results/mine/prepared/mine/anna.h5") as prepared:
-        assert [stimuli.id[row] for row in prepared.stimulus] == shown["anna"]
-        for row in prepared.stimulus:
-            np.testing.assert_array_equal(stimuli.images[int(row)], pixels[stimuli.id[row]])
-        assert ((prepared.split == 2) == [int(name[4:7]) % 5 == 0 for name in shown["anna"]]).all()
-        raw = volumes["anna"][mask > 0].T
-        responses = prepared.responses[:]
-        for session in (1, 2):
-            at = prepared.session == session
-            train = at & (prepared.split == 0)
-            expected = (raw[at] - raw[train].mean(0)) / raw[train].std(0)
-            np.testing.assert_allclose(responses[at], expected[:, prepared.stored], atol=1e-4)

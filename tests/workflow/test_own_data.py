@@ -1,0 +1,103 @@
+"""The worked example of config/README.md: a laboratory's NIfTI betas, masks and pictures, to the curve of a new subject."""
+
+import re
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from workflow_clone import ROOT, Clone, tiny
+
+from unimind.cli import main
+from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.study import parse_study
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = (ROOT / "config" / "README.md").read_text().partition("<!-- own data -->")[2].partition("\n## ")[0]
+STUDY = yaml.safe_load(re.search(r"```yaml\n(.*?)```", EXAMPLE, re.DOTALL)[1])
+COMMANDS = re.search(r"```sh\n(.*?)```", EXAMPLE, re.DOTALL)[1].splitlines()
+PEOPLE = ("anna", "bert", "carl")
+
+
+def small() -> dict:
+    """The example's study with foundations and trainings that take seconds."""
+    quick = tiny()
+    study = STUDY | {"picture_size": 32, "threads": 1, "foundations": quick["foundations"], "evaluation": quick["evaluation"]}
+    like = quick["methods"]["unimind-convmixer"]
+    for key in ("voxels", "encoder", "align", "condition", "adapt", "sampling"):
+        study["methods"]["unimind"][key] = like[key] | {name: value for name, value in STUDY["methods"]["unimind"].get(key, {}).items() if key == "adapt"}
+    study["methods"]["ridge"]["sampling"] = quick["methods"]["ridge"]["sampling"]
+    return study | {"transfer": STUDY["transfer"] | {"seeds": 1}}
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """A clone with the example's files in it; what each trial showed and what it measured, by person."""
+    clone = Clone.make(tmp_path_factory.mktemp("laboratory") / "unimind", standin=False)
+    generator = np.random.default_rng(0)
+    data = clone.folder / "mydata"
+    (data / "pictures").mkdir(parents=True)
+    pixels = {f"{kind}_{k:03d}.png": generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) for kind in ("cat", "dog") for k in range(1, 41)}
+    for name, picture in pixels.items():
+        Image.fromarray(picture).save(data / "pictures" / name)
+    shown, volumes, masks = {}, {}, {}
+    for person in PEOPLE:
+        (data / person).mkdir()
+        masks[person] = generator.integers(0, 2, (4, 5, 3)).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(masks[person], np.eye(4)), data / person / "visual.nii.gz")
+        shown[person] = [list(pixels)[k] for k in generator.permutation(160) % len(pixels)]
+        volumes[person] = generator.normal(size=(4, 5, 3, 160)).astype(np.float32)
+        rows = ["session\tpicture\tpart"]
+        for session in (1, 2):
+            part = slice(80 * session - 80, 80 * session)
+            nibabel.save(nibabel.Nifti1Image(volumes[person][..., part], np.eye(4)), data / person / f"betas_ses-{session}.nii.gz")
+            rows += [f"{session}\t{name}\t{'test' if int(name[4:7]) % 5 == 0 else 'train'}" for name in shown[person][part]]
+        (data / person / "trials.tsv").write_text("\n".join(rows) + "\n")
+    (clone.folder / "my_lab.yaml").write_text(yaml.safe_dump(small(), sort_keys=False))
+    return clone, pixels, shown, volumes, masks
+
+
+def run(clone: Clone, command: str):
+    done = clone.snakemake(*command.replace("--cores all", "").split()[1:], configfile=None)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return done
+
+
+def test_the_example_is_a_study_as_it_stands():
+    assert parse_study(STUDY).transferred() == ["unimind", "ridge"]
+
+
+def test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with(laboratory, monkeypatch):
+    clone, pixels, shown, volumes, masks = laboratory
+    check, plan, prepare, _ = COMMANDS
+    monkeypatch.chdir(clone.folder)
+    assert main(check.split()[1:]) == 0
+    assert "adapt_subject" in run(clone, plan).stdout + run(clone, plan).stderr
+    run(clone, prepare)
+    prepared = clone.folder / "results/my_lab/prepared/mine"
+    with Stimuli(prepared / "stimuli.h5") as stimuli, PreparedSubject(prepared / "anna.h5") as subject:
+        assert [stimuli.id[row] for row in subject.stimulus] == shown["anna"]
+        for row in subject.stimulus:
+            np.testing.assert_array_equal(stimuli.images[int(row)], pixels[stimuli.id[row]])
+        assert ((subject.split == 2) == [int(name[4:7]) % 5 == 0 for name in shown["anna"]]).all()
+        raw = volumes["anna"][masks["anna"] > 0].T
+        for session in (1, 2):
+            at = subject.session == session
+            train = at & (subject.split == 0)
+            expected = (raw[at] - raw[train].mean(0)) / raw[train].std(0)
+            np.testing.assert_allclose(subject.responses[:][at], expected[:, subject.stored], atol=1e-4)
+
+
+def test_the_whole_path_ends_in_the_curve_of_the_new_person(laboratory):
+    clone = laboratory[0]
+    run(clone, COMMANDS[-1])
+    results = clone.folder / "results/my_lab"
+    assert (results / "report.html").stat().st_size > 10_000
+    table = pd.read_csv(results / "tables/adaptation.csv")
+    bert = table[table.subject == "bert"]
+    assert set(bert.method) == {"unimind", "unimind from scratch", "ridge"}
+    assert set(bert.trials) == {25, 50, 100, 128}
+    assert (bert.trainable_parameters <= bert.parameters).all() and (bert.seconds > 0).all()
