@@ -91,10 +91,9 @@ def run(tmp_path_factory):
     wanted = ["god/stimuli", "god/Subject1", "bold5000/stimuli", "bold5000/CSI1", "nsd/stimuli", "nsd/subj01", "nsd/subj07", f"unpaired/{SCANNED}"]
     buckets = {"natural-scenes-dataset": bucket, "hcp-openaccess": {scan.relative_to(site / "hcp").as_posix(): scan.read_bytes()}}
     with http_site(files=served, cut_after=[len(content) // 3, 5000]) as http, s3_site(buckets, public=["natural-scenes-dataset"]) as s3:
-        done = clone.snakemake(
-            *(f"results/thesis/prepared/{name}.h5" for name in wanted), "--configfile", str(configfile), configfile=None, no_proxy="127.0.0.1",
-            AWS_ENDPOINT_URL=s3, AWS_ACCESS_KEY_ID="KEYOFTHEUSER", AWS_SECRET_ACCESS_KEY=SECRET, UNIMIND_MIRROR_GOD=http.address, UNIMIND_MIRROR_BOLD5000=http.address,
-        )  # fmt: skip
+        environment = {"no_proxy": "127.0.0.1", "AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "KEYOFTHEUSER", "AWS_SECRET_ACCESS_KEY": SECRET}
+        environment |= {f"UNIMIND_MIRROR_{name}": http.address for name in ("GOD", "BOLD5000")}
+        done = clone.snakemake(*(f"results/thesis/prepared/{name}.h5" for name in wanted), "--configfile", str(configfile), configfile=None, **environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return clone.folder, site, god, bold
 

@@ -96,7 +96,9 @@ def names_of(study):
         "scanned": one_of(study.unpaired.subjects if study.unpaired else []),
         "method": one_of(study.all_methods()),
         "group": one_of(
-            study.group(method, *pair) for method in study.all_methods() for pair in pairs
+            study.group(method, *pair)
+            for method in study.all_methods()
+            for pair in pairs
         ),
         "trained": one_of(name for name in used if is_trained(study, name)),
         "obtained": one_of(name for name in used if not is_trained(study, name)),
