@@ -501,7 +501,7 @@ class Method(Section):
             raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
         if self.scope == "subject" and self.adapt is not None:
             raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
-        if not self.fitted and self.voxels.size % self.encoder.patch:
+        if isinstance(self.encoder, ConvMixer | ViT) and self.voxels.size % self.encoder.patch:
             raise ValueError(f"voxels.size: {self.voxels.size} is not a multiple of encoder.patch = {self.encoder.patch}")
         if self.encoder.kind == "vit" and self.encoder.width % self.encoder.heads:
             raise ValueError(f"encoder.width: {self.encoder.width} is not a multiple of encoder.heads = {self.encoder.heads}")

@@ -271,6 +271,13 @@ def test_snakemake_lint_is_clean(bare):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [("ruff", "check", "."), ("mypy",)])
+def test_style_and_types_are_clean(tool):
+    done = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_snakefmt_is_clean():
     done = subprocess.run([sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def distinct(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndar
         flat = values.reshape(-1, *values.shape[-3:])
         numbers = np.empty(len(flat), int)
         for i, picture in enumerate(flat):
-            key = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest()
+            key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
             if key not in place:
                 place[key] = len(kept)
                 kept.append(picture)

@@ -286,4 +286,5 @@ def fid(truth: np.ndarray, pictures: np.ndarray) -> float:
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A d x d matrix with the singular values of a @ b.T, for more pictures than features."""
-    return np.linalg.qr(a, mode="r") @ np.linalg.qr(b, mode="r").T
+    first, second = (np.asarray(np.linalg.qr(x, mode="r")) for x in (a, b))
+    return first @ second.T

@@ -232,7 +232,8 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
         "alexnet": (256, IMAGENET, _alexnet), "inception": (342, IMAGENET, functools.partial(_inception, score=False)), "clip": (224, OPENAI, _clip),
         "effnet": (255, IMAGENET, _effnet), "swav": (224, IMAGENET, _swav), "vit_h_14": (224, IMAGENET, _vit_h_14),
     }  # fmt: skip
-    networks, absent = [], {}
+    networks: list[Network] = []
+    absent: dict[str, str] = {}
     found = {name: find(name, folder) for name in dict.fromkeys(WEIGHTS_OF[m] for m in metrics if m in WEIGHTS_OF)}
     for name, place in found.items():
         users = [m for m in metrics if WEIGHTS_OF.get(m) == name]

@@ -198,8 +198,8 @@ def measure(
         )  # fmt: skip
         for name in names:
             if name == "squeezenet":
-                r = m.correlations(*(torch.from_numpy(p) for p in pooled))
-                _fill(result, rows, name, lambda index, own, r=r: m.two_way(r[:, index], own))
+                assert pooled is not None
+                _fill(result, rows, name, _of_correlations(m.two_way, m.correlations(*(torch.from_numpy(p) for p in pooled))))
             else:
                 _spread(result, places, {name: values[:, 0]})
     for network in panel.vectors:
@@ -239,8 +239,7 @@ def _measure_network(
         for key in kept:
             features[key].append(values[key].numpy())
     for key in wide:
-        function = m.two_way if key in TWO_WAY else m.correlation_distance
-        _fill(result, rows, key, lambda index, own, r=r[key], function=function: function(r[:, index], own))
+        _fill(result, rows, key, _of_correlations(m.two_way if key in TWO_WAY else m.correlation_distance, r[key]))
     if not kept:
         return
     logits = np.concatenate(features["logits"])
@@ -255,6 +254,11 @@ def _measure_network(
                 result[row][score] = Whole(*m.inception_score(logits[index]))
             if network.name == "inception-299" and "fid" in panel.wanted and len(index) > 1:
                 result[row]["fid"] = Whole(m.fid(truth["pooled"], np.concatenate(features["pooled"])[index]))
+
+
+def _of_correlations(measure: Callable[[np.ndarray, np.ndarray], np.ndarray], r: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A measure of correlations (n, m) as a function of pictures and the truths they are of."""
+    return lambda index, own: measure(r[:, index], own)
 
 
 def _fill(result: Measured, rows: dict[str, np.ndarray], name: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
@@ -361,8 +365,9 @@ def paired(
     count = len(pictures)
     missing = [i for i in range(count) if i not in vectors[1]]
     for piece in slices(len(missing), batch_size):
-        numbers = missing[piece]
-        vectors[1].update(zip(numbers, prepare(pictures.batch(numbers))[1], strict=True))
+        picture, vector = prepare(pictures.batch(missing[piece]))
+        assert vector is not None
+        vectors[1].update(zip(missing[piece], vector, strict=True))
     return values, (torch.stack([vectors[0][i] for i in range(len(truths))]).numpy(), torch.stack([vectors[1][i] for i in range(count)]).numpy())
 
 

@@ -180,8 +180,8 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
             value = values[name]
             if isinstance(value, Whole):
                 error = value.standard_error
-                low, high = (None, None) if error is None else (value.value - 1.96 * error, value.value + 1.96 * error)
-                rows[row][name] = {"value": value.value, "ci_low": low, "ci_high": high, "n": None, "per_image": None}
+                ends = (None, None) if error is None else (value.value - 1.96 * error, value.value + 1.96 * error)
+                rows[row][name] = {"value": value.value, "ci_low": ends[0], "ci_high": ends[1], "n": None, "per_image": None}
                 if error is not None:
                     rows[row][name]["standard_error"] = error
                 continue

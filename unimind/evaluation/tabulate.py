@@ -324,8 +324,8 @@ def _notes(files: list[dict[str, Any]]) -> list[str]:
     everyone = len(files)
     for (metric, reason), users in absent.items():
         by_reason.setdefault((reason, () if len(users) == everyone else tuple(dict.fromkeys(users))), []).append(metric)
-    for (reason, users), names in by_reason.items():
-        who = f" ({', '.join(users)})" if users else ""
+    for (reason, some), names in by_reason.items():
+        who = f" ({', '.join(some)})" if some else ""
         notes.append(f"Absent{who}: {', '.join(layout.TITLES.get(name, name) for name in names)}: {reason}.")
     notes += [f"{warning}." for warning in dict.fromkeys(w for file in files for w in file.get("warnings", []))]
     protocols = {file["protocol"]["id"]: file["protocol"] for file in files}
@@ -409,10 +409,9 @@ def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict
     found = sorted({p for path in models for p in ([path] if path.name == "efficiency.json" else path.rglob("efficiency.json")) if p.is_file()})
     for path in found:
         method, stage = _method_and_stage(path.parent)
-        for quantity, value in read_json(path).items():
+        for quantity, given in read_json(path).items():
             unit = UNITS.get(quantity, "")
-            if isinstance(value, dict):
-                value, unit = value.get("value"), value.get("unit", unit)
+            value, unit = (given.get("value"), given.get("unit", unit)) if isinstance(given, dict) else (given, unit)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 records.append({"study": study.name, "method": method, "stage": stage, "quantity": quantity, "value": value, "unit": unit})
     frame = pd.DataFrame(records, columns=["study", "method", "stage", "quantity", "value", "unit"])

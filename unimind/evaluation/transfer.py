@@ -117,9 +117,9 @@ def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
     if not settings.fitted and settings.voxels.length != "adapter":
         yield Cell("zero-shot", "0", study.seed)
     counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]
-    for trials in study.transfer.trials:
-        if str(trials) not in counts:
-            say(f"transfer: a budget of {trials} trials is left out; the subject has {available}")
+    for budget in study.transfer.trials:
+        if str(budget) not in counts:
+            say(f"transfer: a budget of {budget} trials is left out; the subject has {available}")
     if not counts:
         raise InputError(f"transfer.trials: every budget asks for at least as many trials as there are ({available}); give smaller ones, or `all`")
     for way in ways:

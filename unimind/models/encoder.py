@@ -52,7 +52,7 @@ class FmriEncoder(nn.Module):
 
     def __init__(self, n_voxels: Mapping[str, int], voxels: Mapping[str, Any], encoder: Mapping[str, Any], embedding_dim: int, repeats: int = 1) -> None:
         super().__init__()
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "n_voxels": dict(n_voxels),
             "voxels": dict(voxels),
             "encoder": dict(encoder),

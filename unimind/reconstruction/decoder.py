@@ -92,16 +92,21 @@ class Decoder:
     @torch.no_grad()
     def predict(self, responses: NDArray[np.float32]) -> Prediction:
         """Responses (n, R, V) of the subject to a prediction."""
+        conditioner = self.diffusion.conditioner
         if self.ridge is not None:
-            embedding, latent = self.ridge.predict(responses.mean(1))
-            embedding = torch.from_numpy(np.asarray(embedding, np.float32)).to(self.device)
-            latent = torch.from_numpy(np.asarray(latent, np.float32)).to(self.device).view(len(embedding), *self.diffusion.latent_shape)
-            return Prediction(self.diffusion.conditioner(functional.normalize(embedding, dim=1)), embedding, latent, embedding)
+            assert conditioner is not None
+            embedding, latent = (torch.from_numpy(np.asarray(values, np.float32)).to(self.device) for values in self.ridge.predict(responses.mean(1)))
+            latent = latent.view(len(embedding), *self.diffusion.latent_shape)
+            return Prediction(conditioner(functional.normalize(embedding, dim=1)), embedding, latent, embedding)
         assert self.encoder is not None
         output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)
         embedding = self.encoder.embed(output.pooled).float() if self.aligned else None
         unit = None if embedding is None else functional.normalize(embedding, dim=1)
-        condition = self.diffusion.conditioner(unit) if self.stage is None else self.stage(output.tokens, output.pooled, unit)
+        if self.stage is not None:
+            condition = self.stage(output.tokens, output.pooled, unit)
+        else:
+            assert conditioner is not None
+            condition = conditioner(unit)
         return Prediction(condition, embedding, None, output.pooled if embedding is None else embedding)
 
 

@@ -1,6 +1,7 @@
 """Stage `reconstruct`: test trials in, pictures out, with the shuffled-fMRI control."""
 
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -25,7 +26,7 @@ DECODED_AT_ONCE = 8
 
 
 def responses_by_image(
-    prepared: PreparedSubject, split: str, repeats: str, channels: int, permute: np.random.Generator | None = None
+    prepared: PreparedSubject, split: Literal["train", "validation", "test"], repeats: str, channels: int, permute: np.random.Generator | None = None
 ) -> tuple[NDArray, NDArray]:
     """Responses to each picture of a split as a method wants them.
 

@@ -111,8 +111,8 @@ class _Files:
     def at(cls, study: Study, reconstructions, stimuli, prepared, controls, metrics) -> "_Files":
         given, scored = ({(path.parent.name, path.stem, path.parent.parent.name): path for path in map(Path, paths)} for paths in (reconstructions, metrics))
         wanted = [(dataset, subject, method) for dataset, subject in study.pairs() for method in study.methods]
-        two = [{(path.parent.name, path.stem): path for path in map(Path, paths)} for paths in (stimuli, prepared, controls)]
-        return cls({key: given[key] for key in wanted if key in given}, *two, scored)
+        one, two, three = ({(path.parent.name, path.stem): path for path in map(Path, paths)} for paths in (stimuli, prepared, controls))
+        return cls({key: given[key] for key in wanted if key in given}, one, two, three, scored)
 
     def subjects(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys(key[:2] for key in self.reconstructions))
@@ -132,8 +132,8 @@ class _Pictures:
             raise InputError(f"{path}: cannot be read as HDF5 ({error}); run the stage that writes it again") from None
         if numbers and numbers not in self.file:
             raise InputError(f"{path}: holds no `{numbers}`; run the stage that writes it again")
-        self.stimulus = self.file[numbers][()].astype(int).tolist() if numbers else None
-        self.place = None if self.stimulus is None else {stimulus: place for place, stimulus in enumerate(self.stimulus)}
+        self.stimulus: list[int] = self.file[numbers][()].astype(int).tolist() if numbers else []
+        self.place = {stimulus: place for place, stimulus in enumerate(self.stimulus)} if numbers else None
 
     def get(self, name: str, stimulus: int) -> np.ndarray | None:
         """Array of one stimulus, or None where the file has no such data set or stimulus."""
@@ -147,8 +147,8 @@ class _Pictures:
         samples = self.get("samples", stimulus)
         if samples is None:
             return Cell(None)
-        shown = self.get("shown", stimulus)
-        shown = 0 if shown is None else int(shown)
+        chosen = self.get("shown", stimulus)
+        shown = 0 if chosen is None else int(chosen)
         others = [sample for number, sample in enumerate(samples) if number != shown]
         return Cell(samples[shown], others[:SMALL])
 
@@ -179,7 +179,7 @@ def _overviews(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             cells.append([Cell(opened[0].get("shuffled", stimulus)) for stimulus in chosen])
         roles = ["seen", *(f"{subject}{' (new)' if study.role(dataset, subject) == 'new' else ''}" for subject in subjects), "shuffled fMRI"]
         colours = dict.fromkeys(range(1, len(cells) - 1), results.colours(study)[method]) | {len(cells) - 1: results.CONTROL_COLOUR}
-        side = tile_side(cells[0][0].picture.shape[0])
+        side = tile_side(len(cells[0][0].picture))  # type: ignore[arg-type]
         drawn = mosaic(cells, roles, [""] * len(chosen), side, row_colours=colours, breaks=(1, len(cells) - 1))
         file = f"overview_{dataset}{'' if name == 'stimuli' else '_' + subjects[0]}.png"
         drawn.save(folder / file)
@@ -223,7 +223,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
         columns = ["seen", *(labels[method] for method in methods), "shuffled fMRI", *(["true embedding"] if beside else [])]
         tints = {number: colours[method] for number, method in enumerate(methods, 1)}
         starts = np.cumsum([0, *(len(numbers) for _, numbers in groups)])[1:-1].tolist()
-        side = tile_side(cells[0][0].picture.shape[0])
+        side = tile_side(len(cells[0][0].picture))  # type: ignore[arg-type]
         drawn = mosaic(
             cells, [label if number in {0, *starts} else "" for number, (label, _) in enumerate(rows)], columns, side, column_colours=tints, breaks=starts
         )
@@ -278,7 +278,7 @@ def _style() -> Iterator[None]:
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9AA0A8", "axes.labelcolor": soft, "xtick.color": soft, "ytick.color": soft,
         "text.color": ink, "axes.axisbelow": True, "grid.color": "#E4E6EA", "legend.frameon": False, "figure.dpi": 150, "savefig.facecolor": "white",
     }  # fmt: skip
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(look):  # type: ignore[arg-type]
         yield
 
 
@@ -343,7 +343,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
                     new = study.role(dataset, row.subject) == "new" if row.subject in study.datasets[dataset].subjects else False
                     _interval(axis, factor * row.value, factor * row.ci_low, factor * row.ci_high, place, color="#1C1E22", linewidth=0.9)
                     axis.plot(factor * row.value, place, "D" if new else "o", markersize=3.4, color="white", markeredgecolor="#1C1E22", markeredgewidth=0.8)
-                shuffled = means[(means.metric == name) & (means.control == "shuffled") & (means.of == line)] if method else ()
+                shuffled = means[(means.metric == name) & (means.control == "shuffled") & (means.of == line)] if method else means[:0]
                 if len(shuffled):
                     axis.plot(factor * shuffled.iloc[0].value, y, "x", markersize=6, color="#1C1E22", markeredgewidth=1.6)
             if kind.chance is not None:
@@ -401,8 +401,8 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
                 axis.plot(range(len(budgets)), by.value, **look)
                 if rows.subject.nunique() == 1:
                     axis.fill_between(range(len(budgets)), by.ci_low, by.ci_high, color=look["color"], alpha=0.15, linewidth=0)
-            if results.metric(name).chance is not None:
-                axis.axhline(factor * results.metric(name).chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
+            if (chance := results.metric(name).chance) is not None:
+                axis.axhline(factor * chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
             axis.set_xticks(range(len(budgets)), budgets)
             axis.set_xlabel("trials of the new subject")
             axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")

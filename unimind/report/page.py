@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -305,7 +305,9 @@ def _answer(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame
     labels = results.labels(study)
     whom = _list([f"{_many(len(names), noun)} ({', '.join(names)})" for noun, names in _people(study) if names])
     name = results.headline(scores) if scores is not None else None
-    for dataset in study.datasets if scores is not None and name else ():
+    for dataset in study.datasets:
+        if scores is None or name is None:
+            break
         here = scores[(scores.dataset == dataset) & (scores.metric == name)]
         means = results.over_subjects(here, results.main_role(here))
         lead = next((key for key in study.methods if _pick(means, of=key, control=None) is not None), None)
@@ -329,11 +331,14 @@ def _answer(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame
     return answer
 
 
+ROLES: tuple[tuple[Literal["train", "new"], str], ...] = (("train", "training subject"), ("new", "new subject"))
+
+
 def _people(study: Study) -> list[tuple[str, list[str]]]:
     several = len(study.datasets) > 1
     return [
         (noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)])
-        for role, noun in (("train", "training subject"), ("new", "new subject"))
+        for role, noun in ROLES
     ]
 
 
@@ -518,7 +523,9 @@ def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, 
 def _results(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> list[Section]:
     """Per data set: the table over training subjects, folded tables per subject, and bars."""
     sections = []
-    for dataset in study.datasets if scores is not None else ():
+    for dataset in study.datasets:
+        if scores is None:
+            break
         here = scores[scores.dataset == dataset]
         if here.empty:
             continue
@@ -604,7 +611,9 @@ def _new_subjects(
     how = ([f"Adapted from the shared model: {_list(adapted)}."] if adapted else []) + ([f"Trained on the new subject alone: {_list(alone)}."] if alone else [])
     section.notes.append(" ".join(how))
     for dataset, subject in study.pairs("new"):
-        rows = scores[(scores.dataset == dataset) & (scores.subject == subject)] if scores is not None else ()
+        if scores is None:
+            break
+        rows = scores[(scores.dataset == dataset) & (scores.subject == subject)]
         if len(rows):
             trials = results.budgets(rows)
             named = f"{subject}{f', {trials[-1]} training trials' if trials else ''}"
@@ -659,8 +668,8 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
     heads, blocks = [], []
     for name in names:
         unit = table.unit[table.quantity == name].iloc[0]
-        shown = UNITS.get(str(unit), (1, "" if pd.isna(unit) or unit in ("count", "1", "1/s") else str(unit)))[1]
-        heads.append((QUANTITIES.get(name, name) + (f" ({shown})" if shown else ""), ""))
+        shown: str = UNITS.get(str(unit), (1, "" if pd.isna(unit) or unit in ("count", "1", "1/s") else str(unit)))[1]
+        heads.append((f"{QUANTITIES.get(name, name)}{f' ({shown})' if shown else ''}", ""))
     keys = {label: key for key, label in labels.items()}
     for method in dict.fromkeys(table.method):
         own = {(str(row.stage), row.quantity): row for row in table[table.method == method].itertuples() if not pd.isna(row.value)}

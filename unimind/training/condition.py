@@ -84,6 +84,7 @@ def condition(
             subjects[subject_key(dataset, subject)] = (trials, latents)
         torch.manual_seed(stream_seed(study.seed, method, group, "condition"))
         if aligned:
+            assert encoder is not None
             model_encoder, _ = load_encoder(encoder)
         else:
             model_encoder = new_encoder(
@@ -96,7 +97,7 @@ def condition(
         condition_stage = ConditionStage(
             tokens.shape[2], tokens.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time, conditioner
         )
-        if conditioner:
+        if conditioner and network.conditioner is not None:
             condition_stage.start_from(network.conditioner)
         model = ConditionedDiffusion(model_encoder, condition_stage, network, aligned, stage.train_encoder)
         changed = [f"unet.{name}" for name in adaptable_names(network.unet)]

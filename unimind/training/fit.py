@@ -10,7 +10,7 @@ from unimind.errors import InputError
 from unimind.models.ridge import RidgeModel
 from unimind.progress import say
 from unimind.storage import content_hash
-from unimind.study import Method, Study
+from unimind.study import Method, Ridge, Study
 from unimind.training.loop import Trained, fingerprint, peak_memory, write_model
 from unimind.training.prior import Taught, Trials, read_trials, teach
 
@@ -58,8 +58,9 @@ def fit(
 
 def fitted(settings: Method, own: Trials, taught: Taught | None, seed: int) -> RidgeModel:
     """A closed-form method's linear decoder of a subject's trials."""
-    if taught is None:
+    if isinstance(settings.encoder, Ridge):
         return RidgeModel.fit(own.responses, own.embedding, own.latent, settings.encoder.alphas, settings.encoder.folds, seed)
+    assert taught is not None
     mean = own.responses.mean(0)
     maps = [(d.weight.astype(np.float32), (d.bias + mean @ d.weight).astype(np.float32)) for d in taught.decoders(own)]
     return RidgeModel(mean.astype(np.float32), maps[0], maps[1])

@@ -100,7 +100,7 @@ def read_trials(prepared: Path, embeddings: Path, rows: Mapping[Split, NDArray] 
         if images[-1] >= len(file["embedding"]):
             count = len(file["embedding"])
             raise InputError(f"{embeddings}: holds {count} pictures, but a trial shows number {images[-1]}; embed the data set's pictures again")
-        return Trials(responses / counts[:, None].astype(np.float32), file["embedding"][images], file["latent"][images])
+        return Trials((responses / counts[:, None]).astype(np.float32), file["embedding"][images], file["latent"][images])
 
 
 def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, seed: int, share: int | None = None) -> Taught:

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from unimind.foundations.study_autoencoder import NAME, StudyAutoencoder
 from unimind.study import Study
+from unimind.study import StudyAutoencoder as Settings
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, train, write_model
 
@@ -19,6 +20,7 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
     Held-out peak signal-to-noise ratio in dB goes to the losses as `psnr` (negated where it is minimised).
     """
     settings = study.foundations.autoencoder
+    assert isinstance(settings, Settings)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
     model = StudyAutoencoder(settings.latent_channels, settings.downsampling, settings.width)

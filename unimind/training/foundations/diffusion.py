@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.diffusion import Diffusion, alphas_cumprod, noised
-from unimind.study import Study
+from unimind.study import Study, StudyDiffusion
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, on_device, train, write_model
 
@@ -53,6 +53,7 @@ def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tens
 def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: list[Path], embeddings: list[Path], checkpoints: Path, out: Path) -> None:
     """Velocity prediction on the latents of drawn pictures, or of the study's training pictures, with condition dropout."""
     settings = study.foundations.diffusion
+    assert isinstance(settings, StudyDiffusion)
     if settings.pictures == "drawn":
         latents, vectors = _drawn_targets(study, autoencoder, embedding)
     else:
@@ -83,7 +84,8 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
     def error(model: Diffusion, latent: Tensor, vector: Tensor, drop: float) -> Tensor:
         n = len(latent)
         timestep = torch.randint(len(alphas), (n,), device=latent.device)
-        mixed, target = noised(latent, torch.randn_like(latent), timestep, alphas.to(latent.device), SCHEDULER["prediction_type"])
+        mixed, target = noised(latent, torch.randn_like(latent), timestep, alphas.to(latent.device), str(SCHEDULER["prediction_type"]))
+        assert model.conditioner is not None
         condition = model.conditioner(vector).keep(torch.rand(n, device=latent.device) >= drop, model.conditioner.null())
         return functional.mse_loss(model(mixed, timestep, condition).float(), target)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimind.foundations.study_clip import NAME, StudyClip, Words
-from unimind.study import Study
+from unimind.study import Study, StudyEmbedding
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, train, write_model
 
@@ -48,6 +48,7 @@ def word_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
     """Contrast and words; the share of held-out pictures whose caption is found among 256 goes to the losses."""
     settings = study.foundations.embedding
+    assert isinstance(settings, StudyEmbedding)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
     model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words)
