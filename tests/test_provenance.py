@@ -53,6 +53,12 @@ def test_modules_of_follows_imports_inside_functions():
     assert "unimind.study" not in modules_of("unimind.data.prepare")
 
 
+def test_what_is_not_called_does_not_count():
+    whole, part = (modules_of("unimind.evaluation.transfer", unused) for unused in (None, "unimind.training.adapt"))
+    assert "unimind.training.objectives.siamese" in whole and "unimind.models.prior" in part
+    assert not {"unimind.training.adapt", "unimind.training.objectives.siamese"} & set(part)
+
+
 def test_unknown_module_is_an_error():
     with pytest.raises(ModuleNotFoundError):
         code_hash("unimind.no_such_module")

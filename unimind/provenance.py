@@ -49,22 +49,25 @@ def _parse(module: str) -> tuple[str, frozenset[str]]:
     return ast.dump(_without_docstrings(tree)), frozenset(own - IGNORED)
 
 
-def modules_of(module: str) -> list[str]:
-    """All modules of the package that `module` imports, directly or not, itself included, sorted by name."""
+def modules_of(module: str, unused: str | None = None) -> list[str]:
+    """All modules of the package that `module` imports, directly or not, itself included, sorted by name.
+
+    `unused` is a module that will not be called, nor what only it imports.
+    """
     found: set[str] = set()
     open_ = [module]
     while open_:
         name = open_.pop()
-        if name not in found:
+        if name not in found and name != unused:
             found.add(name)
             open_ += _parse(name)[1]
     return sorted(found)
 
 
 @functools.cache
-def code_hash(module: str) -> str:
-    """SHA-256 (first 16 hex digits) over the code of `module` and of all it imports from the package."""
+def code_hash(module: str, unused: str | None = None) -> str:
+    """SHA-256 (first 16 hex digits) over the code of `module` and of all it imports from the package but `unused`."""
     digest = hashlib.sha256()
-    for name in modules_of(module):
+    for name in modules_of(module, unused):
         digest.update(f"{name}\n{_parse(name)[0]}\n".encode())
     return digest.hexdigest()[:16]

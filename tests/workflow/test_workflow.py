@@ -188,6 +188,7 @@ def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
     file.write_text(text + "\nCHANGED = True\n")
     planned = clone.planned()
     assert planned["align_subjects"] == 2 and planned["write_report"] == 1
+    assert planned["compare_budgets"] == 2  # of the two adapted methods, not of the two fitted in closed form
     untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired",
                  "train_foundation", "embed_stimuli", "pretrain_encoder", "fit_decoder", "sample_controls", "extract_features"}  # fmt: skip
     assert not untouched & set(planned)

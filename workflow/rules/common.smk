@@ -125,6 +125,12 @@ def code_of(stage):
     return lambda wildcards: code_hash(STAGES[stage].module)
 
 
+def code_of_comparison(wildcards):
+    """A method fitted in closed form is compared over budgets without the code that adapts one."""
+    unused = "unimind.training.adapt" if STUDY.method(wildcards.method).fitted else None
+    return code_hash(STAGES["transfer"].module, unused)
+
+
 def code_of_foundation(wildcard):
     return lambda wildcards: code_hash(
         foundation_module(STUDY, getattr(wildcards, wildcard))

@@ -99,7 +99,7 @@ rule compare_budgets:
     params:
         study=study_file,
         settings=settings_of("transfer", method="method", dataset="dataset"),
-        code=code_of("transfer"),
+        code=code_of_comparison,
         shared=option("shared"),
         training_prepared=option("training-prepared"),
         training_embeddings=option("training-embeddings"),
