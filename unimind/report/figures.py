@@ -443,7 +443,7 @@ def _training_subjects(study: Study, table: pd.DataFrame, folder: Path) -> Itera
         axis.set_xlabel(f"training subjects, {totals.pop()} trials among them")
         axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
         axis.yaxis.grid(True)
-        axis.legend(title="of the new subject", fontsize=8, title_fontsize=8)
+        axis.legend(title="of the new subject", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         file = f"training_subjects_{dataset}.png"
         _save(figure, folder / file)
         yield Figure(
