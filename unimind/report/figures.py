@@ -381,9 +381,7 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
     """Score against the number of the new subject's trials, one line per method, averaged over new subjects."""
     labels, colours = results.labels_over_budgets(study), results.colours(study)
     for dataset in dict.fromkeys(table.dataset):
-        here = table[(table.dataset == dataset) & (table.role == "new")]
-        averaged = here[here.subject == results.AVERAGE["new"]]
-        here = averaged if len(averaged) else results.single(here)
+        here = _of_new_subjects(table, dataset)
         budgets = results.budgets(here)
         wanted = [*(name for name in ("identification",) if name in set(here.metric)), results.headline(here)]
         wanted += [name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric)]
@@ -404,9 +402,7 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
             if (chance := results.metric(name).chance) is not None:
                 axis.axhline(factor * chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
             axis.set_xticks(range(len(budgets)), budgets)
-            axis.set_xlabel("trials of the new subject")
-            axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
-            axis.yaxis.grid(True)
+            _name_axes(axis, name, "trials of the new subject")
         axes[0].legend(fontsize=8)
         file = f"adaptation_{dataset}.png"
         _save(figure, folder / file)
@@ -414,6 +410,20 @@ def _adaptation(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
             file, "new", "How well a new subject's pictures are reconstructed from how many of its trials, averaged over the new subjects.",
             "Lines of the score against the number of trials per method", dataset=dataset,
         )  # fmt: skip
+
+
+def _of_new_subjects(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Rows averaged over a data set's new subjects, or of the only one."""
+    here = table[(table.dataset == dataset) & (table.role == "new")]
+    averaged = here[here.subject == results.AVERAGE["new"]]
+    return averaged if len(averaged) else results.single(here)
+
+
+def _name_axes(axis: Any, name: str, across: str) -> None:
+    kind = results.metric(name)
+    axis.set_xlabel(across)
+    axis.set_title(f"{kind.label}{' (%)' if kind.percent else ''}")
+    axis.yaxis.grid(True)
 
 
 def _training_subjects(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Figure]:
@@ -424,9 +434,7 @@ def _training_subjects(study: Study, table: pd.DataFrame, folder: Path) -> Itera
     if len(set(numbers.values())) < 2 or len(totals) != 1:
         return
     for dataset in dict.fromkeys(table.dataset):
-        here = table[(table.dataset == dataset) & (table.role == "new") & table.method.isin(list(numbers))]
-        averaged = here[here.subject == results.AVERAGE["new"]]
-        here = averaged if len(averaged) else results.single(here)
+        here = _of_new_subjects(table[table.method.isin(list(numbers))], dataset)
         name = "identification" if "identification" in set(here.metric) else results.headline(here)
         if not len(here) or name is None:
             continue
@@ -440,9 +448,7 @@ def _training_subjects(study: Study, table: pd.DataFrame, folder: Path) -> Itera
             look = {"color": results.PALETTE[place % len(results.PALETTE)], "marker": "o", "markersize": 4, "capsize": 3}
             axis.errorbar(line.number, values, [values - low, high - values], label=f"{trials} trials", **look)
         axis.set_xticks(sorted(set(numbers.values())))
-        axis.set_xlabel(f"training subjects, {totals.pop()} trials among them")
-        axis.set_title(f"{results.metric(name).label}{' (%)' if factor == 100 else ''}")
-        axis.yaxis.grid(True)
+        _name_axes(axis, name, f"training subjects, {next(iter(totals))} trials among them")
         axis.legend(title="of the new subject", fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         file = f"training_subjects_{dataset}.png"
         _save(figure, folder / file)
