@@ -60,6 +60,10 @@ def _prepare_unpaired(study: Study) -> dict[str, Any]:
     return {"unpaired": _part(study.unpaired, WHO_AND_WHERE)}
 
 
+def _overview(study: Study) -> dict[str, Any]:
+    return {"roles": [[*pair, study.role(*pair)] for pair in study.pairs()]}
+
+
 def _foundation(study: Study, network: str) -> dict[str, Any]:
     parts: dict[str, Any] = {network: _part(getattr(study.foundations, network)), "picture_size": study.picture_size}
     if is_trained(study, network):
@@ -120,6 +124,7 @@ _SETTINGS: dict[str, Callable[..., dict[str, Any]]] = {
     "stimuli": _stimuli,
     "prepare": _prepare,
     "prepare-unpaired": _prepare_unpaired,
+    "overview": _overview,
     "foundation": _foundation,
     "embed": _embed,
     "pretrain": _of_method("voxels", "encoder", "pretrain"),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from unimind.data.prepared import SPLITS
 from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
@@ -68,6 +69,10 @@ class Fake:
         }
 
     @property
+    def overview(self) -> Path:
+        return self.root / "prepared/overview.csv"
+
+    @property
     def metrics(self) -> list[Path]:
         return sorted((self.root / "metrics").rglob("*.json"))
 
@@ -92,6 +97,11 @@ def build(root: Path, images: int = 130, test: int = 30, side: int = 64, samples
             file["stimulus"] = stimulus.astype("int32")
             file["split"] = np.where(np.isin(stimulus, shown), 2, 0).astype("int8")
             file.attrs.update(dataset="drawings", subject=subject)
+    columns = ["dataset", "subject", "role", "sessions", "voxels", *(f"{kind}_{split}" for kind in ("trials", "pictures") for split in SPLITS), "noise_ceiling"]
+    counts = {name: (40, 90 + 10 * number, 200, 0, 60, images - test, 0, test, 0.25) for number, name in enumerate(SUBJECTS)}
+    rows = [("drawings", name, role, *counts[name]) for name, role in SUBJECTS.items()]
+    rows.append(("unpaired", "100206", "unpaired", None, 4183, 120, *[None] * 6))
+    pd.DataFrame(rows, columns=columns).to_csv(root / "prepared/overview.csv", index=False)
     controls = root / "reconstructions/controls/drawings"
     controls.mkdir(parents=True)
     with h5py.File(controls / "stimuli.h5", "w") as file:
@@ -286,5 +296,5 @@ def page(fake, drawn):
     from unimind.report.page import report
 
     out = fake.root / "report.html"
-    report(fake.study, fake.root / "tables", drawn, fake.metrics, fake.models, out)
+    report(fake.study, fake.overview, fake.root / "tables", drawn, fake.metrics, fake.models, out)
     return out

@@ -101,6 +101,16 @@ def test_every_methods_number_stands_in_its_subjects_table(read, scores, title, 
             assert float(exact) == pytest.approx(own.loc[(row, name)].value, rel=1e-5)
 
 
+def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
+    rows = dict(read.table("What each subject brings"))
+    overview = pd.read_csv(fake.overview, dtype={"subject": str})
+    shown = overview.columns.drop(["dataset", "subject", "role"])
+    for row in overview.to_dict("records"):
+        label = f"{row['subject']} { {'train': 'trained on', 'new': 'new', 'unpaired': 'no pictures'}[row['role']]}"
+        exact = [None if value is None else float(value) for value, _ in rows[label]]
+        assert exact == [None if pd.isna(row[name]) else row[name] for name in shown]
+
+
 def test_the_first_words_are_the_tables_numbers(read, scores):
     mean = scores[(scores.subject == "average:train") & (scores.metric == "clip")].set_index("method")
     new = scores[(scores.subject == "subj04") & (scores.metric == "clip")].set_index("method")
@@ -126,7 +136,7 @@ def told(fake, scores, tmp_path):
         changed.loc[rows, column] = value
         shutil.copytree(fake.root / "tables", tmp_path / "tables")
         changed.to_csv(tmp_path / "tables/reconstruction.csv", index=False)
-        report(fake.study, tmp_path / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+        report(fake.study, fake.overview, tmp_path / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
         return Page((tmp_path / "report.html").read_text())
 
     return tell
@@ -191,7 +201,7 @@ def test_rows_of_another_protocol_never_share_a_column(told, scores):
 def test_a_run_with_nothing_says_so(fake, tmp_path):
     for name in ("tables", "figures"):
         (tmp_path / name).mkdir()
-    report(fake.study, tmp_path / "tables", tmp_path / "figures", [], [], tmp_path / "report.html")
+    report(fake.study, fake.overview, tmp_path / "tables", tmp_path / "figures", [], [], tmp_path / "report.html")
     words = Page((tmp_path / "report.html").read_text()).words
     for sentence in (
         "no table of identification scores",
@@ -208,14 +218,14 @@ def test_a_run_with_nothing_says_so(fake, tmp_path):
 
 def test_text_of_the_study_is_text(fake, tmp_path):
     study = fake.study.model_copy(update={"title": "<script>alert(1)</script> & more"})
-    report(study, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+    report(study, fake.overview, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_picture_that_is_named_but_missing_is_an_error_of_one_line(fake, tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps([{"file": "gone.png", "section": "results", "caption": "c", "alt": "a"}]))
     with pytest.raises(InputError, match="gone.png: named in"):
-        report(fake.study, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+        report(fake.study, fake.overview, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 

@@ -1,6 +1,7 @@
 """Stands in for `unimind/__main__.py`: takes a stage's arguments, writes what the stage would write, computes nothing.
 
-`STANDIN_FAIL=<stage>` makes that stage fail once it has written a checkpoint. Every call is recorded in `calls.tsv`.
+`STANDIN_FAIL=<stage>` makes that stage fail once it has written a checkpoint, `STANDIN_REFUSE=<stage>` makes it refuse what it is
+given. Every call is recorded in `calls.tsv`.
 """
 
 import os
@@ -24,8 +25,11 @@ if given.get("checkpoints"):
         stream.write("x")
 if os.environ.get("STANDIN_FAIL") == stage:
     sys.exit("something went wrong: this is the last line of the log")
+if os.environ.get("STANDIN_REFUSE") == stage:
+    print(f"unimind {stage}: not this", file=sys.stderr)
+    sys.exit(2)
 time.sleep(float(os.environ.get("STANDIN_SECONDS", 0)))
-if out.suffix in (".h5", ".json", ".html"):
+if out.suffix:
     out.write_text(f"made by {stage}\n")
 else:
     out.mkdir(parents=True, exist_ok=True)

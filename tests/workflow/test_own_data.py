@@ -1,6 +1,8 @@
 """The worked example of config/README.md: a laboratory's NIfTI betas, masks and pictures, to the curve of a new subject."""
 
+import json
 import re
+import shutil
 
 import nibabel
 import numpy as np
@@ -101,3 +103,55 @@ def test_the_whole_path_ends_in_the_curve_of_the_new_person(laboratory):
     assert set(bert.method) == {"unimind", "unimind from scratch", "ridge"}
     assert set(bert.trials) == {25, 50, 100, 128}
     assert (bert.trainable_parameters <= bert.parameters).all() and (bert.seconds > 0).all()
+
+
+def nobody(data, study):
+    study["datasets"]["mine"]["new_subjects"].append("dora")
+
+
+def no_session(data, study):
+    (data / "bert/betas_ses-2.nii.gz").unlink()
+
+
+def other_grid(data, study):
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 4), np.uint8), np.eye(4)), data / "bert/visual.nii.gz")
+
+
+def not_a_number(data, study):
+    study["datasets"]["mine"]["drop_bad_voxels"] = False
+    file = data / "bert/betas_ses-1.nii.gz"
+    volumes = nibabel.load(file).get_fdata().astype(np.float32)
+    volumes[..., 3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), file)
+
+
+def unknown_picture(data, study):
+    table = data / "bert/trials.tsv"
+    table.write_text(table.read_text().replace("dog_007", "dog_777"))
+
+
+def nothing_to_test(data, study):
+    for person in PEOPLE:
+        table = data / person / "trials.tsv"
+        table.write_text(table.read_text().replace("\ttest", "\ttrain"))
+
+
+DAMAGE = {
+    nobody: "dora", no_session: "80 trials, but 160 rows", other_grid: "(4, 5, 4)", not_a_number: "missing values", unknown_picture: "dog_777",
+    nothing_to_test: "test split is empty",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [pytest.param(case, marks=[] if case is not_a_number else pytest.mark.longest, id=case.__name__) for case in DAMAGE])
+def test_bad_data_are_one_line_before_anything_is_trained(laboratory, tmp_path, damage):
+    clone = Clone.make(tmp_path / "unimind", standin=False)
+    shutil.copytree(laboratory[0].folder / "mydata", clone.folder / "mydata")
+    study = json.loads(json.dumps(small()))
+    damage(clone.folder / "mydata", study)
+    done = clone.snakemake("--quiet", "all", configfile=clone.study(study))
+    lines = done.stderr.partition("This run stopped because of what it was given:\n")[2].splitlines()
+    assert done.returncode == 2 and lines, done.stderr[-3000:]
+    assert all(line.startswith("unimind ") for line in lines) and any(DAMAGE[damage] in line for line in lines)
+    results = clone.folder / "results/my_lab"
+    assert not (results / "models").exists() and not (results / "foundations").exists() and not (results / "checkpoints").exists()
+    assert not (results / "prepared/mine" / f"{'dora' if damage is nobody else 'bert'}.h5").exists()

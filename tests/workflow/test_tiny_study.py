@@ -125,8 +125,8 @@ def test_new_subject_leaves_shared_weights_alone(copy, tmp_path):
     study.write_text(yaml.safe_dump(content, sort_keys=False))
     planned = jobs(snakemake(copy, "-n", study=study))
     assert planned == {
-        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 1, "fit_decoder": 1, "reconstruct_pictures": 2, "score_reconstructions": 2,
-        "compare_budgets": 3, "make_tables": 1, "draw_figures": 1, "write_report": 1,
+        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 1, "fit_decoder": 1, "reconstruct_pictures": 2,
+        "score_reconstructions": 2, "compare_budgets": 3, "make_tables": 1, "draw_figures": 1, "write_report": 1,
     }  # fmt: skip
     snakemake(copy, study=study)
     after = weights(copy)

@@ -25,7 +25,7 @@ AFTER_METRICS = {"make_tables": 1, "draw_figures": 1, "write_report": 1}
 
 def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
-        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2,
+        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "check_subjects": 1,
         "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_decoder": 3, "condition_diffusion": 2 + 3,
         "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12,
         "compare_budgets": 4, **AFTER_METRICS,
@@ -117,6 +117,13 @@ def test_status_knows_every_result_of_the_workflow(finished):
     assert {step.path for step in steps(study)} == made
 
 
+def test_nothing_is_trained_before_everybodys_data_is_in_order(finished):
+    calls = read_calls(finished)
+    checked = next(float(call["ended"]) for call in calls if call["stage"] == "overview")
+    trained = [float(call["begun"]) for call in calls if call["stage"] in ("foundation", "pretrain", "align", "fit", "condition", "adapt")]
+    assert len(trained) == 4 + 3 + 2 + 3 + 5 + 2 and min(trained) >= checked
+
+
 # --- when jobs run again ----------------------------------------------------------------------------------------------
 
 
@@ -134,7 +141,7 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
-        "fetch_subject": 1, "prepare_subject": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_decoder": 1,
+        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_decoder": 1,
         "reconstruct_pictures": 4, "score_reconstructions": 4, "compare_budgets": 4, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
@@ -189,7 +196,7 @@ def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
     planned = clone.planned()
     assert planned["align_subjects"] == 2 and planned["write_report"] == 1
     assert planned["compare_budgets"] == 2  # of the two adapted methods, not of the two fitted in closed form
-    untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired",
+    untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired", "check_subjects",
                  "train_foundation", "embed_stimuli", "pretrain_encoder", "fit_decoder", "sample_controls", "extract_features"}  # fmt: skip
     assert not untouched & set(planned)
 
@@ -206,6 +213,17 @@ def test_failed_job_says_why_keeps_its_checkpoint_and_goes_on(bare, tmp_path):
     assert checkpoint.read_text() == "x"
     assert clone.snakemake(cores=4).returncode == 0
     assert checkpoint.read_text() == "xx"
+
+
+def test_refused_data_end_the_run_with_the_line_and_status_2(bare, tmp_path):
+    clone = bare.copy(tmp_path / "unimind")
+    refused = clone.snakemake(cores=4, STANDIN_REFUSE="prepare")
+    assert refused.returncode == 2
+    first, *lines = refused.stderr.splitlines()[-4:]
+    assert first == "This run stopped because of what it was given:" and set(lines) == {"unimind prepare: not this"}
+    assert {call["stage"] for call in read_calls(clone)} <= {"fetch", "stimuli", "prepare-unpaired"}
+    assert clone.snakemake(cores=4, STANDIN_FAIL="align").returncode == 1
+    assert clone.snakemake(cores=4).returncode == 0
 
 
 BAD = {

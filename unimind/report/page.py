@@ -99,11 +99,13 @@ class Section:
     folded: list[Table] = field(default_factory=list)
 
 
-def report(study: Study, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path) -> None:
+def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path) -> None:
     """Write the page.
 
     Parameters
     ----------
+    overview : path
+        What each subject brings, as the stage `overview` wrote it.
     tables : path
         Folder of `tabulate`; a table that is not there leaves its section out, with a sentence.
     figures : path
@@ -149,6 +151,7 @@ def report(study: Study, tables: Path, figures: Path, metrics: Sequence[Path], m
         efficiency=_efficiency(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
         other=[picture for name, pictures in drawn.items() if name not in SECTIONS for _, picture in pictures],
+        data=_data(Path(overview)),
         protocol=_protocol(study, read),
         models=_models(models),
         settings=yaml.safe_dump(resolved(study), sort_keys=False, allow_unicode=True, width=100),
@@ -688,6 +691,35 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
 def _quantity(value: float) -> str:
     """Thousands in groups, three digits otherwise."""
     return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 1000 else f"{value:.3g}"
+
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
+ROLE_WORDS = {"train": "trained on", "new": "new", "unpaired": "no pictures"}
+
+
+def _data(path: Path) -> Table:
+    """What each subject brings: sessions, voxels, trials and pictures of every split."""
+    overview = results.read_table(path.parent, path.stem)
+    if overview is None:
+        raise InputError(f"{path}: no such file, or empty; run the stage overview first")
+    heads = [("sessions", "sessions"), ("voxels", "voxels kept")]
+    heads += [(f"{kind}_{split}", f"{word} {kind}") for kind in ("trials", "pictures") for split, word in SPLIT_WORDS.items()]
+    heads += [("noise_ceiling", "noise ceiling")]
+    heads = [(name, words) for name, words in heads if overview[name].notna().any()]
+    blocks = []
+    for dataset, members in overview.groupby("dataset", sort=False):
+        rows = []
+        for row in members.to_dict("records"):
+            cells = [None if pd.isna(row[name]) else Cell(_quantity(row[name]), exact=f"{row[name]:g}", words=words) for name, words in heads]
+            rows.append(Row(str(row["subject"]), cells, note=ROLE_WORDS[row["role"]]))
+        blocks.append(Block(rows, str(dataset)))
+    meaning = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels. " if heads[-1][0] == "noise_ceiling" else ""
+    return Table(
+        "What each subject brings", "subject", [(words, "") for _, words in heads], blocks,
+        f"{meaning}No picture, told apart by its pixels, is on two sides of the split.",
+    )  # fmt: skip
 
 
 # --- protocol ---------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def steps(study: Study) -> Iterator[Step]:
     for dataset, subject in [*pairs, *(("unpaired", name) for name in resting)]:
         yield Step("data", "fetch", f"{dataset} {subject}", f"fetched/{dataset}/{subject}.json")
         yield Step("data", "prepare", f"{dataset} {subject}", f"prepared/{dataset}/{subject}.h5")
+    yield Step("data", "overview", "all subjects", "prepared/overview.csv")
     for network in ("embedding", "autoencoder", "diffusion", "classifier"):
         if getattr(study.foundations, network):
             yield Step("foundations", "foundation", network, f"foundations/{network}")
@@ -57,6 +58,11 @@ def steps(study: Study) -> Iterator[Step]:
         yield Step("report", stage, "", path)
 
 
+def log_of(study: Study, step: Step, directory: Path) -> Path:
+    """Where the job that makes a step writes its log."""
+    return directory / "logs" / study.name / f"{re.sub(r'[.](h5|json|csv|html)$', '', step.path)}.log"
+
+
 def state_of(study: Study, step: Step, directory: Path) -> tuple[State, str]:
     """State of one step, and the last line of its log.
 
@@ -64,7 +70,7 @@ def state_of(study: Study, step: Step, directory: Path) -> tuple[State, str]:
     holds a lock. A log without a result and without a mark belongs to a job that failed.
     """
     result = f"{study.results}/{step.path}"
-    log = directory / "logs" / study.name / f"{re.sub(r'[.](h5|json|html)$', '', step.path)}.log"
+    log = log_of(study, step, directory)
     mark = directory / ".snakemake" / "incomplete" / base64.urlsafe_b64encode(result.encode()).decode()
     locked = any((directory / ".snakemake" / "locks").glob("*"))
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
@@ -74,6 +80,28 @@ def state_of(study: Study, step: Step, directory: Path) -> tuple[State, str]:
     if (directory / result).exists():
         return "done", last
     return ("failed" if log.exists() else "waiting"), last
+
+
+def refusals(study: Study, directory: Path, since: float) -> list[str] | None:
+    """The lines by which failed jobs refused what they were given; None where a job failed for another reason.
+
+    Parameters
+    ----------
+    study : Study
+    directory : path
+        Where Snakemake was started.
+    since : float
+        Seconds of the epoch; jobs whose log is older are passed over.
+    """
+    lines = []
+    for step in steps(study):
+        state, last = state_of(study, step, directory)
+        if state != "failed" or log_of(study, step, directory).stat().st_mtime < since:
+            continue
+        if not last.startswith(f"unimind {step.stage}: ") or ": interrupted;" in last:
+            return None
+        lines.append(last)
+    return lines
 
 
 def status(study: Study, directory: Path | None = None) -> None:

@@ -9,6 +9,7 @@ from unimind.cli import STAGES
 from unimind.errors import InputError
 from unimind.provenance import code_hash
 from unimind.report.doctor import graphics_cards
+from unimind.report.status import refusals
 from unimind.storage import content_hash, whole_file
 from unimind.study import parse_study, resolved
 from unimind.workflow_settings import (
@@ -46,6 +47,19 @@ def say_agreements(study):
     if workflow.is_main_process:
         for line in agreements(study):
             print(line, file=sys.stderr)
+
+
+def say_refusals(study, since):
+    """After a failed run: where jobs refused what they were given, say so last and end as a stage does, with status 2."""
+    lines = refusals(study, Path(), since)
+    if lines:
+        print(
+            "This run stopped because of what it was given:",
+            *lines,
+            sep="\n",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def write_resolved(study):
@@ -140,6 +154,22 @@ def code_of_foundation(wildcard):
 # Functions of `output` or `input` are no reason to run a job again: the parameters below say only where things are.
 
 
+def launcher(stage):
+    """The program that runs a training: Python, or accelerate where several processes share it."""
+
+    def program(wildcards, threads):
+        processes = processes_of(stage)(wildcards)
+        if processes == 1:
+            return "python"
+        return (
+            "python -m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0"
+            f" --num_processes {processes} --num_cpu_threads_per_process {max(1, threads // processes)}"
+            " --gpu_ids all --mixed_precision no --dynamo_backend no"
+        )
+
+    return program
+
+
 def study_file(wildcards, output):
     return STUDY_FILE
 
@@ -168,9 +198,32 @@ def own_stimuli(wildcards, output):
     )
 
 
-def grow(amount):
-    """A resource that grows with every attempt."""
-    return lambda wildcards, attempt: amount * attempt
+def grow(amount, times=lambda wildcards: 1):
+    """A resource that grows with every attempt, and is needed so many times."""
+    return lambda wildcards, attempt: amount * times(wildcards) * attempt
+
+
+def processes_of(stage):
+    """How many processes share a training: one where its losses compare the rows of a batch with each other."""
+
+    def number(wildcards):
+        if stage == "foundation":
+            whole = wildcards.trained in ("embedding", "classifier")
+        else:
+            losses = getattr(
+                getattr(STUDY.method(wildcards.method), stage), "losses", None
+            )
+            whole = losses is not None and losses.compares_rows
+        return 1 if whole else STUDY.processes
+
+    return number
+
+
+def cards_of(stage):
+    """Graphics cards of a training: one per process on a cluster. On one machine `gpu: 1` is the right to use its cards."""
+    return lambda wildcards: (
+        GPU * processes_of(stage)(wildcards) if workflow.non_local_exec else GPU
+    )
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -178,6 +231,13 @@ def grow(amount):
 
 def prepared(pairs):
     return [f"{RESULTS}/prepared/{dataset}/{subject}.h5" for dataset, subject in pairs]
+
+
+def unpaired():
+    """Resting fMRI, where a method is pretrained on it."""
+    wanted = STUDY.unpaired and any(one.pretrain for one in STUDY.methods.values())
+    names = STUDY.unpaired.subjects if wanted else []
+    return [f"{RESULTS}/prepared/unpaired/{name}.h5" for name in names]
 
 
 def embeddings(pairs):

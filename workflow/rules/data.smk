@@ -160,3 +160,31 @@ rule prepare_unpaired:
     shell:
         "python -m unimind prepare-unpaired --study {params.study} --subject {wildcards.scanned} --fetched {input}"
         " --out {output} 2> {log}"
+
+
+rule check_subjects:
+    input:
+        prepared=prepared(STUDY.pairs()),
+        unpaired=unpaired(),
+    output:
+        update(OVERVIEW),
+    log:
+        f"{LOGS}/prepared/overview.log",
+    benchmark:
+        f"{BENCHMARKS}/prepared/overview.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=grow(4000),
+        runtime=grow(60),
+    params:
+        study=study_file,
+        settings=settings_of("overview"),
+        code=code_of("overview"),
+        unpaired=option("unpaired"),
+    message:
+        "Check the data of all subjects before anything is trained"
+    shell:
+        "python -m unimind overview --study {params.study} --prepared {input.prepared} {params.unpaired}"
+        " --out {output} 2> {log}"

@@ -35,6 +35,7 @@ rule get_foundation:
 
 rule train_foundation:
     input:
+        checked=CHECKED,
         embedding=foundations_before("embedding", "trained"),
         autoencoder=foundations_before("autoencoder", "trained"),
         stimuli=all_training_stimuli("prepared"),
@@ -49,11 +50,13 @@ rule train_foundation:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        gpu=GPU,
-        mem_mb=grow(16000),
+        nodes=1,
+        gpu=cards_of("foundation"),
+        mem_mb=grow(16000, processes_of("foundation")),
         runtime=grow(1440),
     params:
         study=study_file,
+        launcher=launcher("foundation"),
         settings=settings_of("foundation", network="trained"),
         code=code_of_foundation("trained"),
         embedding=option("embedding"),
@@ -64,7 +67,7 @@ rule train_foundation:
     message:
         "Train the study's own frozen network: {wildcards.trained}"
     shell:
-        "python -m unimind foundation --study {params.study} --name {wildcards.trained} {params.embedding}"
+        "{params.launcher} -m unimind foundation --study {params.study} --name {wildcards.trained} {params.embedding}"
         " {params.autoencoder} {params.stimuli} {params.embeddings} --checkpoints {params.checkpoints}"
         " --out {output} 2> {log}"
 

@@ -40,6 +40,7 @@ rule draw_figures:
 
 rule write_report:
     input:
+        overview=OVERVIEW,
         tables=f"{RESULTS}/tables",
         figures=f"{RESULTS}/figures",
         metrics=of_all_subjects("metrics", ".json"),
@@ -68,5 +69,5 @@ rule write_report:
     message:
         "Write the report: {output}"
     shell:
-        "python -m unimind report --study {params.study} --tables {input.tables} --figures {input.figures}"
+        "python -m unimind report --study {params.study} --overview {input.overview} --tables {input.tables} --figures {input.figures}"
         " --metrics {input.metrics} --models {input.models} --out {output} 2> {log}"

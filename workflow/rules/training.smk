@@ -1,10 +1,8 @@
 # Encoders and the diffusion model's condition: pretrain, align or fit, condition, adapt.
 rule pretrain_encoder:
     input:
-        prepared=[
-            f"{RESULTS}/prepared/unpaired/{name}.h5"
-            for name in (STUDY.unpaired.subjects if STUDY.unpaired else [])
-        ],
+        checked=CHECKED,
+        prepared=unpaired(),
     output:
         directory(f"{RESULTS}/models/{{method}}/pretrain"),
     log:
@@ -15,23 +13,26 @@ rule pretrain_encoder:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        gpu=GPU,
-        mem_mb=grow(24000),
+        nodes=1,
+        gpu=cards_of("pretrain"),
+        mem_mb=grow(24000, processes_of("pretrain")),
         runtime=grow(1440),
     params:
         study=study_file,
+        launcher=launcher("pretrain"),
         settings=settings_of("pretrain", method="method"),
         code=code_of("pretrain"),
         checkpoints=checkpoints,
     message:
         "Pretrain the encoder of {wildcards.method} on resting fMRI"
     shell:
-        "python -m unimind pretrain --study {params.study} --method {wildcards.method} --prepared {input.prepared}"
+        "{params.launcher} -m unimind pretrain --study {params.study} --method {wildcards.method} --prepared {input.prepared}"
         " --checkpoints {params.checkpoints} --out {output} 2> {log}"
 
 
 rule align_subjects:
     input:
+        checked=CHECKED,
         prepared=lambda wildcards: prepared(members(wildcards)),
         embeddings=lambda wildcards: embeddings(members(wildcards)),
         pretrained=pretrained,
@@ -45,11 +46,13 @@ rule align_subjects:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        gpu=GPU,
-        mem_mb=grow(32000),
+        nodes=1,
+        gpu=cards_of("align"),
+        mem_mb=grow(32000, processes_of("align")),
         runtime=grow(1440),
     params:
         study=study_file,
+        launcher=launcher("align"),
         settings=settings_of("align", method="method"),
         code=code_of("align"),
         pretrained=option("pretrained"),
@@ -57,13 +60,14 @@ rule align_subjects:
     message:
         "Align the embeddings of {wildcards.group} across subjects and with the pictures ({wildcards.method})"
     shell:
-        "python -m unimind align --study {params.study} --method {wildcards.method} --group {wildcards.group}"
+        "{params.launcher} -m unimind align --study {params.study} --method {wildcards.method} --group {wildcards.group}"
         " --prepared {input.prepared} --embeddings {input.embeddings} {params.pretrained}"
         " --checkpoints {params.checkpoints} --out {output} 2> {log}"
 
 
 rule fit_decoder:
     input:
+        checked=CHECKED,
         prepared=lambda wildcards: prepared(members(wildcards)),
         embeddings=lambda wildcards: embeddings(members(wildcards)),
         training_prepared=lambda wildcards: prepared(priors(wildcards)),
@@ -96,6 +100,7 @@ rule fit_decoder:
 
 rule condition_diffusion:
     input:
+        checked=CHECKED,
         prepared=lambda wildcards: prepared(members(wildcards)),
         embeddings=lambda wildcards: embeddings(members(wildcards)),
         encoder=encoder,
@@ -110,11 +115,13 @@ rule condition_diffusion:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        gpu=GPU,
-        mem_mb=grow(32000),
+        nodes=1,
+        gpu=cards_of("condition"),
+        mem_mb=grow(32000, processes_of("condition")),
         runtime=grow(2880),
     params:
         study=study_file,
+        launcher=launcher("condition"),
         settings=settings_of("condition", method="method"),
         code=code_of("condition"),
         encoder=option("encoder"),
@@ -122,13 +129,14 @@ rule condition_diffusion:
     message:
         "Condition the diffusion model on the fMRI of {wildcards.group} ({wildcards.method})"
     shell:
-        "python -m unimind condition --study {params.study} --method {wildcards.method} --group {wildcards.group}"
+        "{params.launcher} -m unimind condition --study {params.study} --method {wildcards.method} --group {wildcards.group}"
         " --prepared {input.prepared} --embeddings {input.embeddings} {params.encoder} --diffusion {input.diffusion}"
         " --checkpoints {params.checkpoints} --out {output} 2> {log}"
 
 
 rule adapt_subject:
     input:
+        checked=CHECKED,
         prepared=f"{RESULTS}/prepared/{{dataset}}/{{subject}}.h5",
         embeddings=stimuli_of_subject("embeddings"),
         shared=shared,
@@ -145,18 +153,20 @@ rule adapt_subject:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        gpu=GPU,
-        mem_mb=grow(24000),
+        nodes=1,
+        gpu=cards_of("adapt"),
+        mem_mb=grow(24000, processes_of("adapt")),
         runtime=grow(720),
     params:
         study=study_file,
+        launcher=launcher("adapt"),
         settings=settings_of("adapt", method="method"),
         code=code_of("adapt"),
         checkpoints=checkpoints,
     message:
         "Adapt {wildcards.method} to the new subject {wildcards.subject} ({wildcards.dataset})"
     shell:
-        "python -m unimind adapt --study {params.study} --method {wildcards.method} --dataset {wildcards.dataset}"
+        "{params.launcher} -m unimind adapt --study {params.study} --method {wildcards.method} --dataset {wildcards.dataset}"
         " --subject {wildcards.subject} --prepared {input.prepared} --embeddings {input.embeddings}"
         " --shared {input.shared} --diffusion {input.diffusion} --training-prepared {input.training_prepared}"
         " --training-embeddings {input.training_embeddings} --checkpoints {params.checkpoints} --out {output} 2> {log}"

@@ -1,0 +1,67 @@
+"""The stage `overview`: every prepared file opened and checked, and what each subject brings in one table.
+
+Nothing is trained in a study before this table is there: whatever is wrong with anybody's data is said first.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from unimind.data.prepared import SPLITS, PreparedSubject, read_unpaired
+from unimind.errors import InputError
+from unimind.progress import say
+from unimind.storage import whole_file
+from unimind.study import Study
+
+UNPAIRED = "unpaired"
+
+
+def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | None, out: Path) -> None:
+    """Check all prepared files and write one line a subject.
+
+    Parameters
+    ----------
+    study : Study
+    prepared : sequence of Path
+        What `prepare` wrote, of every subject of the study.
+    unpaired : sequence of Path, optional
+        What `prepare-unpaired` wrote.
+    out : Path
+        CSV file: `dataset, subject, role, sessions, voxels`; `trials_*` and `pictures_*` of train, validation and test;
+        `noise_ceiling`, the median over voxels of the explainable share of one trial's variance, where known. For fMRI
+        without pictures `dataset` and `role` are `unpaired`, and its samples are training trials.
+
+    Raises
+    ------
+    InputError
+        A file is not what `prepared` says it must be, or a subject of the study is missing among them.
+    """
+    rows = [*_paired(study, prepared), *_resting(unpaired or [])]
+    known = {(row["dataset"], row["subject"]) for row in rows}
+    for dataset, subject in study.pairs():
+        if (dataset, subject) not in known:
+            raise InputError(f"{dataset} {subject}: not among the prepared files given; name its file under --prepared")
+    with whole_file(out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    say(f"overview: {len(rows)} prepared files are in order")
+
+
+def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, object]]:
+    for file in files:
+        with PreparedSubject(file) as data:
+            ceiling = data.noise_ceiling
+            yield {
+                "dataset": data.dataset, "subject": data.subject, "role": study.role(data.dataset, data.subject),
+                "sessions": len(np.unique(data.session)), "voxels": data.n_voxels,
+                **{f"trials_{split}": len(data.trials(split)) for split in SPLITS},  # type: ignore[arg-type]
+                **{f"pictures_{split}": len(data.images(split)) for split in SPLITS},  # type: ignore[arg-type]
+                "noise_ceiling": None if ceiling is None else round(float(np.nanmedian(ceiling)), 4),
+            }  # fmt: skip
+
+
+def _resting(files: Iterable[Path]) -> Iterable[dict[str, object]]:
+    for file in files:
+        with read_unpaired(file) as data:
+            yield {"dataset": UNPAIRED, "subject": data.subject, "role": UNPAIRED, "voxels": data.n_voxels, "trials_train": len(data.responses)}
