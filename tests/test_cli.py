@@ -1,5 +1,6 @@
 """The command line: every stage has its help, mistakes are one line and exit 2."""
 
+import errno
 import importlib
 import inspect
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unimind.cli import STAGES, main
+from unimind.cli import BATCHED, STAGES, machine_failure, main
 from unimind.errors import InputError
 
 TINY = Path(__file__).parent / "workflow/studies/tiny.yaml"
@@ -66,6 +67,80 @@ def test_input_error_of_a_stage_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("unimind.report.status.status", refuse)
     assert main(["status", "--study", str(TINY)]) == 2
     assert capsys.readouterr().err == "unimind status: betas.nii.gz: of another grid than the ROI\n"
+
+
+def failing(error, monkeypatch, arguments=("--directory", "somewhere")):
+    """The status and the last line of a stage that raises `error`."""
+
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr("unimind.report.status.status", fail)
+    return main(["status", "--study", str(TINY), *arguments])
+
+
+def wrapped():
+    """As h5py: the write fails, and closing the file fails for the same reason."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        try:
+            raise RuntimeError("Can't decrement id ref count")
+        except RuntimeError as error:
+            return error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: no permission; change its rights, or name another place"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), "/x/y: is on a read-only file system; change its rights, or name another place"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x: the disk is full; free some space and run again"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/y"), "/x: the disk quota is used up; free some space and run again"),
+        (wrapped(), "the disk is full; free some space and run again"),
+        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full; free some space and run again"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x/y"), "/x/y: a name too long for the file system; choose shorter ones"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "somewhere"), "somewhere: no such file or folder; correct the path, or run the stage"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "somewhere"), "somewhere: not a folder; correct the path"),
+        (MemoryError(), "out of memory; give the job more memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory; give the job more memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "out of memory; give the job more memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, error, line):
+    assert failing(error, monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("unimind status: ") and line in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file", "a file nobody gave"),
+        OSError(errno.EIO, "Input/output error", "x"),
+        OSError("no number"),
+        RuntimeError("shapes do not fit"),
+        KeyError("x"),
+    ],
+)
+def test_other_errors_keep_their_traceback(monkeypatch, error):
+    with pytest.raises(type(error)):
+        failing(error, monkeypatch)
+
+
+@pytest.mark.parametrize("stage", sorted(BATCHED))
+def test_out_of_memory_names_the_key_that_helps(stage):
+    assert "lower evaluation.batch_size, or give" in machine_failure(MemoryError(), stage, {})
+    assert "batch_size" in inspect.getsource(importlib.import_module(STAGES[stage].module))
+
+
+def test_out_of_memory_of_evaluate_names_its_option(monkeypatch, capsys):
+    def fail(**_):
+        raise MemoryError
+
+    monkeypatch.setattr("unimind.evaluation.evaluate.evaluate", fail)
+    assert main(["evaluate", "--truth", "a", "--reconstruction", "b", "--out", "c"]) == 2
+    assert "out of memory; lower --batch-size, or give the job more memory" in capsys.readouterr().err
 
 
 def test_version_and_no_stage(capsys):

@@ -5,11 +5,17 @@ Stages import their room only when they are called, so that `--help`, `check` an
 
 import argparse
 import ctypes
+import errno
 import importlib
+import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unimind import __version__
 from unimind.errors import InputError
@@ -119,6 +125,63 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+#: Stages whose memory `evaluation.batch_size` decides.
+BATCHED = frozenset({"embed", "reconstruct", "reconstruct-controls", "features", "score", "transfer"})
+_REFUSED = {errno.EACCES: "no permission", errno.EPERM: "no permission", errno.EROFS: "is on a read-only file system"}
+_FULL = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "a file is larger than is allowed there; see `ulimit -f`",
+}
+_ELSEWHERE = {errno.ENOENT: "no such file or folder", errno.ENOTDIR: "not a folder", errno.EISDIR: "is a folder"}
+
+
+def machine_failure(error: BaseException, stage: str, given: Mapping[str, Any]) -> str | None:
+    """One line for what the machine refuses - space, permission, memory - or None where `error` is something else.
+
+    Libraries wrap such errors, and closing a file on a full disk raises more of them: the errors that `error` came from
+    are looked through.
+
+    Parameters
+    ----------
+    error : exception
+    stage : str
+    given : mapping
+        The arguments of the stage.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))):
+        lower = "--batch-size" if "batch_size" in given or "batch-size" in given else "evaluation.batch_size" if stage in BATCHED else None
+        return f"out of memory; {f'lower {lower}, or ' if lower else ''}give the job more memory"
+    paths = [path for value in given.values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    cause: BaseException | None = error
+    while cause is not None:
+        number, path = _errno(cause), getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+        if number in _REFUSED:
+            return f"{path or given.get('out')}: {_REFUSED[number]}; change its rights, or name another place"
+        if number in _FULL:
+            return f"{Path(os.fsdecode(path)).parent if path else _fullest(paths)}: {_FULL[number]} and run again"
+        if number == errno.ENAMETOOLONG:
+            return f"{path or given.get('out')}: a name too long for the file system; choose shorter ones"
+        if number in _ELSEWHERE and path is not None and any(Path(os.fsdecode(path)) in (one, *one.parents) for one in paths):
+            return f"{path}: {_ELSEWHERE[number]}; correct the path, or run the stage that writes it first"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _errno(error: BaseException) -> int | None:
+    """The operating system's number of an error, also where a library only mentions it (h5py, safetensors)."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"\b(?:errno = |os error |Errno )(\d+)", str(error))
+    return int(said[1]) if said else None
+
+
+def _fullest(paths: Sequence[Path]) -> Path:
+    """The folder with the least space left, of those a stage may write to."""
+    folders = {next(folder for folder in (path, *path.absolute().parents) if folder.is_dir()) for path in (*paths, Path(tempfile.gettempdir()))}
+    return min(sorted(folders), key=lambda folder: shutil.disk_usage(folder).free)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage. 0 when it worked; 2, and one line on stderr, when what was given cannot be used."""
     given = vars(build_parser().parse_args(arguments))
@@ -149,3 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"unimind {name}: interrupted; what was finished is kept, run again to continue", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = machine_failure(error, name, given)
+        if line is None:
+            raise
+        print(f"unimind {name}: {' '.join(line.split())}", file=sys.stderr)
+        return 2

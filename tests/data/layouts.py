@@ -1,10 +1,15 @@
-"""Small data sets in true layouts, by independent writers: GOD by bdpy, BOLD5000 by numpy and zipfile."""
+"""Small data sets in true layouts, by independent writers: GOD by bdpy, BOLD5000 by numpy and zipfile, NSD by scipy, pandas and h5py, HCP by nibabel's axes."""
 
 import io
 import zipfile
 
+import h5py
+import nibabel
 import numpy as np
+import pandas as pd
+from nibabel.cifti2 import BrainModelAxis, SeriesAxis
 from PIL import Image
+from scipy.io import savemat
 
 RNG = np.random.default_rng(5)
 
@@ -101,3 +106,73 @@ def save_bold5000(root, name, files, packed):
         for path, content in files.items():
             (root / name / path).parent.mkdir(parents=True, exist_ok=True)
             (root / name / path).write_bytes(content)
+
+
+NSD_FOLDER = "ppdata/subj01/func1pt8mm"
+NSD_BETAS = f"nsddata_betas/{NSD_FOLDER}/betas_fithrf_GLMdenoise_RR"
+
+
+def write_nsd_design(root, sessions=40, trials=750, shared=1000, late=18, ids=73000):
+    """Design, table and pictures of subj01: every picture three times, `late` of the shared ones also in the last three sessions.
+
+    Returns the 0-based nsdId of every trial and those of the shared pictures.
+    """
+    pictures = sessions * trials // 3
+    sharedix = np.sort(RNG.permutation(ids)[:shared]) + 1
+    subjectim = np.stack([np.r_[sharedix, np.setdiff1d(RNG.permutation(ids) + 1, sharedix, assume_unique=True)[: pictures - shared]] for _ in range(8)])
+    rest = RNG.permutation(np.repeat(np.arange(shared + 1, pictures + 1), 3))
+    last = RNG.permutation(np.r_[1 : late + 1, rest[: 3 * trials - late]])
+    first = np.r_[np.repeat(np.arange(1, shared + 1), np.where(np.arange(shared) < late, 2, 3)), rest[3 * trials - late :]]
+    order = np.r_[RNG.permutation(first), last]
+    pattern = np.zeros((sessions, 12, 75), np.uint8)
+    pattern.reshape(sessions, -1)[:, :trials] = 1
+    experiment = root / "nsddata/experiments/nsd"
+    experiment.mkdir(parents=True)
+    savemat(
+        experiment / "nsd_expdesign.mat",
+        {"masterordering": order[None].astype(float), "sharedix": sharedix[None].astype(float), "subjectim": subjectim.astype(float), "stimpattern": pattern},
+    )
+    shown = subjectim[0, order - 1] - 1
+    table = pd.DataFrame({"nsdId": np.arange(ids), "shared1000": np.isin(np.arange(ids) + 1, sharedix)})
+    times = np.zeros((ids, 3), int)
+    seen = np.zeros(ids, int)
+    for trial, picture in enumerate(shown.tolist(), 1):
+        times[picture, seen[picture]] = trial
+        seen[picture] += 1
+    for repeat in range(3):
+        table[f"subject1_rep{repeat}"] = times[:, repeat]
+    table.to_csv(experiment / "nsd_stim_info_merged.csv")
+    return shown, sharedix - 1
+
+
+def write_nsd_volumes(root, betas, roi):
+    """ROI, noise ceiling and, in both forms, sessions of betas: int16 (sessions, trials, X, Y, Z), or one session that all of a list share."""
+    affine = np.diag([1.8, 1.8, 1.8, 1])
+    for folder in (f"nsddata/{NSD_FOLDER}/roi", NSD_BETAS):
+        (root / folder).mkdir(parents=True)
+    nibabel.Nifti1Image(roi.astype(np.int16), affine).to_filename(root / f"nsddata/{NSD_FOLDER}/roi/nsdgeneral.nii.gz")
+    nibabel.Nifti1Image(RNG.random(roi.shape).astype(np.float32), affine).to_filename(root / f"{NSD_BETAS}/ncsnr.nii.gz")
+    for number, session in enumerate(betas, 1):
+        path = root / f"{NSD_BETAS}/betas_session{number:02d}"
+        if number > 1 and session is betas[0]:
+            for ending in (".nii.gz", ".hdf5"):
+                path.with_name(path.name + ending).hardlink_to(root / f"{NSD_BETAS}/betas_session01{ending}")
+            continue
+        nibabel.Nifti1Image(np.moveaxis(session, 0, -1), affine).to_filename(f"{path}.nii.gz")
+        with h5py.File(f"{path}.hdf5", "w") as file:
+            file.create_dataset("betas", data=session.transpose(0, 3, 2, 1), chunks=(len(session), 1, 1, 1))
+
+
+def write_cifti(path, volumes, left=29696, right=29716):
+    """A dense time series, float32 (n, grayordinates), on two cortices of 32492 vertices each and the voxels below them."""
+
+    def cortex(count, name):
+        return BrainModelAxis.from_surface(np.sort(np.random.default_rng(count).permutation(32492)[:count]), 32492, name)
+
+    below = np.zeros((40, 40, 40), bool)
+    below.ravel()[: volumes.shape[1] - left - right] = True
+    brain = cortex(left, "CortexLeft") + cortex(right, "CortexRight")
+    if below.any():
+        brain += BrainModelAxis.from_mask(below, "BrainStem", np.eye(4))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Cifti2Image(volumes, (SeriesAxis(0, 0.72, len(volumes)), brain)).to_filename(path)

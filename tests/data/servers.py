@@ -93,8 +93,11 @@ def http_site(**behaviour) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def s3_site(buckets: dict[str, dict[str, bytes]], public: bool | Collection[str] = True) -> Iterator[str]:
-    """moto's S3 API on loopback with some buckets in it; all, none or those named are readable without keys. Yields the endpoint's address."""
+def s3_site(buckets: dict[str, dict[str, bytes]], public: bool | Collection[str] = True, part: int | None = None) -> Iterator[str]:
+    """moto's S3 API on loopback with some buckets in it; all, none or those named are readable without keys. Yields the endpoint's address.
+
+    With `part`, files are uploaded in parts of so many bytes (5 MiB is the least).
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -108,7 +111,16 @@ def s3_site(buckets: dict[str, dict[str, bytes]], public: bool | Collection[str]
             anybody = public if isinstance(public, bool) else bucket in public
             client.create_bucket(Bucket=bucket)
             for key, content in files.items():
-                client.put_object(Bucket=bucket, Key=key, Body=content, ACL="public-read" if anybody else "private")
+                rights = "public-read" if anybody else "private"
+                if part is None:
+                    client.put_object(Bucket=bucket, Key=key, Body=content, ACL=rights)
+                    continue
+                upload = {"Bucket": bucket, "Key": key, "UploadId": client.create_multipart_upload(Bucket=bucket, Key=key, ACL=rights)["UploadId"]}
+                parts = [
+                    {"PartNumber": number, "ETag": client.upload_part(**upload, PartNumber=number, Body=content[start : start + part])["ETag"]}
+                    for number, start in enumerate(range(0, len(content), part), 1)
+                ]
+                client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         yield endpoint
     finally:
         server.stop()

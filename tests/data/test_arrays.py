@@ -267,6 +267,82 @@ def test_damaged_archives_and_pictures(root):
         source_of(root, images="empty").stimuli(None, 9)
 
 
+def read_all(root, images):
+    """Pixels of every picture by name."""
+    return {stimulus.id: stimulus.image for stimulus in source_of(root, images=images).stimuli(None, 9)}
+
+
+def write_tar(path, count=N, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for k in range(count):
+            content = png(PICTURES[k])
+            entry = tarfile.TarInfo(f"{k:03d}.png")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def test_a_tar_archive_that_breaks_off_anywhere_is_refused(root):
+    write_tar(root / "p.tar")
+    whole = (root / "p.tar").read_bytes()
+    end = len(whole.rstrip(b"\0")) + (-len(whole.rstrip(b"\0"))) % 512
+    for length in (1, 600, *range(1024, end + 512, 512), end - 100, end + 511):
+        (root / "p.tar").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="p.tar: (not a whole tar archive|neither a folder)") as caught:
+            read_all(root, "p.tar")
+        assert "\n" not in str(caught.value)
+    (root / "p.tar").write_bytes(whole[: end + 512])  # one block of zeros ends it
+    assert len(read_all(root, "p.tar")) == N
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+def test_a_packed_tar_archive_that_is_damaged_is_refused(root, mode):
+    write_tar(root / "p.tar", 4, mode)
+    whole = (root / "p.tar").read_bytes()
+    for damaged in (whole[:-3], whole[: len(whole) // 2], *(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(60, len(whole) - 40, 200))):
+        (root / "p.tar").write_bytes(damaged)
+        with pytest.raises(InputError, match="p.tar: (not a whole|neither a folder)"):
+            read_all(root, "p.tar")
+
+
+@pytest.mark.parametrize("kind", ["stored", "deflated", "tar"])
+def test_every_flipped_bit_of_an_archive_is_refused_or_changes_no_picture(root, kind):
+    if kind == "tar":
+        write_tar(root / "p", 3)
+    else:
+        with zipfile.ZipFile(root / "p", "w", zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED) as archive:
+            for k in range(3):
+                archive.writestr(f"{k:03d}.png", png(PICTURES[k]))
+    whole = (root / "p").read_bytes()
+    pixels, refused = read_all(root, "p"), 0
+    directory = whole.find(b"PK\x01\x02") if kind != "tar" else len(whole)
+    for at in [*range(0, min(directory, 2600), 7), *range(directory, len(whole))]:
+        (root / "p").write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        try:
+            found = read_all(root, "p")
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(root / "p") in str(error)
+        else:
+            assert found.keys() == pixels.keys() and all(np.array_equal(found[name], pixels[name]) for name in found)
+    assert refused > 50
+
+
+def test_flipped_bits_of_arrays_are_refused_in_one_line(root):
+    np.savez_compressed(root / "r.npz", betas=RESPONSES)
+    middle = {"r.npz": (root / "r.npz").stat().st_size // 2}
+    for name, values in (("r.h5", RESPONSES), ("p.h5", PICTURES)):
+        with h5py.File(root / name, "w") as file:
+            held = file.create_dataset("x", data=values, compression="gzip", chunks=True)
+            chunk = held.id.get_chunk_info(0)
+            middle[name] = chunk.byte_offset + chunk.size // 2
+    for name, section in (("r.npz", {"responses": "r.npz"}), ("r.h5", {"responses": "r.h5"}), ("p.h5", {"images": "p.h5"})):
+        whole, at = (root / name).read_bytes(), middle[name]
+        (root / name).write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(InputError, match=f"{name}: not .*; if it was downloaded, delete it and get it again") as caught:
+            read(source_of(root, **section))
+        assert "\n" not in str(caught.value)
+
+
 def test_arrays_of_pictures(root):
     np.save(root / "p.npy", PICTURES)
     check(source_of(root, images="p.npy"))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from layouts import BOLD_ROIS, RUN, RUNS, make_bold5000, save_bold5000
+from layouts import BOLD_ROIS, RUN, RUNS, lossless, make_bold5000, save_bold5000
 
 from unimind.data.sources import open_source
 from unimind.errors import InputError
@@ -58,7 +58,7 @@ def test_files_are_the_archives_or_what_is_unpacked(tmp_path):
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):
-    files, betas, *_ = make_bold5000()
+    files, betas, _, _, _, pixels, _ = make_bold5000()
     run = next(path for path in files if "sess01_run01.txt" in path)
     save_bold5000(tmp_path, "BOLD5000_GLMsingle_ROI_betas", betas, True)
 
@@ -78,7 +78,11 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
         source_of(tmp_path).subject("CSI1")
     whole = (tmp_path / "BOLD5000_Stimuli.zip").read_bytes()
     (tmp_path / "BOLD5000_Stimuli.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not a readable archive"):
+    with pytest.raises(InputError, match="not a readable zip archive"):
         source_of(tmp_path).stimuli(None, 12)
+    middle = whole.index(lossless(next(iter(pixels.values())))) + 60
+    (tmp_path / "BOLD5000_Stimuli.zip").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(InputError, match="not whole: member BOLD5000_Stimuli/Scene.* is damaged .*; if it was downloaded, delete it and get it again"):
+        list(source_of(tmp_path).stimuli(None, 12))
     with pytest.raises(InputError, match="is no subject of BOLD5000"):
         source_of(tmp_path, new_subjects=["CSI9"]).files("CSI9")

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,6 +173,101 @@ def test_a_folder_one_may_not_write(tmp_path):
             os.seteuid(0)
 
 
+def test_servers_are_asked_after_longer_and_longer_waits(tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(transport, "BACKOFF", 1.0)
+    monkeypatch.setattr(transport.time, "sleep", waits.append)
+    with http_site(files={"/a": CONTENT}, always=503) as site, pytest.raises(InputError, match="failed 6 times"):
+        download(RemoteFile("a", f"{site.address}/a"), tmp_path / "a", ACCESS)
+    assert waits == [1, 2, 4, 8, 16] and len(site.log) == transport.ATTEMPTS
+    transport._wait(20)
+    assert waits[-1] == 60
+
+
+def test_waits_are_short_again_when_bytes_came(tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(transport, "BACKOFF", 1.0)
+    monkeypatch.setattr(transport.time, "sleep", waits.append)
+    with http_site(files={"/a": CONTENT}, statuses=[500, 500, 500, 200, 500], cut_after=[1_000_000]) as site:
+        download(RemoteFile("a", f"{site.address}/a"), tmp_path / "a", ACCESS)
+    assert waits == [1, 2, 4, 1, 1] and (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_progress_is_said_in_bytes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(transport._Progress.__init__, "__defaults__", (0.0,))
+    with http_site(files={"/a": CONTENT}) as site:
+        download(RemoteFile("folder/a", f"{site.address}/a"), tmp_path / "a", ACCESS)
+    said = re.findall(r"^\d\d:\d\d:\d\d folder/a: ([\d.]+) ([kM]?)B of 3\.0 MB$", capsys.readouterr().err, re.MULTILINE)
+    done = [float(number) * {"": 1, "k": 1e3, "M": 1e6}[unit] for number, unit in said]
+    assert len(done) > 10 and done == sorted(done) and done[-1] == 3e6
+
+
+def test_what_only_a_size_is_known_of_is_said_to_be_unverified(tmp_path, capsys):
+    with http_site(files={"/a": CONTENT}) as site:
+        download(RemoteFile("a", f"{site.address}/a"), tmp_path / "a", ACCESS)
+        assert "a: has no published checksum; only its size is verified" in capsys.readouterr().err
+        download(RemoteFile("b", f"{site.address}/a", md5=hashlib.md5(CONTENT).hexdigest()), tmp_path / "b", ACCESS)
+    assert capsys.readouterr().err == ""
+
+
+# --- S3 ----------------------------------------------------------------------------------------------------------
+
+BUCKET = "natural-scenes-dataset"
+IN_BUCKET = f"s3://{BUCKET}/a"
+
+
+def test_s3_that_cuts_and_is_busy_is_continued(tmp_path, monkeypatch):
+    with http_site(files={f"/{BUCKET}/a": CONTENT}, statuses=[500, 503], cut_after=[1_000_000, 700_000]) as site:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.address)
+        download(RemoteFile("a", IN_BUCKET), tmp_path / "a", ACCESS)
+        starts = [int(asked.removeprefix("bytes=").rstrip("-")) for *_, asked in site.log if asked]
+    assert len(starts) == 2 and 900_000 < starts[0] < starts[1] < 1_700_000
+    assert (tmp_path / "a").read_bytes() == CONTENT and left(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(("behaviour", "words"), [({"always": 404}, "has no such file"), ({"always": 500}, "failed 6 times"), ({"always": 403}, ACCESS)])
+def test_s3_that_refuses_is_one_line(tmp_path, monkeypatch, behaviour, words):
+    with http_site(files={f"/{BUCKET}/a": CONTENT}, **behaviour) as site, pytest.raises(InputError, match=words) as caught:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.address)
+        download(RemoteFile("a", IN_BUCKET), tmp_path / "a", ACCESS)
+    assert "\n" not in str(caught.value) and left(tmp_path) == []
+
+
+def test_a_part_from_s3_that_was_whole_already_is_not_fetched_again(tmp_path, monkeypatch):
+    (tmp_path / "a.part").write_bytes(CONTENT)
+    with http_site(files={f"/{BUCKET}/a": CONTENT}) as site:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.address)
+        download(RemoteFile("a", IN_BUCKET), tmp_path / "a", ACCESS)
+        assert [asked for *_, asked in site.log] == [f"bytes={len(CONTENT) - 1}-"]
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [3_000_000, 5 << 20, 12_000_000])
+def test_a_flipped_bit_of_what_was_uploaded_in_parts_is_found(tmp_path, monkeypatch, capsys, size):
+    content = np.random.default_rng(1).bytes(size)
+    flipped = bytearray(content[: size * 2 // 3])
+    flipped[size // 2] ^= 1
+    with s3_site({BUCKET: {"a": content}}, part=5 << 20) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        capsys.readouterr()
+        download(RemoteFile("a", IN_BUCKET), tmp_path / "a", ACCESS)
+        assert (tmp_path / "a").read_bytes() == content and "only its size" not in capsys.readouterr().err
+        (tmp_path / "b.part").write_bytes(flipped)  # damaged on the way, then cut
+        with pytest.raises(InputError, match=r"has the MD5 .* it was damaged on the way and is deleted, run again to get it anew"):
+            download(RemoteFile("b", IN_BUCKET), tmp_path / "b", ACCESS)
+        assert left(tmp_path) == ["a"]
+        download(RemoteFile("b", IN_BUCKET), tmp_path / "b", ACCESS)
+    assert (tmp_path / "b").read_bytes() == content
+
+
+def test_parts_of_unknown_size_are_not_verified_and_that_is_said(tmp_path, monkeypatch, capsys):
+    with s3_site({BUCKET: {"a": CONTENT}}, part=5 << 20) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setattr(transport, "_part_size", lambda *_: None)
+        download(RemoteFile("a", IN_BUCKET), tmp_path / "a", ACCESS)
+    assert (tmp_path / "a").read_bytes() == CONTENT and "only its size is verified" in capsys.readouterr().err
+
+
 def test_two_processes_that_need_the_same_file_get_it_once(tmp_path):
     with http_site(files={"/a": CONTENT}) as site:
         threads = [threading.Thread(target=download, args=(RemoteFile("a", f"{site.address}/a"), tmp_path / "a", ACCESS)) for _ in range(4)]
@@ -271,6 +367,22 @@ def test_access_denied_says_where_to_sign(tmp_path, monkeypatch, source, words):
     assert not (tmp_path / "m.json").exists()
 
 
+def test_a_data_set_that_is_denied_leaves_the_others_unharmed(tmp_path, monkeypatch):
+    god = {"source": "god", "training_subjects": ["Subject1", "Subject2"], "root": str(tmp_path / "god")}
+    study = study_of(god=god, nsd=NSD | {"root": str(tmp_path / "nsd")})
+    with http_site(files={"/Subject1.h5": CONTENT, "/Subject2.h5": CONTENT[:9]}) as open_site, http_site(always=403) as denied:
+        monkeypatch.setenv("UNIMIND_MIRROR_GOD", open_site.address)
+        monkeypatch.setenv("UNIMIND_MIRROR_NSD", denied.address)
+        fetch(study, dataset="god", subject="Subject1", out=tmp_path / "1.json")
+        before = (tmp_path / "1.json").read_bytes()
+        with pytest.raises(InputError, match="access denied"):
+            fetch(study, dataset="nsd", subject="subj01", out=tmp_path / "nsd.json")
+        fetch(study, dataset="god", subject="Subject2", out=tmp_path / "2.json")
+    assert (tmp_path / "1.json").read_bytes() == before and (tmp_path / "god" / "Subject1.h5").read_bytes() == CONTENT
+    assert (tmp_path / "god" / "Subject2.h5").read_bytes() == CONTENT[:9] and (tmp_path / "2.json").exists()
+    assert not (tmp_path / "nsd.json").exists() and not [path for path in (tmp_path / "nsd").rglob("*") if path.is_file()]
+
+
 HCP = {"source": "hcp", "subjects": ["100307"], "runs": ["rfMRI_REST1_LR"]}
 ANY = {"source": "arrays", "training_subjects": ["s"], "responses": "r.npy", "images": "i.npy"}
 
@@ -339,6 +451,29 @@ def test_list_without_a_network_still_lists(tmp_path, monkeypatch, capsys):
 def test_agreements_are_named_for_data_that_are_not_here(tmp_path):
     study = study_of({**HCP, "root": str(tmp_path / "none")}, nsd=NSD | {"root": str(tmp_path / "none")}, own=ANY | {"root": str(tmp_path)})
     assert [line.split(" ")[0] for line in agreements(study)] == ["nsd", "unpaired"]
+
+
+def test_agreements_are_named_until_every_file_is_here(tmp_path, monkeypatch):
+    study = study_of(nsd=NSD | {"root": str(tmp_path / "nsd")})
+    with http_site(always=403) as site, pytest.raises(InputError):
+        monkeypatch.setenv("UNIMIND_MIRROR_NSD", site.address)
+        fetch(study, dataset="nsd", subject="subj01", out=tmp_path / "m.json")
+    assert len(agreements(study)) == 1
+    files = list(nsd_files())
+    for path in files:
+        (tmp_path / "nsd" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nsd" / path).touch()
+    assert agreements(study) == []
+    (tmp_path / "nsd" / files[-1]).rename(tmp_path / "nsd" / f"{files[-1]}.part")
+    assert [line.split(";")[0] for line in agreements(study)] == ["nsd (Natural Scenes Dataset): needs the NSD Data Access Agreement"]
+
+
+def test_the_open_part_of_god_needs_no_agreement(tmp_path):
+    study = study_of(god={"source": "god", "training_subjects": ["Subject1"], "root": str(tmp_path / "god")})
+    (tmp_path / "god" / "images").mkdir(parents=True)
+    assert [line.split(" ")[0] for line in agreements(study)] == ["god"]
+    (tmp_path / "god" / "images" / "n01443537_22563.JPEG").touch()
+    assert agreements(study) == []
 
 
 def test_the_command_line_ends_with_two_and_one_line(tmp_path, monkeypatch, capsys):

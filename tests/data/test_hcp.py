@@ -2,6 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 from data_studies import SMALL, manifest, study_with
+from layouts import write_cifti
 from nibabel.cifti2 import BrainModelAxis, SeriesAxis
 
 from unimind.data.prepare_unpaired import prepare_unpaired, windows
@@ -83,6 +84,60 @@ def test_samples_are_zscored_means_of_windows(rest, tmp_path):
         np.testing.assert_allclose(unpaired.read(slice(None)), np.concatenate(expected), atol=1e-3)
         assert unpaired.roi_names == ["V1", "V2", "V3", "V4"] and np.bincount(unpaired.roi).tolist() == [1618, 1220, 684, 661]
         assert unpaired.attributes["order"] == "area, then surface order" and unpaired.protocol["window"] == 5
+
+
+def test_runs_of_an_independent_writer(tmp_path):
+    """Every prepared value is that of the grayordinate and the windows written; the axes are nibabel's, the cortices of 32k_fs_LR."""
+    root, random = tmp_path / "hcp", np.random.default_rng(6)
+    files, expected = [], []
+    for run in RUNS:
+        volumes = random.normal(10_000, 30, (25, 91282)).astype(np.float32)
+        path = root / f"HCP_1200/100307/MNINonLinear/Results/{run}/{run}_Atlas_MSMAll_hp2000_clean.dtseries.nii"
+        write_cifti(path, volumes)
+        files.append(path)
+        means = volumes[:, np.concatenate(visual_columns())].astype(float).reshape(5, 5, -1).mean(1)
+        expected.append((means - means.mean(0)) / means.std(0))
+    study = study_of(root, "hcp")
+    assert [root / file.path for file in HcpSource(study, root).files("100307")] == files
+    prepare_unpaired(study, "100307", manifest(root, files, tmp_path / "m.json"), tmp_path / "u.h5")
+    with read_unpaired(tmp_path / "u.h5") as unpaired:
+        np.testing.assert_allclose(unpaired.read(slice(None)), np.concatenate(expected), atol=1e-4)
+        assert np.repeat(unpaired.roi_names, np.bincount(unpaired.roi)).tolist() == ["V1"] * 1618 + ["V2"] * 1220 + ["V3"] * 684 + ["V4"] * 661
+
+
+def test_cortices_the_other_way_round_are_refused(tmp_path):
+    write_cifti(tmp_path / "run.dtseries.nii", np.zeros((2, 91282), np.float32), left=29716, right=29696)
+    with pytest.raises(InputError, match=r"\[29716, 29696\] of them cortical; the Glasser map has 91282, \[29696, 29716\]"):
+        read_run(tmp_path / "run.dtseries.nii", np.arange(3))
+
+
+def test_damaged_runs_and_what_was_kept_of_them_are_refused_in_one_line(tmp_path):
+    study = study_of(tmp_path, "hcp", runs=RUNS[:1], drop_original=True)
+    run = tmp_path / HcpSource(study, tmp_path).files("100307")[0].path
+    write_cifti(run, np.ones((4, 91282), np.float32))
+    whole = run.read_bytes()
+
+    def refused(path, content):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="delete it and fetch the unpaired subject again") as caught:
+            HcpSource(study, tmp_path).runs("100307").read(RUNS[0])
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+    for damaged in (
+        whole[:-1000],
+        whole[:500],
+        b"",
+        bytes([whole[0] ^ 0xFF]) + whole[1:],
+        whole.replace(b"<CIFTI", b"<CIFTA", 1),
+        whole.replace(b"<Matrix>", b"<Matri>>", 1),
+    ):
+        refused(run, damaged)
+    run.write_bytes(whole)
+    assert (HcpSource(study, tmp_path).runs("100307").read(RUNS[0]) == 1).all() and not run.exists()
+    (kept,) = run.parent.glob("*.npz")
+    whole = kept.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]):
+        refused(kept, damaged)
 
 
 def test_windows():

@@ -1,20 +1,26 @@
-"""NSD's reader against files of NSD's own form: the embedded study's writer, and hand-made corruptions of what it wrote."""
+"""NSD's reader against files of NSD's own form: the embedded study's writer, an independent one, and hand-made corruptions of what was written."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import h5py
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from data_studies import small_study, study_with
+from data_studies import manifest, small_study, study_with
+from layouts import write_nsd_design, write_nsd_volumes
 from scipy.io import loadmat, savemat
 
 from unimind.data.sources import nsd
 from unimind.data.sources.base import DROP, TEST, TRAIN
 from unimind.data.sources.nsd import NsdSource
 from unimind.data.sources.simulated import simulate
+from unimind.data.stimuli import stimuli
 from unimind.errors import InputError
+from unimind.study import resolved
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +55,11 @@ def rewrite(path, values):
     nibabel.Nifti1Image(values, nibabel.load(path).affine).to_filename(path)
 
 
-def to_hdf5(root, chunks=True):
+def to_hdf5(root, chunks=True, **options):
     for number in (1, 2):
         values = volume(folder(root) / f"betas_session{number:02d}.nii.gz")
         with h5py.File(folder(root) / f"betas_session{number:02d}.hdf5", "w") as file:
-            file.create_dataset("betas", data=values.T, chunks=(values.shape[3], 1, 1, 1) if chunks else None)
+            file.create_dataset("betas", data=values.T, chunks=(values.shape[3], 1, 1, 1) if chunks else None, **options)
 
 
 def test_every_trial_has_the_betas_and_the_picture_of_the_files(written):
@@ -123,6 +129,79 @@ def test_fewer_sessions_leave_fewer_shared_images_to_test_on(written):
     assert (subject.trials.split == TEST).sum() == 3 * (counts == 3).sum()
     assert (subject.trials.split == DROP).sum() == counts[counts < 3].sum()
     assert subject.protocol["sessions"] == 1 and (source(written, sessions=1, test_repeats=1).subject("subj01").trials.split != DROP).all()
+
+
+@pytest.fixture(scope="module")
+def forty_sessions(tmp_path_factory):
+    """All 30000 trials of a subject over a volume of 24 voxels."""
+    root = tmp_path_factory.mktemp("forty")
+    shown, shared = write_nsd_design(root)
+    betas = np.random.default_rng(1).integers(-3000, 3000, (40, 750, 2, 3, 4)).astype(np.int16)
+    roi = np.random.default_rng(2).integers(-1, 2, (2, 3, 4))
+    write_nsd_volumes(root, betas, roi)
+    return root, shown, shared, betas, roi
+
+
+@pytest.mark.parametrize(("name", "tests", "sessions"), [("982/37", 982, 37), ("1000/40", 1000, 40)])
+def test_protocols_by_name(forty_sessions, name, tests, sessions):
+    root, shown, shared, betas, roi = forty_sessions
+    subject = source(root, sessions=name, form="hdf5").subject("subj01")
+    split, shown = subject.trials.split, shown[: 750 * sessions]
+    assert list(subject.trials.stimulus) == [f"nsd{picture:05d}" for picture in shown]
+    assert len(np.unique(shown[split == TEST])) == tests and set(shown[split == TEST]) <= set(shared)
+    assert (np.unique(shown[split == TEST], return_counts=True)[1] == 3).all()
+    assert np.array_equal(split == TRAIN, ~np.isin(shown, shared)) and subject.protocol["protocol"] == name
+    for found, expected in zip(subject.trials.responses(), betas[:sessions], strict=True):
+        assert np.array_equal(found, expected[:, roi > 0].astype(np.float32) / np.float32(300))
+
+
+def test_a_protocol_that_does_not_hold_is_refused(forty_sessions, tmp_path):
+    root = forty_sessions[0]
+    assert source(root, sessions=37, form="hdf5").subject("subj01").protocol["protocol"] == "982/37"
+    write_nsd_design(tmp_path, late=20)
+    with pytest.raises(InputError, match=r"sessions: 982/37 does not hold for subj01, who has 980 test images in 37 sessions; give `sessions: 37`"):
+        source(tmp_path, sessions="982/37", form="hdf5").subject("subj01")
+    with pytest.raises(InputError, match="sessions: 982/37 tests on images seen three times; leave test_repeats out"):
+        source(root, sessions="982/37", test_repeats=2)
+
+
+PREPARE_TWICE = """
+import sys
+from pathlib import Path
+from unimind.data.prepare import prepare
+from unimind.study import read_study
+
+for sessions in (4, 10):
+    folder = Path(sys.argv[1])
+    study, pictures = read_study(folder / f"{sessions}.json"), folder / "stimuli.h5"
+    prepare(study, "sim", "subj01", folder / f"{sessions}.manifest", pictures, [pictures], folder / "out.h5")
+    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process's memory is read from /proc")
+@pytest.mark.parametrize("form", ["nifti", "hdf5"])
+def test_memory_does_not_grow_with_the_number_of_sessions(tmp_path, form):
+    root, trials, shape = tmp_path / "nsd", 240, (32, 32, 32)
+    write_nsd_design(root, 10, trials, shared=50, late=0, ids=900)
+    session = np.random.default_rng(3).integers(0, 4, (trials, *shape)).astype(np.int16)
+    session[:, ::2] = 0  # packs quickly
+    roi = np.zeros(shape, np.int16)
+    roi[1::2] = 1
+    write_nsd_volumes(root, [session] * 10, roi)
+    (root / nsd.PICTURES).parent.mkdir(parents=True)
+    with h5py.File(root / nsd.PICTURES, "w") as file:
+        file["imgBrick"] = np.random.default_rng(4).integers(0, 256, (900, 4, 4, 3), np.uint8)
+    for sessions in (4, 10):
+        reader = source(root, sessions=sessions, form=form, test_repeats=1, roi_labels=False)
+        (tmp_path / f"{sessions}.json").write_text(json.dumps(resolved(reader.study)))
+        manifest(root, [root / file.path for file in reader.files("subj01")], tmp_path / f"{sessions}.manifest")
+    stimuli(reader.study, "sim", None, manifest(root, [root / nsd.PICTURES], tmp_path / "p.manifest"), tmp_path / "stimuli.h5")
+    done = subprocess.run([sys.executable, "-c", PREPARE_TWICE, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    few, many = (int(line) / 1000 for line in done.stdout.split())  # MB
+    further = 6 * trials * (roi > 0).sum() * 4 / 1e6  # what six more sessions hold, of the ROI alone
+    assert further > 90 and many - few < further / 3 and many < 1000
 
 
 def test_files_of_nsd_itself():
@@ -209,6 +288,63 @@ def test_damaged_files_are_refused_in_one_line(bucket, damage, said):
     with pytest.raises(InputError) as error:
         list(source(bucket).subject("subj01").trials.responses())
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def hdf5_truncated(path):
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def hdf5_of_nothing(path):
+    path.write_bytes(b"")
+
+
+def hdf5_without_betas(path):
+    with h5py.File(path, "w") as file:
+        file["other"] = np.zeros(3)
+
+
+def hdf5_with_a_group(path):
+    with h5py.File(path, "w") as file:
+        file["betas/inner"] = np.zeros(3)
+
+
+def hdf5_flipped(path):
+    with h5py.File(path) as file:
+        chunk = file["betas"].id.get_chunk_info(file["betas"].id.get_num_chunks() // 2)
+    flip(path, chunk.byte_offset + chunk.size // 2)
+
+
+def hdf5_flipped_head(path):
+    flip(path, 0)
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [hdf5_truncated, hdf5_of_nothing, hdf5_without_betas, hdf5_with_a_group, hdf5_flipped, hdf5_flipped_head])
+def test_damaged_hdf5_betas_are_refused_in_one_line(bucket, damage):
+    to_hdf5(bucket, chunks=False, compression="gzip")
+    damage(folder(bucket) / "betas_session02.hdf5")
+    with pytest.raises(InputError, match="betas_session02.hdf5: not readable betas .*; delete it and fetch sim again") as error:
+        list(source(bucket, form="hdf5").subject("subj01").trials.responses())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [hdf5_truncated, hdf5_without_betas, hdf5_flipped])
+def test_damaged_pictures_are_refused_in_one_line(bucket, damage):
+    with h5py.File(bucket / nsd.PICTURES, "r+") as file:
+        images = file["imgBrick"][:]
+        del file["imgBrick"]
+        file.create_dataset("imgBrick", data=images, chunks=(41, *images.shape[1:]), compression="gzip")
+        if damage is hdf5_flipped:
+            file["betas"] = h5py.SoftLink("/imgBrick")
+    damage(bucket / nsd.PICTURES)
+    with pytest.raises(InputError, match="nsd_stimuli.hdf5: not (a )?readable .*; delete it and fetch sim again") as error:
+        list(source(bucket).stimuli(None, 32))
+    assert "\n" not in str(error.value)
 
 
 def test_a_disagreement_names_the_row(bucket):

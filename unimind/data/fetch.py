@@ -18,11 +18,12 @@ from unimind.study import Study
 
 @dataclass(frozen=True)
 class Access:
-    """How one gets a data set's files: what is to be agreed to, and where."""
+    """How one gets a data set's files: what is to be agreed to, and where; whether for all of them, or those one must put in place oneself."""
 
     title: str
     agreement: str | None
     hint: str
+    partly_open: bool = False
 
 
 #: By source. `config/datasets.tsv` lists the same with addresses and sizes.
@@ -36,6 +37,7 @@ ACCESS = {
         "Generic Object Decoding",
         "the request for the stimulus pictures",
         "the fMRI is open, the stimulus pictures are given on request: https://forms.gle/ujvA34948Xg49jdn9",
+        partly_open=True,
     ),
     "bold5000": Access(
         "BOLD5000, release 2",
@@ -106,17 +108,28 @@ def fetch(
 
 
 def agreements(study: Study) -> list[str]:
-    """One line for each data set of the study whose files are not all there and that is not open to everybody."""
-    sources: dict[str, str] = {name: section.source for name, section in study.datasets.items()}
-    if study.unpaired is not None:
-        sources["unpaired"] = study.unpaired.source
+    """One line for each data set of the study that lacks a file which is not open to everybody."""
     lines = []
-    for name, source in sources.items():
-        root = Path(study.unpaired_root() if name == "unpaired" else study.root(name))
+    for name, source in _sources(study).items():
         access = ACCESS[source]
-        if access.agreement and not root.is_dir():
+        if access.agreement and _lacks(study, name, access):
             lines.append(f"{name} ({access.title}): needs {access.agreement}; {access.hint}")
     return lines
+
+
+def _sources(study: Study) -> dict[str, str]:
+    """Source of every data set, and of the fMRI without pictures."""
+    return {**{name: section.source for name, section in study.datasets.items()}, **({"unpaired": study.unpaired.source} if study.unpaired else {})}
+
+
+def _lacks(study: Study, name: str, access: Access) -> bool:
+    unpaired = name == "unpaired"
+    try:
+        needs = list(_needs(study, None if unpaired else name, None, False, unpaired))
+    except InputError:  # the job that needs the files says it
+        return False
+    files = ((need, file) for need in needs for file in need.files if not (access.partly_open and file.address))
+    return any(not below(need.root, file.path).is_file() for need, file in files)
 
 
 def _known(study: Study, dataset: str | None, subject: str | None, unpaired: bool) -> None:
@@ -231,7 +244,7 @@ def _print_list(study: Study, dataset: str | None, subject: str | None, stimuli:
             print(f"{need.dataset}\t{file.path}\t{'?' if size is None else size}\t{state}")
             count, there, missing = sums[need.dataset]
             sums[need.dataset] = (count + 1, there + (size or 0) * here, missing + (size or 0) * (not here))
-    names = {**{name: section.source for name, section in study.datasets.items()}, **({"unpaired": study.unpaired.source} if study.unpaired else {})}
+    names = _sources(study)
     for name, (count, there, missing) in sums.items():
         access = ACCESS[names[name]]
         if names[name] == "simulated":

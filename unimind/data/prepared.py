@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unimind.data.hdf5 import NewFile
 from unimind.data.sources.base import TEST, TRAIN, VALIDATION, Stimulus
 from unimind.errors import InputError
 from unimind.storage import whole_file
@@ -252,12 +253,13 @@ def read_unpaired(path: str | Path) -> UnpairedSubject:
     return UnpairedSubject(path)
 
 
-def _write_common(file: h5py.File, blocks: Iterable[NDArray], rows: int, n_voxels: int, attributes: Mapping[str, Any], voxel: Mapping[str, Any]) -> None:
+def _write_common(file: NewFile, blocks: Iterable[NDArray], rows: int, n_voxels: int, attributes: Mapping[str, Any], voxel: Mapping[str, Any]) -> None:
     chunk = max(1, min(rows, _CHUNK // (4 * n_voxels)))
     target = file.create_dataset("responses", (rows, n_voxels), np.float32, chunks=(chunk, n_voxels))
     start = 0
     for block in blocks:
         target[start : start + len(block)] = block
+        file.check()
         start += len(block)
     if start != rows:
         raise ValueError(f"{start} rows of responses written, {rows} announced")
@@ -319,7 +321,7 @@ def write_prepared(
     }  # fmt: skip
     voxel = {"xyz": xyz, "roi": roi, "roi_names": roi_names, "noise_ceiling": noise_ceiling, "stored": stored}
     with whole_file(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with NewFile(temporary) as file:
             file["stimulus"] = stimulus
             file["session"] = np.asarray(session, np.int32)
             file["repeat"] = np.asarray(count_repeats(stimulus) if repeat is None else repeat, np.int32)
@@ -350,7 +352,7 @@ def write_unpaired(
         "protocol": dict(protocol or {}), "sources": dict(sources or {}),
     }  # fmt: skip
     with whole_file(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with NewFile(temporary) as file:
             _write_common(file, blocks, n_samples, n_voxels, attributes, {"roi": roi, "roi_names": roi_names, "stored": stored})
         UnpairedSubject(temporary).close()
 
@@ -435,7 +437,7 @@ def write_stimuli(path: str | Path, stimuli: Iterable[Stimulus], count: int, siz
     """
     if not count:
         raise InputError(f"{path}: no pictures to write; check where the data set's pictures are")
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(path) as temporary, NewFile(temporary) as file:
         images = file.create_dataset("images", (count, size, size, 3), np.uint8, chunks=(1, size, size, 3), compression="lzf")
         ids: list[str] = []
         hashes: list[str] = []
@@ -444,6 +446,7 @@ def write_stimuli(path: str | Path, stimuli: Iterable[Stimulus], count: int, siz
             if len(ids) == count:
                 raise InputError(f"{path}: more pictures than the {count} announced; check where the data set's pictures are")
             images[len(ids)] = stimulus.image
+            file.check()
             ids.append(stimulus.id)
             hashes.append(stimulus.sha256)
             test.append(stimulus.test)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from unimind.data.sources.base import RemoteFile
@@ -19,6 +19,7 @@ from unimind.errors import InputError
 from unimind.progress import say
 
 PIECE = 1 << 16  # what a cut may cost
+_BLOCK = 1 << 20
 ATTEMPTS = 6  # in a row without a new byte
 BACKOFF = 1.0  # seconds before the second attempt; doubles each time, at most a minute
 TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
@@ -46,7 +47,8 @@ class _Stream:
     total: int | None
     tag: str | None
     pieces: Iterator[bytes]
-    md5: str | None = None
+    md5: str | None = None  # of the file, or of its parts as S3 writes it (`verify`)
+    part: int | None = None  # bytes of a part
 
 
 def human(count: float) -> str:
@@ -175,7 +177,7 @@ def _only_one(part: Path) -> Iterator[None]:
 def _fill(file: RemoteFile, target: Path) -> None:
     part, tag_file = _part(target), target.with_name(target.name + ".part.tag")
     best, attempt = part.stat().st_size if part.exists() else 0, 0
-    md5 = file.md5
+    md5, part_size = file.md5, None
     with _Progress(file.path) as progress:
         while True:
             try:
@@ -186,7 +188,7 @@ def _fill(file: RemoteFile, target: Path) -> None:
                 if total is not None and stream.total is not None and total != stream.total:
                     what = f"{_host(file)} offers {stream.total} bytes, {total} are published"
                     raise InputError(f"{file.path}: {what}; the file there is another one or damaged, try another mirror")
-                md5 = file.md5 or stream.md5
+                md5, part_size = (file.md5, None) if file.md5 else (stream.md5, stream.part)
                 _check_space(file, target, (total or 0) - stream.start)
                 if stream.tag:
                     tag_file.write_text(stream.tag)
@@ -208,18 +210,24 @@ def _fill(file: RemoteFile, target: Path) -> None:
                 if attempt >= ATTEMPTS:
                     raise
                 say(f"{file.path}: {failure}; trying again")
-                _wait(attempt)
-    wrong = verify(part, file, total, md5)
+                _wait(max(0, attempt - 1))
+    wrong = verify(part, file, total, md5, part_size)
     if wrong:
         part.unlink()
         tag_file.unlink(missing_ok=True)
         raise InputError(f"{file.path}: {wrong}; it was damaged on the way and is deleted, run again to get it anew")
+    if not (file.sha256 or md5):
+        say(f"{file.path}: has no published checksum; only its size is verified")
     os.replace(part, target)
     tag_file.unlink(missing_ok=True)
 
 
-def verify(path: Path, file: RemoteFile, total: int | None = None, md5: str | None = None) -> str | None:
-    """What is wrong with a file's size or checksum, in words; None where nothing is known to be wrong."""
+def verify(path: Path, file: RemoteFile, total: int | None = None, md5: str | None = None, part: int | None = None) -> str | None:
+    """What is wrong with a file's size or checksum, in words; None where nothing is known to be wrong.
+
+    With `part`, `md5` is that of the MD5s of all parts of so many bytes, then `-` and their number: the ETag that S3 gives
+    to what was uploaded in parts.
+    """
     total = file.bytes if file.bytes is not None else total
     size = path.stat().st_size
     if total is not None and size != total:
@@ -227,10 +235,24 @@ def verify(path: Path, file: RemoteFile, total: int | None = None, md5: str | No
     for kind, expected in (("sha256", file.sha256), ("md5", md5 or file.md5)):
         if expected:
             with open(path, "rb") as stream:
-                found = hashlib.file_digest(stream, kind).hexdigest()
+                found = _md5_of_parts(stream, part) if kind == "md5" and part else hashlib.file_digest(stream, kind).hexdigest()
             if found != expected.lower():
                 return f"has the {kind.upper()} {found[:12]}... instead of {expected[:12]}..."
     return None
+
+
+def _md5_of_parts(stream: BinaryIO, part: int) -> str:
+    sums: list[bytes] = []
+    piece = stream.read(min(part, _BLOCK))
+    while piece:
+        digest, left = hashlib.md5(), part
+        while piece:
+            digest.update(piece)
+            left -= len(piece)
+            piece = stream.read(min(left, _BLOCK))
+        sums.append(digest.digest())
+        piece = stream.read(min(part, _BLOCK))
+    return f"{hashlib.md5(b''.join(sums)).hexdigest()}-{len(sums)}"
 
 
 def _check_space(file: RemoteFile, target: Path, needed: int) -> None:
@@ -326,9 +348,10 @@ def _open_s3(address: str, have: int, tag: str | None) -> _Stream:
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
     bucket, key = _bucket_and_key(address)
-    asked = ({"Range": f"bytes={have}-"} | ({"IfMatch": tag} if tag else {})) if have else {}
+    asked = ({"Range": f"bytes={have - 1}-"} | ({"IfMatch": tag} if tag else {})) if have else {}  # the last byte again: there is always one to send
+    client = _s3(bucket)
     try:
-        answer = _s3(bucket).get_object(Bucket=bucket, Key=key, **asked)
+        answer = client.get_object(Bucket=bucket, Key=key, **asked)
     except (NoCredentialsError, PartialCredentialsError):
         raise Denied("no AWS keys in the environment or the AWS profile") from None
     except ClientError as error:
@@ -342,9 +365,12 @@ def _open_s3(address: str, have: int, tag: str | None) -> _Stream:
         raise Passing(code or _plain(error)) from None
     except BotoCoreError as error:
         raise Passing(_plain(error)) from None
+    start = have - 1 if "ContentRange" in answer else 0
+    total = start + int(answer["ContentLength"])
     found = answer.get("ETag", "")
-    bare = found.strip('"')
-    plain = re.fullmatch(r"[0-9a-f]{32}", bare) and answer.get("ServerSideEncryption") in (None, "AES256")  # then the tag is the MD5
+    summed = re.fullmatch(r'"?([0-9a-f]{32}(?:-(\d+))?)"?', found) if answer.get("ServerSideEncryption") in (None, "AES256") else None
+    part = _part_size(client, bucket, key, int(summed[2]), total) if summed and summed[2] else None
+    md5 = summed[1] if summed and (part or not summed[2]) else None
 
     def pieces() -> Iterator[bytes]:
         try:
@@ -352,8 +378,18 @@ def _open_s3(address: str, have: int, tag: str | None) -> _Stream:
         except (BotoCoreError, OSError) as error:
             raise Passing(_plain(error)) from None
 
-    start = have if "ContentRange" in answer else 0
-    return _Stream(start, start + int(answer["ContentLength"]), found or None, pieces(), bare if plain else None)
+    return _Stream(start, total, found or None, pieces(), md5, part)
+
+
+def _part_size(client: Any, bucket: str, key: str, parts: int, total: int) -> int | None:
+    """Bytes of every part but the last of what was uploaded in parts; None where the server does not say, or they differ."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        first, last = (int(client.head_object(Bucket=bucket, Key=key, PartNumber=number)["ContentLength"]) for number in (1, parts))
+    except (BotoCoreError, ClientError):
+        return None
+    return first if last <= first and first * (parts - 1) + last == total else None
 
 
 class _Progress:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import torch
 
+from unimind.data.hdf5 import NewFile
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.progress import track
 from unimind.storage import file_hash, whole_file
@@ -20,7 +21,7 @@ def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     embedder, coder = load_embedding(embedding).to(device), load_autoencoder(autoencoder).to(device)
     size = study.evaluation.batch_size if device.type == "cuda" else min(study.evaluation.batch_size, AT_ONCE)
-    with h5py.File(stimuli) as source, whole_file(out) as temporary, h5py.File(temporary, "w") as target:
+    with h5py.File(stimuli) as source, whole_file(out) as temporary, NewFile(temporary) as target:
         images = source["images"]
         for start in track(range(0, len(images), size), f"embedding {len(images)} pictures", total=-(-len(images) // size)):
             batch = torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).to(device).float() / 255
@@ -31,6 +32,7 @@ def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: 
                 target.create_dataset("latent", (len(images), *latents.shape[1:]), np.float32, chunks=(1, *latents.shape[1:]))
             target["embedding"][start : start + len(vectors)] = vectors
             target["latent"][start : start + len(latents)] = latents
+            target.check()
         target.attrs["embedding_network"] = embedder.name
         target.attrs["embedding_sha256"] = file_hash(embedding / "model.safetensors")
         target.attrs["autoencoder_network"] = coder.name

@@ -1,16 +1,16 @@
 """Arrays and volumes in the files people keep them in: .npy, .npz, .h5, .mat, NIfTI."""
 
 import functools
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.sources.base import reading
 from unimind.errors import InputError
 
+AGAIN = "if it was downloaded, delete it and get it again"
 ARRAY_ENDINGS = frozenset({".npy", ".npz", ".h5", ".hdf5", ".mat"})
 _SLAB = 64 * 1024 * 1024  # bytes of volumes in memory at once
 
@@ -29,7 +29,7 @@ def read_array(path: Path, key: str | None, part: Any = ()) -> Any:
 
     if not path.exists():
         raise missing(path)
-    try:
+    with reading(path, f"a readable {path.suffix} file", AGAIN):
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         elif path.suffix == ".npz":
@@ -38,8 +38,6 @@ def read_array(path: Path, key: str | None, part: Any = ()) -> Any:
             array = _matlab(path, key)
         else:
             return _hdf5(path, key, part)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable {path.suffix} file ({' '.join(str(error).split())}); if it was downloaded, get it again") from None
     return array[part] if part != () else array
 
 
@@ -98,25 +96,21 @@ def open_nifti(path: Path) -> Any:
 
     if not path.exists():
         raise missing(path)
-    try:
+    with reading(path, "a readable NIfTI file", AGAIN):
         return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({error})") from None
 
 
 def masked_volumes(path: Path, where: tuple[NDArray[np.integer], ...]) -> NDArray[np.float32]:
     """Voxels at the indices `where` of every volume of a 4-D NIfTI file, read front to back: float32 (n_volumes, n_voxels)."""
     import nibabel
 
-    try:
+    with reading(path, "a whole NIfTI file", AGAIN):
         image: Any = nibabel.load(path, keep_file_open=True)
         proxy = image.dataobj
         volumes = np.empty((proxy.shape[3], len(where[0])), np.float32)
         step = max(1, _SLAB // (8 * int(np.prod(proxy.shape[:3]))))
         for start in range(0, len(volumes), step):
             volumes[start : start + step] = np.asanyarray(proxy[..., start : start + step])[where].T
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: damaged ({error}); get it again") from None
     return volumes
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.arrayfile import ARRAY_ENDINGS, array_shape, masked_volumes, open_nifti, read_array, read_text
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials
+from unimind.data.sources.arrayfile import AGAIN, ARRAY_ENDINGS, array_shape, masked_volumes, open_nifti, read_array, read_text
+from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
 from unimind.data.sources.pictures import Pictures, natural, pictures_in
 from unimind.errors import InputError
 from unimind.progress import say
@@ -333,7 +333,8 @@ class ArraysSource:
             raise InputError(f"datasets.{self.dataset}.mask: missing; NIfTI responses need a mask or atlas on their grid")
         mask_path = self._path(section.mask, subject)
         mask = open_nifti(mask_path)
-        labels = np.asarray(mask.dataobj).squeeze()
+        with reading(mask_path, "a readable NIfTI file", AGAIN):
+            labels = np.asarray(mask.dataobj).squeeze()
         if labels.ndim != 3:
             raise InputError(f"{mask_path}: {labels.ndim} axes; expected a mask of three")
         for path in files:

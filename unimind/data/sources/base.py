@@ -4,6 +4,7 @@ A source knows which files a subject needs, and turns files as distributed into 
 neither normalisation nor validation nor voxel order; those are the same for every data set (`unimind.data.prepare`).
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unimind.errors import InputError
 
 #: Splits of a trial as stored in prepared files.
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -186,6 +189,31 @@ def to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(pixels[top : top + side, left : left + side])
     return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+@contextlib.contextmanager
+def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
+    """Say in one line that a file is damaged, whatever the library that reads it makes of the damage.
+
+    Libraries raise nearly everything on flipped bits, from `OSError` to `AttributeError`: only calls that read belong in
+    the block. Missing permission and memory are no damage.
+
+    Parameters
+    ----------
+    path : path or str
+        The file, or its member.
+    what : str
+        What it is not, such as "a readable NIfTI file".
+    remedy : str
+        What to do.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not {what} ({said}); {remedy}") from None
 
 
 def below(root: str | Path, path: str) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.base import RawSubject, RemoteFile, Stimulus, StimulusSet, Trials
-from unimind.data.sources.pictures import PICTURE_ENDINGS, decode, natural
+from unimind.data.sources.base import RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.pictures import AGAIN, PICTURE_ENDINGS, decode, natural, open_zip, unzip
 from unimind.errors import InputError
 from unimind.study import Bold5000Data, Study
 
@@ -122,10 +122,9 @@ class Bold5000Source:
                 found = self._betas.find(rf"/{subject}_GLMbetas-{VERSION}_allses_{hemisphere}({names})\.npy$")
                 if not found:
                     raise InputError(f"{self._betas.where}: has no betas of {subject}, {hemisphere}{roi}; get {BETAS}.zip again")
-                try:
-                    arrays.append((roi, np.load(io.BytesIO(self._betas.read(found[0])), allow_pickle=False)))
-                except (ValueError, EOFError) as error:
-                    raise InputError(f"{self._betas.where}: {found[0]} is not a readable array ({error}); get {BETAS}.zip again") from None
+                content = self._betas.read(found[0])
+                with reading(f"{self._betas.where}: {found[0]}", "a readable array", AGAIN):
+                    arrays.append((roi, np.load(io.BytesIO(content), allow_pickle=False)))
         return arrays
 
     def subject(self, subject: str) -> RawSubject:
@@ -149,7 +148,7 @@ class Bold5000Source:
 
 def _lines(content: bytes) -> list[str]:
     """Picture names of a list; repeats are marked by a prefix there."""
-    return [line.strip().removeprefix("rep_") for line in content.decode().splitlines() if line.strip()]
+    return [line.strip().removeprefix("rep_") for line in content.decode(errors="replace").splitlines() if line.strip()]
 
 
 class _Tree:
@@ -166,10 +165,7 @@ class _Tree:
             return cls(folder, [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], None)
         if not packed.exists():
             raise InputError(f"{packed}: no such file, nor a folder {name}; fetch {dataset} again")
-        try:
-            archive = zipfile.ZipFile(packed)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{packed}: not a readable archive ({error}); delete it and fetch again") from None
+        archive = open_zip(packed)
         return cls(packed, [entry.filename for entry in archive.infolist() if not entry.is_dir()], archive)
 
     def find(self, pattern: str) -> list[str]:
@@ -177,7 +173,6 @@ class _Tree:
         return sorted((name for name in self._names if re.search(pattern, name)), key=natural)
 
     def read(self, name: str) -> bytes:
-        try:
-            return (self.where / self._names[name]).read_bytes() if self._archive is None else self._archive.read(self._names[name])
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{self.where}: {name} is damaged ({error}); get it again") from None
+        if self._archive is not None:
+            return unzip(self._archive, self._names[name], self.where)
+        return (self.where / self._names[name]).read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials
+from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
 from unimind.data.sources.pictures import decode, pictures_in
 from unimind.errors import InputError
 from unimind.progress import say
@@ -22,6 +22,7 @@ FIGSHARE_FILES = {"Subject1": 24080120, "Subject2": 24080123, "Subject3": 240801
 PERCEPTION_TRAINING, PERCEPTION_TEST, IMAGERY = 1, 2, 3  # values of DataType
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA")
 REQUEST = "the pictures are given on request: https://forms.gle/ujvA34948Xg49jdn9"
+_AGAIN = "delete it and fetch again"
 _NEAREST = 4e-7  # a stimulus id has six decimals
 
 
@@ -173,17 +174,14 @@ class _BData:
     def read(cls, path: Path) -> "_BData":
         import h5py
 
-        try:
-            with h5py.File(path, "r") as file:
-                group = next(name for name in ("metadata", "metaData") if name in file)
-                dataset = next(name for name in ("dataset", "dataSet") if name in file)
-                names = [name.decode() if isinstance(name, bytes) else str(name) for name in np.ravel(file[group]["key"][()])]
-                meta = np.asarray(file[group]["value"][()], np.float64)
-                columns = file[dataset].shape[1]
-        except (OSError, KeyError, StopIteration) as error:
-            raise InputError(f"{path}: not a readable BData file ({error or 'no dataset and metadata'}); delete it and fetch again") from None
+        with reading(path, "a readable BData file", _AGAIN), h5py.File(path, "r") as file:
+            group = "metadata" if "metadata" in file else "metaData"
+            dataset = "dataset" if "dataset" in file else "dataSet"
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in np.ravel(file[group]["key"][()])]
+            meta = np.asarray(file[group]["value"][()], np.float64)
+            columns = file[dataset].shape[1]
         if meta.shape != (len(names), columns):
-            raise InputError(f"{path}: {len(names)} metadata keys and {columns} columns, but metadata of shape {meta.shape}; fetch the file again")
+            raise InputError(f"{path}: {len(names)} metadata keys and {columns} columns, but metadata of shape {meta.shape}; {_AGAIN}")
         return cls(path, group, dataset, {name.strip(): row for row, name in enumerate(names)}, meta)
 
     def row(self, key: str) -> NDArray[np.float64]:
@@ -208,7 +206,7 @@ class _BData:
         """Samples of some rows and columns."""
         import h5py
 
-        with h5py.File(self.path, "r") as file:
+        with reading(self.path, "a readable BData file", _AGAIN), h5py.File(self.path, "r") as file:
             data = file[self.dataset]
             if isinstance(columns, int):
                 return np.asarray(data[rows, columns], kind)

@@ -1,7 +1,6 @@
 """fMRI without pictures: resting runs of the Human Connectome Project, and the arrays MinD-Vis makes of them."""
 
 import importlib.util
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.base import RemoteFile, below
+from unimind.data.sources.base import RemoteFile, below, reading
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import whole_file
@@ -98,7 +97,7 @@ def read_run(path: Path, grayordinates: NDArray[np.int64]) -> NDArray[np.float32
     """Some grayordinates of a CIFTI time series (n_volumes, 91282), read a slab at a time: float32 (n_volumes, n)."""
     import nibabel
 
-    try:
+    with reading(path, "a readable CIFTI file", "delete it and fetch the unpaired subject again"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Cifti2Image):
             raise InputError(f"{path}: not a CIFTI file; give a .dtseries.nii")
@@ -111,8 +110,6 @@ def read_run(path: Path, grayordinates: NDArray[np.int64]) -> NDArray[np.float32
         step = max(1, _SLAB // (4 * GRAYORDINATES))
         for start in range(0, len(volumes), step):
             volumes[start : start + step] = np.asanyarray(image.dataobj[start : start + step])[:, grayordinates]
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: not a readable CIFTI file ({' '.join(str(error).split())}); fetch it again") from None
     return volumes
 
 
@@ -174,7 +171,7 @@ def _reduced(path: Path, grayordinates: NDArray[np.int64], drop: bool) -> NDArra
         return volumes
     if not kept.exists():
         raise InputError(f"{path}: no such file; fetch the unpaired subject again, or put the file there")
-    with np.load(kept) as content:
+    with reading(kept, "the readable visual grayordinates of a run", "delete it and fetch the unpaired subject again"), np.load(kept) as content:
         place = {number: column for column, number in enumerate(content["grayordinates"].tolist())}
         columns = [place.get(number, -1) for number in grayordinates.tolist()]
         if min(columns) < 0:
@@ -186,14 +183,11 @@ def _mind_vis(path: Path, areas: list[str]) -> list[NDArray[np.float32]]:
     """Time courses of each area, (n_volumes, n), as MinD-Vis keeps them."""
     if not path.exists():
         raise InputError(f"{path}: no such file; put MinD-Vis's {MIND_VIS} there")
-    try:
-        with np.load(path) as content:
-            missing = [area for area in areas if area not in content]
-            if missing:
-                raise InputError(f"{path}: has no {', '.join(missing)}; it holds {', '.join(content)}: correct unpaired.areas")
-            arrays = [np.asarray(content[area], np.float32) for area in areas]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error}); put the file there again") from None
+    with reading(path, "a readable .npz file", "put the file there again"), np.load(path) as content:
+        missing = [area for area in areas if area not in content]
+        if missing:
+            raise InputError(f"{path}: has no {', '.join(missing)}; it holds {', '.join(content)}: correct unpaired.areas")
+        arrays = [np.asarray(content[area], np.float32) for area in areas]
     if any(array.ndim != 2 or len(array) != len(arrays[0]) for array in arrays):
         shapes = ", ".join(f"{area} {array.shape}" for area, array in zip(areas, arrays, strict=True))
         raise InputError(f"{path}: expected (volumes, grayordinates) with the same volumes in every area; found {shapes}")

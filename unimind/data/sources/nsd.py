@@ -1,6 +1,5 @@
 """The Natural Scenes Dataset (Allen et al. 2022) as its bucket holds it."""
 
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.roi import label_mask, voxels_of_hdf5, voxels_of_nifti
-from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below
+from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below, reading
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import Study
@@ -60,8 +59,12 @@ class NsdSource:
 
     def n_sessions(self, subject: str) -> int:
         """How many sessions are read: as many as the study asks for, or as the subject finished."""
-        finished = SESSIONS[_number(subject, self.name) - 1]
-        return finished if self.section.sessions == "all" else min(self.section.sessions, finished)
+        return min(self._asked, SESSIONS[_number(subject, self.name) - 1])
+
+    @property
+    def _asked(self) -> int:
+        asked = self.section.sessions
+        return asked if isinstance(asked, int) else max(SESSIONS) if asked == "all" else int(asked.split("/")[1])
 
     # Files
 
@@ -87,6 +90,10 @@ class NsdSource:
         ending = "hdf5" if self.form == "hdf5" else "nii.gz"
         return f"nsddata_betas/ppdata/{subject}/{self.space}/{self.betas}/betas_session{number:02d}.{ending}"
 
+    @property
+    def _again(self) -> str:
+        return f"delete it and fetch {self.name} again"
+
     def _local(self, path: str) -> Path:
         found = below(self.root, path)
         if not found.exists():
@@ -98,16 +105,11 @@ class NsdSource:
     @cached_property
     def _design(self) -> dict[str, NDArray]:
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
 
         path = self._local(DESIGN)
-        try:
+        with reading(path, "a readable MATLAB file with NSD's design", self._again):
             content = loadmat(path)
             design = {key: np.asarray(content[key]).astype(np.int64) for key in ("masterordering", "sharedix", "subjectim", "stimpattern")}
-        except KeyError as error:
-            raise InputError(f"{path}: has no {error}; fetch {self.name} again") from None
-        except (MatReadError, ValueError, NotImplementedError, OSError, TypeError, zlib.error) as error:
-            raise InputError(f"{path}: not a readable MATLAB file ({error}); fetch {self.name} again") from None
         design["masterordering"], design["sharedix"] = design["masterordering"].ravel(), design["sharedix"].ravel()
         design["trials"] = design.pop("stimpattern").sum(axis=(1, 2))
         return design
@@ -116,10 +118,8 @@ class NsdSource:
         import pandas as pd
 
         path = self._local(TABLE)
-        try:
+        with reading(path, "a readable table", self._again):
             return pd.read_csv(path, usecols=columns)
-        except ValueError as error:
-            raise InputError(f"{path}: {error}; fetch {self.name} again") from None
 
     def _shown(self, subject: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Session (1-based), picture (0-based nsdId) and whether it is a shared one, of every trial that is read."""
@@ -138,7 +138,8 @@ class NsdSource:
         import pandas as pd
 
         path = self._local(TABLE)
-        names = pd.read_csv(path, nrows=0).columns
+        with reading(path, "a readable table", self._again):
+            names = pd.read_csv(path, nrows=0).columns
         repeats = [name for name in names if name.startswith(f"subject{number}_rep")]
         if not repeats:
             raise InputError(f"{path}: has no column subject{number}_rep0; fetch {self.name} again")
@@ -172,35 +173,33 @@ class NsdSource:
         wrong = np.flatnonzero(np.isin(np.arange(len(table)), self._design["sharedix"] - 1) != test)
         if len(wrong):
             raise InputError(f"{below(self.root, TABLE)}: shared1000 of nsdId {wrong[0]} disagrees with sharedix of nsd_expdesign.mat; fetch both files again")
-        try:
-            with h5py.File(path, "r") as file:
-                shape = file["imgBrick"].shape
-        except (OSError, KeyError) as error:
-            raise InputError(f"{path}: has no readable imgBrick ({error}); fetch {self.name} again") from None
+        with reading(path, "a readable file of pictures (imgBrick)", self._again), h5py.File(path, "r") as file:
+            shape = file["imgBrick"].shape
         if shape[0] != len(table):
             raise InputError(f"{path}: {shape[0]} pictures for {len(table)} ids of nsd_stim_info_merged.csv; fetch {self.name} again")
         return StimulusSet(len(table), self._pictures(path, test, size))
 
-    @staticmethod
-    def _pictures(path: Path, test: NDArray[np.bool_], size: int) -> Iterator[Stimulus]:
+    def _pictures(self, path: Path, test: NDArray[np.bool_], size: int) -> Iterator[Stimulus]:
         import h5py
 
         with h5py.File(path, "r") as file:
             brick = file["imgBrick"]
             for start in range(0, len(test), 64):
-                for row, pixels in enumerate(brick[start : start + 64], start):
+                with reading(path, f"readable from picture {start} on", self._again):
+                    pictures = brick[start : start + 64]
+                for row, pixels in enumerate(pictures, start):
                     yield Stimulus.from_pixels(_id(row), pixels, test[row], size)
 
     # Trials
 
     def subject(self, subject: str) -> RawSubject:
         """See `Source.subject`: percent signal change of the voxels of the study's ROIs."""
-        if self.section.sessions != "all" and self.n_sessions(subject) < self.section.sessions:
-            say(f"{self.name} {subject}: finished {self.n_sessions(subject)} sessions, {self.section.sessions} are asked for; all of them are used")
         session, picture, shared = self._shown(subject)
         _, position, counts = np.unique(picture, return_inverse=True, return_counts=True)
         often = counts[position] >= self.section.test_repeats
         split = np.where(~shared, TRAIN, np.where(often, TEST, DROP))
+        tests = len(np.unique(picture[split == TEST]))
+        self._check_protocol(subject, tests)
         mask, affine = self._mask(subject)
         voxels = np.flatnonzero(mask)
         for number in range(1, self.n_sessions(subject) + 1):
@@ -223,20 +222,29 @@ class NsdSource:
             roi_names=names,
             noise_ceiling=ratio**2 / (ratio**2 + 1),
             protocol={
-                "sessions": self.n_sessions(subject), "test_repeats": self.section.test_repeats, "betas": self.betas, "space": self.space,
-                "rois": [rois.model_dump() for rois in self.section.rois],
+                "protocol": f"{tests}/{self.n_sessions(subject)}", "sessions": self.n_sessions(subject), "test_repeats": self.section.test_repeats,
+                "betas": self.betas, "space": self.space, "rois": [rois.model_dump() for rois in self.section.rois],
             },
         )  # fmt: skip
+
+    def _check_protocol(self, subject: str, tests: int) -> None:
+        """A protocol's name promises its numbers of test images and sessions; a number of sessions promises nothing."""
+        asked, sessions = self.section.sessions, self.n_sessions(subject)
+        if isinstance(asked, int) and sessions < asked:
+            say(f"{self.name} {subject}: finished {sessions} sessions, {asked} are asked for; all of them are used")
+        if isinstance(asked, str) and asked not in ("all", f"{tests}/{sessions}"):
+            raise InputError(
+                f"datasets.{self.name}.sessions: {asked} does not hold for {subject}, who has {tests} test images in {sessions} sessions; "
+                f"give `sessions: {sessions}`, or leave the subject out"
+            )
 
     def _volume(self, path: str, shape: tuple[int, ...] | None = None) -> NDArray:
         import nibabel
 
         local = self._local(path)
-        try:
+        with reading(local, "a readable NIfTI volume", self._again):
             image: Any = nibabel.load(local)
             volume = np.asanyarray(image.dataobj)
-        except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-            raise InputError(f"{local}: not a readable NIfTI volume ({error}); fetch {self.name} again") from None
         volume = volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
         if shape is not None and volume.shape != shape:
             raise InputError(f"{local}: its grid is {volume.shape}, that of the ROI is {shape}; use files of one space")
@@ -280,25 +288,21 @@ class NsdSource:
         import h5py
         import nibabel
 
-        try:
+        with reading(path, "readable betas", self._again):
             if self.form == "hdf5":
                 with h5py.File(path, "r") as file:
                     grid = file["betas"].shape[:0:-1]
             else:
                 image: Any = nibabel.load(path)
                 grid = image.shape[:3]
-        except (OSError, KeyError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-            raise InputError(f"{path}: not readable betas ({error}); fetch {self.name} again") from None
         if grid != shape:
             raise InputError(f"{path}: the grid of the betas is {grid}, that of the ROI is {shape}; use files of one space")
 
     def _responses(self, subject: str, mask: NDArray[np.bool_], trials: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         for number, count in enumerate(trials, 1):
             path = self._local(self._session(subject, number))
-            try:
+            with reading(path, "readable betas", self._again):
                 betas = read_betas(path, mask)
-            except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise InputError(f"{path}: not readable betas ({error}); fetch {self.name} again") from None
             if len(betas) != count:
                 raise InputError(f"{path}: {len(betas)} trials, the design has {count} in session {number}; fetch {self.name} again")
             missing = int(np.isnan(betas).any(axis=0).sum())

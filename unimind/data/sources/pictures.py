@@ -1,25 +1,28 @@
 """Pictures as laboratories keep them: a folder, an archive, or an array."""
 
+import bz2
 import functools
+import gzip
 import io
+import lzma
+import os
 import re
-import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.arrayfile import ARRAY_ENDINGS, read_array
-from unimind.data.sources.base import as_rgb, pixel_hash
+from unimind.data.sources.arrayfile import AGAIN, ARRAY_ENDINGS, read_array
+from unimind.data.sources.base import as_rgb, pixel_hash, reading
 from unimind.errors import InputError
 from unimind.progress import track
 
+_PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
 PICTURE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
@@ -92,16 +95,14 @@ class Pictures:
         if path.suffix in ARRAY_ENDINGS:
             return _array_pictures(path, key, shape, transposed)
         if zipfile.is_zipfile(path):
-            archive = zipfile.ZipFile(path)
+            archive = open_zip(path)
             members = _members(archive.namelist(), path)
-            return cls(list(members), lambda name: decode(_unzip(archive, members[name], path), f"{path}: {name}"), str(path))
-        if tarfile.is_tarfile(path):
-            tar = _open_tar(path)
-            entries = {entry.name: entry for entry in tar.getmembers() if entry.isfile()}
-            members = _members(tar.getnames(), path)
-            members = {name: member for name, member in members.items() if member in entries}
-            return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}"), str(path))
-        raise InputError(f"{path}: neither a folder, nor a zip or tar archive, nor an array of pictures; if it was downloaded, get it again")
+            return cls(list(members), lambda name: decode(unzip(archive, members[name], path), f"{path}: {name}"), str(path))
+        tar = _open_tar(path)
+        entries = {entry.name: entry for entry in tar.getmembers() if entry.isfile()}
+        members = _members(tar.getnames(), path)
+        members = {name: member for name, member in members.items() if member in entries}
+        return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}"), str(path))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -125,11 +126,23 @@ def _members(names: list[str], path: Path) -> dict[str, str]:
     return {name: short[name] for name in sorted(short, key=natural)}
 
 
-def _unzip(archive: zipfile.ZipFile, member: str, path: Path) -> bytes:
-    try:
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip archive whose directory lists as many members as its end says, and agrees with what stands before each of them."""
+    with reading(path, "a readable zip archive", AGAIN):
+        archive = zipfile.ZipFile(path)
+        for entry in archive.infolist():
+            archive.open(entry).close()
+        with open(path, "rb") as stream:
+            stream.seek(-22 - len(archive.comment), os.SEEK_END)  # the end record, whose eleventh and twelfth byte are the number of members
+            counted = int.from_bytes(stream.read(12)[10:], "little")
+        if counted not in (len(archive.infolist()), 0xFFFF):  # 0xFFFF: too many to be counted there
+            raise zipfile.BadZipFile(f"{len(archive.infolist())} of {counted} members found")
+    return archive
+
+
+def unzip(archive: zipfile.ZipFile, member: str, path: Path) -> bytes:
+    with reading(path, f"whole: member {member} is damaged", AGAIN):
         return archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:
-        raise InputError(f"{path}: member {member} is damaged ({error}); get the archive again") from None
 
 
 def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
@@ -139,39 +152,53 @@ def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 
 def _open_tar(path: Path) -> tarfile.TarFile:
-    """A tar archive that can be read in any order: a compressed one is unpacked to an unnamed temporary file first."""
-    try:
-        return tarfile.open(path, "r:")
-    except tarfile.ReadError:
-        import bz2
-        import gzip
-        import lzma
+    """A tar archive, whole, that can be read in any order: a compressed one is unpacked to an unnamed temporary file first.
 
-        unpacked = tempfile.TemporaryFile()
-        for opener in (gzip.open, bz2.open, lzma.open):
-            try:
-                with opener(path, "rb") as stream:
-                    shutil.copyfileobj(stream, unpacked)
-                break
-            except (OSError, lzma.LZMAError, EOFError):
-                unpacked.seek(0)
-                unpacked.truncate()
-        unpacked.seek(0)
-        try:
-            return tarfile.open(fileobj=unpacked, mode="r:")
-        except tarfile.ReadError:
-            raise InputError(f"{path}: a damaged tar archive; get it again") from None
+    `tarfile` takes a header that is cut off or damaged for the end of the archive; the end is a block of zeros.
+    """
+    stream = _unpacked(path)
+    try:
+        archive = tarfile.open(fileobj=stream, mode="r:")
+    except tarfile.ReadError:
+        raise InputError(f"{path}: neither a folder, nor a zip or tar archive, nor an array of pictures; {AGAIN}") from None
+    with reading(path, "a whole tar archive", AGAIN):
+        members = archive.getmembers()
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"it breaks off after {len(members)} members")
+    return archive
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    stream = open(path, "rb")
+    start = stream.read(8)
+    stream.seek(0)
+    for magic, opener in _PACKED:
+        if start.startswith(magic):
+            unpacked = tempfile.TemporaryFile()
+            with stream, opener(stream, "rb") as packed:
+                for piece in _pieces(packed, path):
+                    unpacked.write(piece)
+            unpacked.seek(0)
+            return unpacked
+    return stream
+
+
+def _pieces(packed: BinaryIO, path: Path) -> Iterator[bytes]:
+    while True:
+        with reading(path, "a whole archive", AGAIN):
+            piece = packed.read(1 << 20)
+        if not piece:
+            return
+        yield piece
 
 
 def decode(content: bytes, where: Any) -> NDArray[np.uint8]:
     """An encoded picture as uint8 (H, W, 3); InputError when it is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{where}: not a readable picture ({error})") from None
+    with reading(where, "a readable picture", AGAIN), Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, transposed: bool) -> Pictures:
@@ -181,13 +208,20 @@ def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, 
         size = shape[0] * shape[1]
         if len(array.shape) != 2 or size not in array.shape:
             raise InputError(f"{path}: pictures of shape {tuple(array.shape)}; no axis has {shape[0]} x {shape[1]} = {size} pixels")
-        flat = np.asarray(array if array.shape[1] == size else array.T)
+        with reading(path, "a readable array of pictures", AGAIN):
+            flat = np.asarray(array)
+        flat = flat if flat.shape[1] == size else flat.T
         array = flat.reshape(len(flat), *shape[::-1]).swapaxes(1, 2) if transposed else flat.reshape(len(flat), *shape)
     elif len(array.shape) not in (3, 4) or (len(array.shape) == 4 and array.shape[3] not in (1, 3, 4)):
         raise InputError(f"{path}: pictures of shape {tuple(array.shape)}; expected (n, height, width[, 1 | 3 | 4]), or flat ones with `images_shape:`")
+
+    def at(index: int) -> NDArray:
+        with reading(path, f"readable at picture {index}", AGAIN):
+            return np.asarray(array[index])
+
     low, high = 0.0, 0.0
     for index in range(array.shape[0]):
-        picture = np.asarray(array[index])
+        picture = at(index)
         if not np.isfinite(picture).all():
             raise InputError(f"{path}: picture {index} has values that are missing or infinite")
         low, high = min(low, float(picture.min())), max(high, float(picture.max()))
@@ -198,6 +232,6 @@ def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, 
     scale = 255.0 if high <= 1 else 1.0
 
     def load(name: str) -> NDArray[np.uint8]:
-        return as_rgb(np.round(np.asarray(array[int(name)], np.float64) * scale).astype(np.uint8))
+        return as_rgb(np.round(at(int(name)).astype(np.float64) * scale).astype(np.uint8))
 
     return Pictures([str(index) for index in range(array.shape[0])], load, str(path))

@@ -135,9 +135,10 @@ def _design(section: SimulatedData) -> _Design:
 
 
 def _write_common(section: SimulatedData, size: int, design: _Design, root: Path) -> list[Path]:
-    import h5py
     import pandas as pd
     from scipy.io import savemat
+
+    from unimind.data.hdf5 import NewFile
 
     shared = section.shared_images
     paths = [below(root, name) for name in (nsd.DESIGN, nsd.TABLE, nsd.PICTURES)]
@@ -169,7 +170,7 @@ def _write_common(section: SimulatedData, size: int, design: _Design, root: Path
     with whole_file(paths[1]) as temporary:
         pd.DataFrame({**table, **seen, **repeats}).to_csv(temporary)
 
-    with whole_file(paths[2]) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(paths[2]) as temporary, NewFile(temporary) as file:
         brick = file.create_dataset("imgBrick", (design.n_pictures, size, size, 3), np.uint8, chunks=(1, size, size, 3))
         for number in range(N_SUBJECTS + 1):
             places = design.shown[0, :shared] if number == 0 else design.shown[number - 1, shared:]
