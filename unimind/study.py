@@ -74,11 +74,17 @@ class NsdData(Dataset):
 
     source: Literal["nsd"]
     rois: list[Rois] = Field([Rois(file="nsdgeneral")], description="ROI files whose voxels are kept (their union).")
-    sessions: Positive | Literal["all"] = Field("all", description="How many sessions, from the first; 37 and 40 are NSD's two protocols.")
+    sessions: Positive | Literal["all", "982/37", "1000/40"] = Field("all", description="How many sessions, from the first; or a protocol by its name, which is test images / sessions and must come out so: `982/37` or `1000/40`.")
     test_repeats: Positive = Field(3, description="A shared image is a test image when the subject saw it this often within `sessions` (982 images over 37 sessions, 1000 over 40).")
     betas: Name = Field("betas_fithrf_GLMdenoise_RR", description="Beta version: a folder name.")
     space: Name = Field("func1pt8mm", description="Volume space: a folder name.")
     form: Literal["nifti", "hdf5"] = Field("hdf5", description="Which of NSD's two forms of the betas is read.")
+
+    @model_validator(mode="after")
+    def _repeats_of_protocol(self) -> "NsdData":
+        if self.sessions in ("982/37", "1000/40") and self.test_repeats != 3:
+            raise ValueError(f"sessions: {self.sessions} tests on images seen three times; leave test_repeats out, or give the number of sessions")
+        return self
 
 
 class SimulatedData(Dataset):
@@ -228,7 +234,7 @@ class Training(Section):
     warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate; a half cosine follows.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: Positive = Field(1, description="Micro-batches per step: lowers memory, changes nothing else.")
+    accumulate: Positive = Field(1, description="Micro-batches per step, of equal size: less memory, the same gradient but for the places of dropout. Refused where losses compare the rows of a batch with each other.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, about a third slower.")
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of the moving average of the weights, where one is kept.")
     validate_every: Positive = Field(100, description="Steps between validations.")
@@ -239,7 +245,16 @@ class Training(Section):
     def _length(self) -> "Training":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} given, but batch_size {self.batch_size} is no multiple of it; micro-batches are of equal size")
         return self
+
+    def undivided(self, why: str) -> None:
+        """Refuse to share out the rows of a batch that are compared with each other; `why` names what compares them."""
+        if self.accumulate > 1:
+            raise ValueError(f"training.accumulate: {self.accumulate} given, but {why} the rows of a batch with each other; write 1, and save memory by training.gradient_checkpointing or training.precision")
+        if self.batch_size < 2:
+            raise ValueError(f"training.batch_size: {self.batch_size} given, but {why} the rows of a batch with each other; write 2 or more")
 
 
 # --- foundations ------------------------------------------------------------------------------------------------
@@ -258,6 +273,11 @@ class StudyEmbedding(Section):
     kind: Literal["study-clip"]
     dim: Positive = 64
     training: Training = Training(steps=600, batch_size=128, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _undivided(self) -> "StudyEmbedding":
+        self.training.undivided("contrastive training compares")
+        return self
 
 
 class OpenClipEmbedding(Section):
@@ -344,6 +364,11 @@ class StudyClassifier(Section):
     kind: Literal["study"]
     training: Training = Training(steps=400, batch_size=128, learning_rate=2e-3)
 
+    @model_validator(mode="after")
+    def _undivided(self) -> "StudyClassifier":
+        self.training.undivided("batch normalisation mixes")
+        return self
+
 
 class Foundations(Section):
     """The frozen networks the method stands on."""
@@ -421,8 +446,13 @@ class Losses(Section):
     siamese: float = Field(1.0, ge=0, description="s d^2 + (1-s) max(m-d, 0)^2 over cross-subject pairs, s the CLIP similarity of their images.")
     embedding: float = Field(1.0, ge=0, description="Distance of the projected embedding from the image embedding.")
     softclip: float = Field(0.0, ge=0, description="SoftCLIP, with MixCo for the first third of training.")
-    subject: float = Field(0.0, ge=0, description="Subject classifier whose pooled feature is the subject token.")
+    subject: float = Field(0.0, ge=0, description="Subject classifier; its hidden layer becomes the subject token, one context token more of `condition`.")
     adversarial: float = Field(0.0, ge=0, description="Subject discriminator behind a gradient reversal.")
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether a loss compares the rows of a batch with each other, so that several processes cannot share them."""
+        return self.siamese + self.softclip > 0
 
 
 class Align(Section):
@@ -434,6 +464,12 @@ class Align(Section):
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
     start: Literal["ridge", "plain"] = Field("ridge", description="Where adapters start: at each subject's own ridge regression to the image embedding, or at interpolation.")
     training: Training = Training(steps=600, batch_size=64, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _undivided(self) -> "Align":
+        if self.losses.compares_rows:
+            self.training.undivided("losses.siamese and losses.softclip compare")
+        return self
 
 
 class Condition(Section):
@@ -456,6 +492,14 @@ class Adapt(Section):
     start: Literal["prior", "ridge", "plain"] = Field("ridge", description="Where the adapter starts: at the decoder that a prior over the training subjects' voxels gives; at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
     losses: Losses = Losses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _undivided(self) -> "Adapt":
+        if self.losses.softclip > 0 or (self.losses.siamese > 0 and self.mix_training > 0):
+            self.training.undivided("losses.softclip, and with mix_training losses.siamese, compare")
+        if self.mix_training > 0 and self.training.batch_size < 2:
+            raise ValueError(f"training.batch_size: {self.training.batch_size} given, too few to share with training subjects (mix_training); write 2 or more")
+        return self
 
 
 class TrainedOn(Section):
@@ -552,6 +596,7 @@ class Study(Section):
     seed: int = 0
     picture_size: Positive = Field(256, description="Side of the pictures in pixels, as stored, learned and reconstructed.")
     threads: Positive = Field(2, description="CPU threads of a training job.")
+    processes: Positive = Field(1, description="Processes that share the batches of a training: one per graphics card of a node. A training whose losses compare the rows of a batch has one.")
     datasets: dict[Name, AnyDataset] = Field(min_length=1, description="Data sets by name.")
     unpaired: Unpaired | None = Field(None, description="fMRI without pictures, for pretraining.")
     foundations: Foundations = Foundations()

@@ -85,6 +85,23 @@ def test_starts_as_the_foundation_where_it_takes_embeddings():
     assert condition.mix.weight.grad.abs().sum() > 0 and condition.to_time[-1].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("embedding", [False, True])
+def test_the_subject_token_is_one_token_more(embedding):
+    """It differs where the pooled embedding does and starts at zero beside a foundation's own condition, whose null condition stays."""
+    conditioner = EmbeddingConditioner(dim=7, context_dim=16, tokens=3, time_dim=128)
+    without, condition = (stage(conditioner=conditioner.arguments if embedding else None, subjects=count) for count in (0, 4))
+    given = (*fmri(6), *([torch.randn(6, 7)] if embedding else []))
+    if embedding:
+        condition.start_from(conditioner)
+        assert torch.equal(condition.null_context[:, :3], conditioner.null_context)
+    context = condition(*given).context
+    assert context.shape[1] == without(*given).context.shape[1] + 1 == condition.null().context.shape[1]
+    token = context[:, -1]
+    assert (token == 0).all() if embedding else torch.linalg.matrix_rank(token - token.mean(0)) > 3
+    token.sum().backward()
+    assert condition.to_subject.weight.grad.abs().sum() > 0
+
+
 def test_null_condition_replaces_dropped_rows():
     condition = stage()
     full = condition(*fmri(4))

@@ -8,10 +8,11 @@ from sklearn.model_selection import KFold
 
 from unimind import study
 from unimind.errors import InputError
-from unimind.models.encoder import FmriEncoder, bring_to, interpolate, load_encoder
+from unimind.models.encoder import TRUNKS, FmriEncoder, bring_to, interpolate, load_encoder
 from unimind.models.ridge import RidgeModel, solve
 from unimind.models.vit import sine_positions
 from unimind.storage import save_model
+from unimind.training.objectives.masked import MaskedModelling, draw_masks
 
 ENCODERS = {
     "convmixer": study.ConvMixer(kind="convmixer", width=16, depth=2, patch=4, kernel=3).model_dump(),
@@ -30,8 +31,12 @@ def build(kind, length="adapter", repeats=1, dim=6):
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_any_length_gives_tokens_and_a_pooled_embedding(kind, length, repeats):
     encoder = build(kind, length, repeats)
-    tokens, pooled = encoder({name: torch.randn(2, repeats, count) for name, count in SUBJECTS.items()})
+    subjects = [*SUBJECTS, *reversed(SUBJECTS)]
+    responses = [torch.randn(repeats, SUBJECTS[name]) for name in subjects]
+    tokens, pooled = encoder(responses, subjects)
     assert tokens.shape == (4, encoder.trunk.n_tokens, 16) and pooled.shape == (4, 16)
+    for row, (own, name) in enumerate(zip(responses, subjects, strict=True)):  # each row by its own subject's way in
+        torch.testing.assert_close(pooled[row : row + 1], encoder(own[None], name).pooled)
     assert encoder.embed(pooled, normalise=True).norm(dim=1).tolist() == pytest.approx([1] * 4, rel=1e-5)
 
 
@@ -82,16 +87,27 @@ def test_an_encoder_comes_back_from_disk(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_gradient_checkpointing_changes_no_gradient(kind):
-    gradients = []
+def test_recomputed_activations_change_no_gradient_and_are_not_stored(kind):
+    """The bare trunk with its decoder, as pretraining has it."""
+    signal = torch.randn(4, 1, 32, generator=torch.Generator().manual_seed(0))
+    mask = draw_masks(4, 8, 0.5, torch.Generator().manual_seed(0))
+    losses, gradients, stored = [], [], []
     for recompute in (False, True):
-        encoder = build(kind).train()
-        torch.nn.init.ones_(encoder.gate)
+        torch.manual_seed(0)
+        settings = {key: value for key, value in ENCODERS[kind].items() if key != "kind"}
+        trunk = TRUNKS[kind](1, 32, decoder=True, **settings).train()
         if recompute:
-            encoder.enable_gradient_checkpointing()
-        encoder(torch.ones(2, 1, 50), "nsd-subj.01").pooled.square().sum().backward()
-        gradients.append(encoder.trunk.stem.weight.grad)
-    torch.testing.assert_close(*gradients)
+            trunk.enable_gradient_checkpointing()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            loss = MaskedModelling()(trunk, signal, mask)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({name: parameter.grad for name, parameter in trunk.named_parameters()})
+        stored.append(sum(kept))
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert stored[1] < stored[0] / 2
 
 
 def test_positions_are_sines_and_cosines():

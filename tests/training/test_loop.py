@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from apart import killed, started
 from safetensors.torch import load_file
 from torch import nn
 
@@ -68,21 +70,54 @@ def test_training_learns(tmp_path):
     assert {term for _, split, term, _ in trained.losses if split == "train"} == {"mse", "size", "total"}
 
 
+def run_until(folder, last, board=None):
+    """A run that dies of SIGKILL after a step."""
+    if board is not None:
+        os.environ["UNIMIND_TENSORBOARD"] = str(board)
+
+    def on_step(step):
+        if step == last:
+            time.sleep(0 if board is None else 1)  # for TensorBoard's writer, which has a thread of its own
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(network(), folder, on_step)
+
+
 def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
-    """Real SIGKILLs in forked processes, with EMA, BatchNorm and dropout."""
+    """Real SIGKILLs, with EMA, BatchNorm and dropout."""
     undisturbed = network()
     expected = run(undisturbed, tmp_path / "whole")
     for kill in sorted(random.Random(3).sample(range(1, 40), 5)):
-        child = os.fork()
-        if child == 0:
-            run(network(), tmp_path / "killed", lambda step, kill=kill: step == kill and os.kill(os.getpid(), signal.SIGKILL))
-            os._exit(1)
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert killed(started(run_until, tmp_path / "killed", kill))
     resumed = network()
     trained = run(resumed, tmp_path / "killed")
     assert same(resumed, undisturbed)
     assert trained.losses == expected.losses
     assert trained.best_step == expected.best_step
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_averaged_weights_are_their_formula(tmp_path, validated):
+    """e <- d e + (1 - d) w after every step, d = min(ema, (1 + step) / (10 + step)), from the weights before training; validated and kept."""
+    module, weights, seen = network(norm=False), [], []
+    weights.append(module[4].weight.detach().clone())
+
+    def watched(module):
+        seen.append(module[4].weight.detach().clone())
+        return {"value": -len(seen)}
+
+    def on_step(step):
+        weights.append(module[4].weight.detach().clone())
+
+    run(module, tmp_path, on_step, watched if validated else None, ema=0.5, steps=12, validate_every=12)
+    average = weights[0].double()
+    for step, weight in enumerate(weights[1:]):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight.double()
+    assert not torch.allclose(average.float(), weights[-1], rtol=1e-3)
+    torch.testing.assert_close(module[4].weight, average.float(), rtol=1e-5, atol=1e-6)
+    if validated:
+        torch.testing.assert_close(seen, [weights[0], average.float()], rtol=1e-5, atol=1e-6)
 
 
 def test_a_signal_writes_a_checkpoint_at_the_next_step(tmp_path):
@@ -185,14 +220,94 @@ def test_a_loss_that_is_not_finite_names_step_term_and_samples(tmp_path):
         )
 
 
-def test_out_of_memory_says_what_to_lower(tmp_path):
-    def hungry(module, batch):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes"),
+        MemoryError(),
+    ],
+    ids=["torch", "cublas", "cudnn", "cpu", "python"],
+)
+@pytest.mark.parametrize("where", ["in a step", "on the way to the device"])
+def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, error, where):
+    def fails(*given):
+        raise error
 
-    with pytest.raises(InputError, match="lower training.batch_size"):
+    module, when = network(), "in step 0"
+    if where != "in a step":
+        monkeypatch.setattr(module, "to", fails)
+        when = "before the first step"
+    with pytest.raises(InputError, match=f"out of memory on cpu {when}; lower training.batch_size"):
+        loop.train(module, draw=draw, losses=fails, settings=study.Training(steps=4), seed=0, checkpoints=tmp_path, fingerprint="x", label="test", n_samples=50)
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    def broken(module, batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (8x8 and 9x16)")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         loop.train(
-            network(), draw=draw, losses=hungry, settings=study.Training(steps=4), seed=0, checkpoints=tmp_path, fingerprint="x", label="test", n_samples=50
+            network(), draw=draw, losses=broken, settings=study.Training(steps=4), seed=0, checkpoints=tmp_path, fingerprint="x", label="test", n_samples=50
         )
+
+
+def test_a_network_that_cannot_recompute_is_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match="gradient_checkpointing: true given, but this network cannot"):
+        run(network(), tmp_path, gradient_checkpointing=True)
+
+
+def test_rows_that_are_compared_are_not_shared_out(tmp_path):
+    settings = study.Training(steps=4, batch_size=8, accumulate=2)
+    with pytest.raises(InputError, match=r"compare the rows of a batch .* 1 processes x training.accumulate 2"):
+        loop.train(
+            network(), draw=draw, losses=losses, settings=settings, seed=0, checkpoints=tmp_path, fingerprint="x", label="test", n_samples=50,
+            compares_rows=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("gpu", "expected cpu, cuda or"), ("cuda:x", "expected cpu, cuda or"), ("cuda", "no GPU here"), ("cuda:2", "no GPU here")]
+)
+def test_a_device_that_is_not_there_is_refused_in_words(monkeypatch, tmp_path, given, words):
+    monkeypatch.setenv("UNIMIND_DEVICE", given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for call in (loop.on_device, lambda: run(network(), tmp_path)):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+def test_one_of_several_gpus_can_be_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, device in (("cuda:1", "cuda:1"), ("CUDA", "cuda"), ("cpu", "cpu"), ("", "cuda")):
+        monkeypatch.setenv("UNIMIND_DEVICE", given)
+        assert loop.on_device() == torch.device(device)
+    monkeypatch.setenv("UNIMIND_DEVICE", "cuda:2")
+    with pytest.raises(InputError, match="there are 2 GPUs here, counted from cuda:0"):
+        loop.on_device()
+
+
+def test_losses_in_tensorboard_are_those_of_the_table(tmp_path, monkeypatch):
+    """Read back by TensorBoard itself, after a run killed beyond its checkpoint."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("UNIMIND_TENSORBOARD", str(tmp_path / "board"))
+    assert killed(started(run_until, tmp_path / "c", 16, tmp_path / "board"))
+    trained = run(network(), tmp_path / "c")
+    (folder,) = (tmp_path / "board").iterdir()
+    read = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    shown = {(event.step, tag): event.value for tag in read.Tags()["scalars"] for event in read.Scalars(tag)}
+    assert len(shown) == sum(len(read.Scalars(tag)) for tag in read.Tags()["scalars"])
+    assert shown == {(step, f"{split}/{term}"): pytest.approx(value) for step, split, term, value in trained.losses}
+
+
+def test_tensorboard_asked_for_and_not_installed_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIMIND_TENSORBOARD", str(tmp_path / "board"))
+    monkeypatch.setattr(loop.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="TensorBoard is not installed"):
+        run(network(), tmp_path / "c")
 
 
 def test_fp16_without_a_gpu_is_refused_in_words(tmp_path):

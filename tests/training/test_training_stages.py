@@ -19,7 +19,7 @@ from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
 from unimind.training.benchmark import measure
-from unimind.training.data import SubjectTrials, Targets, budget_rows, new_encoder
+from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, turns
 from unimind.training.fit import fit
 from unimind.training.pretrain import pretrain
 from unimind.training.prior import Taught, read_trials, teach
@@ -73,7 +73,7 @@ def test_every_listed_loss_reaches_the_encoder(files, encoder):
     network.start_linear_path(torch.randn(30, DIM))
     torch.nn.init.ones_(network.gate)
     model = Aligned(network, names, Losses(**LOSSES))
-    batch = {name: draw_rows(*own, 8, 0, 0, True) for name, own in subjects.items()}
+    batch = joined({name: draw_rows(*own, torch.arange(8), 0, 0, True) for name, own in subjects.items()})
     terms = AlignmentLosses(Losses(**LOSSES), 1.0, 0.1, names)(model, batch)
     assert set(terms) == set(LOSSES)
     for term, value in terms.items():
@@ -87,7 +87,7 @@ def test_shuffled_labels_change_the_siamese_loss_only(files):
     network = new_encoder(study, "m", {name: trials.n_voxels for name, (trials, _) in subjects.items()}, 1, None, DIM)
     weights = Losses(siamese=1, embedding=1)
     model = Aligned(network, list(subjects), weights)
-    batch = {name: draw_rows(*own, 8, 0, 0, False) for name, own in subjects.items()}
+    batch = joined({name: draw_rows(*own, torch.arange(8), 0, 0, False) for name, own in subjects.items()})
     plain, mixed = (AlignmentLosses(weights, 1.0, 0.1, list(subjects), shuffle)(model, batch) for shuffle in (False, True))
     assert plain["siamese"] != mixed["siamese"] and plain["embedding"] == mixed["embedding"]
 
@@ -97,7 +97,8 @@ def test_pairs_are_drawn_anew_each_epoch(files):
     subjects = read_group(make_study(), "m", "sim", *group(files))
     epochs = []
     for epoch in range(2):
-        batches = [{name: draw_rows(*own, 11, 4 * epoch + step, 0, False)["index"] for name, own in subjects.items()} for step in range(4)]
+        steps = [(step, turns(list(subjects), 22, step)) for step in range(4 * epoch, 4 * epoch + 4)]
+        batches = [{name: draw_rows(*subjects[name], own, step, 0, False)["index"] for name, own in places.items()} for step, places in steps]
         first, second = (torch.cat([batch[name] for batch in batches]).tolist() for name in subjects)
         assert len(set(first)) == len(set(second)) == 44
         epochs.append(set(zip(first, second, strict=True)))
@@ -210,6 +211,17 @@ def test_a_start_that_training_leaves_alone_is_the_decoder_of_the_whole_budget(f
         with torch.no_grad():
             found = encoder.embed(encoder(torch.from_numpy(test)[:, None], "sim-subj03").pooled)
         assert np.allclose(found.numpy(), expected, atol=2e-3), name
+
+
+def test_one_held_out_picture_identifies_nothing(models, files, tmp_path):
+    """Eight trials hold one picture out; the model is written, without a value for identification."""
+    adapt(
+        make_study(), "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", models / "align" / "m", tmp_path / "c", tmp_path / "new", trials="8"
+    )
+    with PreparedSubject(files / "subj03.h5") as data:
+        assert len(set(data.stimulus[budget_rows(data, 8, 0)["validation"]])) == 1
+    assert set(load_model(tmp_path / "new")[1]["held_out"]) == {"embedding"}
+    assert "identification" in load_model(models / "align" / "m")[1]["held_out"]
 
 
 def test_budgets_are_nested_and_pay_for_their_own_validation(files):

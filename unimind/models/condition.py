@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from unimind.foundations.diffusion import Condition, EmbeddingConditioner
+from unimind.models.heads import SubjectHead
 
 
 class ConditionStage(nn.Module):
     """Encoder output -> the two conditions of the UNet.
 
     Context: every encoder token is mapped to the context's width, then the sequence to the wanted number of tokens, as
-    MinD-Vis does. Time: a linear map of the pooled embedding. Where the foundation was trained on image embeddings and the
+    MinD-Vis does; where alignment had a subject classifier, its hidden layer, mapped to that width, is one token more, the
+    subject token of the thesis. Time: a linear map of the pooled embedding. Where the foundation was trained on image embeddings and the
     encoder predicts one, both start from the foundation's own condition for the predicted embedding, and the fMRI's own
     contributions start at zero.
 
@@ -30,6 +32,8 @@ class ConditionStage(nn.Module):
         Whether fMRI enters that way; otherwise the UNet gets the null condition there.
     conditioner : dict, optional
         Arguments of the foundation's `EmbeddingConditioner`.
+    subjects : int
+        Subjects that the subject classifier tells apart; 0 for no subject token.
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class ConditionStage(nn.Module):
         cross_attention: bool = True,
         time: bool = True,
         conditioner: dict[str, Any] | None = None,
+        subjects: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {
             "width": width, "length": length, "context_dim": context_dim, "tokens": tokens, "time_dim": time_dim,
             "cross_attention": cross_attention, "time": time, "conditioner": conditioner,
+            "subjects": subjects,
         }  # fmt: skip
         self.cross_attention, self.time = cross_attention, time
         self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
@@ -56,9 +62,11 @@ class ConditionStage(nn.Module):
         self.to_context = nn.Linear(width, context_dim)
         self.mix = nn.Linear(length, tokens)
         self.to_time = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.null_context = nn.Parameter(torch.randn(1, tokens, context_dim) * 0.02)
+        self.subject = SubjectHead(width, subjects) if subjects else None
+        self.to_subject = nn.Linear(width, context_dim) if subjects else None
+        self.null_context = nn.Parameter(torch.randn(1, tokens + bool(subjects), context_dim) * 0.02)
         if conditioner:
-            for layer in (self.mix, self.to_time[-1]):
+            for layer in (self.mix, self.to_time[-1], *([self.to_subject] if self.to_subject is not None else [])):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
@@ -67,7 +75,7 @@ class ConditionStage(nn.Module):
         assert self.conditioner is not None
         self.conditioner.load_state_dict(conditioner.state_dict())
         with torch.no_grad():
-            self.null_context.copy_(conditioner.null_context)
+            self.null_context[:, : conditioner.null_context.shape[1]] = conditioner.null_context
 
     def forward(self, tokens: Tensor, pooled: Tensor, embedding: Tensor | None = None) -> Condition:
         """Conditions of a batch.
@@ -87,6 +95,8 @@ class ConditionStage(nn.Module):
             assert embedding is not None
             own = self.conditioner(embedding)
             context, time = context + own.context, time + own.time
+        if self.subject is not None and self.to_subject is not None:
+            context = torch.cat([context, self.to_subject(self.subject.token(pooled))[:, None]], 1)
         null = self.null()
         if not self.cross_attention:
             context = null.context.expand_as(context)

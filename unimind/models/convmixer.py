@@ -64,6 +64,15 @@ class ConvMixerTrunk(nn.Module):
                 }
             )
 
+    def _through(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
+        for layer in layers:
+            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
+        return x
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the layers' activations in the backward pass of training."""
+        self.gradient_checkpointing = True
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of a signal; hidden patches are replaced by one learned vector before any mixing.
 
@@ -83,13 +92,8 @@ class ConvMixerTrunk(nn.Module):
         if mask is not None:
             x = torch.where(mask[:, None], self.hidden[:, None].to(x.dtype), x)
         x = x + self.position
-        for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
-        return x.transpose(1, 2)
+        return self._through(self.layers, x).transpose(1, 2)
 
     def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The signal as decoded from its tokens: (B, channels, size)."""
-        x = self(x, mask).transpose(1, 2)
-        for layer in self.decoder["layers"]:
-            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
-        return self.decoder["out"](x)
+        return self.decoder["out"](self._through(self.decoder["layers"], self(x, mask).transpose(1, 2)))

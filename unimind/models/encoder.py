@@ -1,6 +1,6 @@
 """fMRI encoders behind one interface: voxels of any length in, tokens and a pooled embedding out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,10 +144,6 @@ class FmriEncoder(nn.Module):
         prefix = f"adapters.{self._name(subject)}."
         return [name for name, _ in self.named_parameters() if name.startswith(prefix)]
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the trunk's activations in the backward pass."""
-        self.trunk.gradient_checkpointing = True
-
     def enter(self, responses: Tensor, subject: str) -> Tensor:
         """Bring responses to the common length.
 
@@ -186,12 +182,17 @@ class FmriEncoder(nn.Module):
         tokens = self.trunk(entered)
         return EncoderOutput(tokens, self.skip(entered.flatten(1)) + self.gate * tokens.mean(1))
 
-    def forward(self, responses: Tensor | Mapping[str, Tensor], subject: str | None = None) -> EncoderOutput:
-        """Encode one subject's responses (B, R, V), or several subjects' as a mapping, concatenated in its order."""
-        if isinstance(responses, Mapping):
-            return self.from_entered(torch.cat([self.enter(own, name) for name, own in responses.items()]))
-        assert subject is not None
-        return self.from_entered(self.enter(responses, subject))
+    def forward(self, responses: Tensor | Sequence[Tensor], subject: str | Sequence[str]) -> EncoderOutput:
+        """Encode responses of one subject (B, R, V), or of any subjects, row by row: B responses (R, V) and their subjects."""
+        if isinstance(subject, str):
+            assert isinstance(responses, Tensor)
+            return self.from_entered(self.enter(responses, subject))
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(subject):
+            rows.setdefault(name, []).append(row)
+        entered = torch.cat([self.enter(torch.stack([responses[row] for row in own]), name) for name, own in rows.items()])
+        order = torch.tensor([row for own in rows.values() for row in own], device=entered.device)
+        return self.from_entered(entered[order.argsort()])
 
     def embed(self, pooled: Tensor, normalise: bool = False) -> Tensor:
         """Predicted image embedding (B, embedding_dim), on request of unit length."""

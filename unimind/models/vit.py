@@ -71,6 +71,10 @@ class ViTTrunk(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if self.gradient_checkpointing and self.training else block(x)
         return x
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the layers' activations in the backward pass of training."""
+        self.gradient_checkpointing = True
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the visible patches, the class token first.
 

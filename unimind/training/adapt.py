@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from unimind.training.alignment import (
     trained_config,
     validation,
 )
-from unimind.training.data import SubjectTrials, Targets, budget_rows, new_encoder
+from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, turns
 from unimind.training.loop import Trained, fingerprint, n_steps, stream_seed, train, write_model
 from unimind.training.prior import Taught, read_trials, teach
 
@@ -203,18 +203,21 @@ def train_on(
         begin(encoder, key, own[0], own[1], whole=False)
     model = Aligned(encoder, [key], stage.losses)
     started = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters() if name in set(names)}
-    rows = {key: max(1, round(stage.training.batch_size * (1 - stage.mix_training)))}
-    rows |= {name: max(1, round(stage.training.batch_size * stage.mix_training / len(others))) for name in others}
+    size = stage.training.batch_size
+    rows = min(max(1, round(size * (1 - stage.mix_training))), size - 1) if others else size
     count = len(own[0].images("train"))
-    mixed_until = MIXED_SHARE * n_steps(stage.training, count, rows[key]) if stage.losses.softclip > 0 else 0
+    mixed_until = MIXED_SHARE * n_steps(stage.training, count, rows) if stage.losses.softclip > 0 else 0
+    everybody = {key: own, **others}
 
-    def draw(step: int) -> dict[str, dict[str, Tensor]]:
-        return {name: draw_rows(*part, rows[name], step, seed, step < mixed_until) for name, part in {key: own, **others}.items()}
+    def draw(step: int) -> dict[str, Any]:
+        places = turns([key], rows, step) | (turns(list(others), size - rows, step) if others else {})
+        return joined({name: draw_rows(*everybody[name], own_places, step, seed, step < mixed_until) for name, own_places in places.items()})
 
     unseen = held_out({key: own})
+    losses = AlignmentLosses(stage.losses if others else stage.losses.model_copy(update={"siamese": 0.0}), align.margin, align.temperature, [key])
     trained = train(
-        model, draw=draw, losses=AlignmentLosses(stage.losses, align.margin, align.temperature, [key]), settings=stage.training, seed=seed,
-        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows[key], trainable=[f"encoder.{name}" for name in names],
+        model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=seed,
+        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=[f"encoder.{name}" for name in names],
         validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
         rate=linear_path_rate if begin is not None else None,
     )  # fmt: skip

@@ -1,10 +1,9 @@
 """Stage `align`: one encoder for a group's subjects, its embeddings aligned across subjects and with the images'."""
 
-import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
@@ -23,7 +22,7 @@ from unimind.training.alignment import (
     trained_config,
     validation,
 )
-from unimind.training.data import SubjectTrials, Targets, new_encoder, training_rows
+from unimind.training.data import SubjectTrials, Targets, joined, new_encoder, training_rows, turns
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
 
@@ -61,19 +60,20 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
     if stage.start == "ridge" and encoder.length == "adapter":
         start_at_ridge(encoder, subjects, study.seed)
     model = Aligned(encoder, names, stage.losses)
-    rows = math.ceil(stage.training.batch_size / len(names))
+    size = stage.training.batch_size
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
-    mixed_until = MIXED_SHARE * n_steps(stage.training, total, rows * len(names)) if stage.losses.softclip > 0 else 0
+    mixed_until = MIXED_SHARE * n_steps(stage.training, total, size) if stage.losses.softclip > 0 else 0
 
-    def draw(step: int) -> dict[str, dict[str, Tensor]]:
-        return {name: draw_rows(*own, rows, step, study.seed, step < mixed_until) for name, own in subjects.items()}
+    def draw(step: int) -> dict[str, Any]:
+        return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
 
     unseen = held_out(subjects)
     mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], [*prepared, *embeddings, *([pretrained] if pretrained else [])], __name__)
+    losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels)
     trained = train(
-        model, draw=draw, losses=AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels), settings=stage.training,
-        seed=study.seed, checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
-        samples_per_step=rows * len(names), validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
+        model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=study.seed,
+        checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
+        validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
         rate=linear_path_rate if stage.start == "ridge" and encoder.length == "adapter" else None,
     )  # fmt: skip
     if encoder.length == "adapter":

@@ -14,7 +14,7 @@ from unimind.models.heads import SubjectHead
 from unimind.models.ridge import solve
 from unimind.storage import content_hash
 from unimind.training.data import SubjectTrials, Targets
-from unimind.training.loop import drawn, generator, stream_seed
+from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.embedding import EmbeddingDistance
 from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
 from unimind.training.objectives.softclip import SoftClip
@@ -49,8 +49,8 @@ class Aligned(nn.Module):
 class AlignmentLosses:
     """Weighted terms of a batch; a callable for the training loop.
 
-    A batch maps each subject to `responses` (n, R, V), `embedding`, `partner` (n, d), `weight` (n, 1) and `index` (n,).
-    Row k of every subject belongs together: it makes the cross-subject pairs.
+    A batch has the columns `subject` (names), `responses` (R, V), `embedding`, `partner` (n, d), `weight` (n, 1) and `index` (n,).
+    The k-th rows of all subjects belong together: they make the cross-subject pairs.
 
     Parameters
     ----------
@@ -69,20 +69,22 @@ class AlignmentLosses:
     subjects: list[str]
     shuffle_labels: bool = False
 
-    def __call__(self, module: Aligned, batch: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    @property
+    def compares_rows(self) -> bool:
+        """Whether a term compares the rows of a batch with each other."""
+        return self.losses.compares_rows
+
+    def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, head = self.losses, module.encoder.head
-        pooled = module.encoder({name: part["responses"] for name, part in batch.items()}).pooled
-        by_subject = dict(zip(batch, pooled.split([len(part["index"]) for part in batch.values()]), strict=True))
-        own, partner, weight = (torch.cat([part[key] for part in batch.values()]) for key in ("embedding", "partner", "weight"))
+        pooled = module.encoder(batch["responses"], batch["subject"]).pooled
+        own, partner, weight = batch["embedding"], batch["partner"], batch["weight"]
         seen = weight * own + (1 - weight) * partner
         terms: dict[str, Tensor] = {}
-        pairs = cross_subject_pairs(list(batch))
+        pairs = cross_subject_pairs(batch["subject"])
         if weights.siamese > 0 and pairs:
-            targets = dict(zip(batch, seen.split([len(part["index"]) for part in batch.values()]), strict=True))
-            rows = [min(len(by_subject[a]), len(by_subject[b])) for a, b in pairs]
-            labels = torch.cat([pseudo_labels(targets[a][:n], targets[b][:n], head.mean) for (a, b), n in zip(pairs, rows, strict=True)])
-            first, second = (torch.cat([by_subject[pair[side]][:n] for pair, n in zip(pairs, rows, strict=True)]) for side in (0, 1))
-            terms["siamese"] = weights.siamese * Siamese(self.margin)(first, second, shuffled(labels) if self.shuffle_labels else labels)
+            first, second = (torch.tensor(side, device=pooled.device) for side in zip(*pairs, strict=True))
+            labels = pseudo_labels(seen[first], seen[second], head.mean)
+            terms["siamese"] = weights.siamese * Siamese(self.margin)(pooled[first], pooled[second], shuffled(labels) if self.shuffle_labels else labels)
         if weights.embedding > 0 or weights.softclip > 0:
             predicted = module.encoder.embed(pooled)
         if weights.embedding > 0:
@@ -91,7 +93,7 @@ class AlignmentLosses:
             standard = [(x.float() - head.mean) / head.scale for x in (predicted, own, partner)]
             terms["softclip"] = weights.softclip * SoftClip(self.temperature)(standard[0], standard[1], standard[2], weight)
         if module.subject is not None or module.discriminator is not None:
-            numbers = torch.cat([torch.full_like(part["index"], self.subjects.index(name)) for name, part in batch.items()])
+            numbers = torch.tensor([self.subjects.index(name) for name in batch["subject"]], device=pooled.device)
         if module.subject is not None:
             terms["subject"] = weights.subject * SubjectClassification()(module.subject, pooled, numbers)
         if module.discriminator is not None:
@@ -99,18 +101,20 @@ class AlignmentLosses:
         return terms
 
 
-def draw_rows(trials: SubjectTrials, targets: Targets, rows: int, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
+def draw_rows(trials: SubjectTrials, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
     """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
 
     Parameters
     ----------
-    rows : int
+    places : Tensor
+        int64 (n,), places in the subject's sequence of rows, such as `turns` gives.
     step, seed : int
         Decide everything that is random.
     mixed : bool
         MixCo (Kim et al. 2020): each response and a random other one of the batch are averaged with a random weight.
     """
-    chosen = drawn(len(trials.images("train")), rows, step, seed, trials.key)
+    rows = len(places)
+    chosen = at_places(len(trials.images("train")), places, seed, trials.key)
     images, responses = trials.draw("train", chosen, step, seed)
     embedding = targets(images)
     weight, partner = torch.ones(rows, 1), embedding
@@ -187,22 +191,24 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials, Targets]], limit: int =
 
 
 def validation(encoder: FmriEncoder, parts: Mapping[str, tuple[Tensor, Tensor]], size: int) -> dict[str, float]:
-    """Held-out embedding distance (first: it is what is minimised) and two-way identification, averaged over subjects."""
+    """Held-out embedding distance (first: it is what is minimised) and two-way identification, averaged over subjects.
+
+    One picture identifies nothing: without two of a subject, identification is left out.
+    """
     device = encoder.head.mean.device
     distances, identified = [], []
     for name, (responses, embedding) in parts.items():
         predicted = torch.cat([encoder.embed(encoder(part.to(device), name).pooled).float() for part in responses.split(size)])
         embedding = embedding.to(device)
         distances.append(float(EmbeddingDistance()(predicted, embedding, encoder.head.scale)))
-        centre = embedding.mean(0)  # of this subject's pictures: what they share identifies none of them
-        identified.append(two_way((predicted - centre) / encoder.head.scale, (embedding - centre) / encoder.head.scale))
-    return {"embedding": float(np.mean(distances)), "identification": float(np.mean(identified))}
+        if len(embedding) > 1:
+            centre = embedding.mean(0)  # of this subject's pictures: what they share identifies none of them
+            identified.append(two_way((predicted - centre) / encoder.head.scale, (embedding - centre) / encoder.head.scale))
+    return {"embedding": float(np.mean(distances))} | ({"identification": float(np.mean(identified))} if identified else {})
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:
-    """Share of pairs of pictures in which a prediction (n, d) correlates more with its own picture than with the other; chance .5."""
-    if len(predicted) < 2:
-        return float("nan")
+    """Share of pairs of pictures in which a prediction (n, d) correlates more with its own picture than with the other; chance .5. At least two."""
     standard = [nn.functional.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (predicted, truth)]
     similarity = standard[0] @ standard[1].T
     own = similarity.diag()[:, None]

@@ -1,8 +1,8 @@
 """A subject's trials in memory, by picture, and the encoder they are given to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -151,6 +151,50 @@ def training_rows(study: settings.Study, method: str, data: PreparedSubject) -> 
     if share is None or study.role(data.dataset, data.subject) != "train":
         return None
     return budget_rows(data, share, study.seed)
+
+
+def turns(names: Sequence[str], size: int, step: int) -> dict[str, Tensor]:
+    """Who gives the rows of one step's batch, where subjects take turns row by row, on from one step to the next.
+
+    Over many steps every subject gives as many rows, whatever the batch size; and a batch of at least two rows is of
+    several subjects where there are several.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Subjects.
+    size : int
+        Rows of a batch.
+    step : int
+
+    Returns
+    -------
+    dict
+        Subject -> int64 (n,), its places in its own sequence of rows; without the subjects whose turn is not in this step.
+    """
+    rows = torch.arange(step * size, (step + 1) * size)
+    own = {name: rows[rows % len(names) == number] // len(names) for number, name in enumerate(names)}
+    return {name: places for name, places in own.items() if len(places)}
+
+
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """One batch of several subjects' rows.
+
+    Parameters
+    ----------
+    parts : mapping
+        Subject -> columns (n, ...), the same for all subjects.
+
+    Returns
+    -------
+    dict
+        `subject`, list of str; `responses`, list of (R, V), whose lengths differ between subjects; the other columns as tensors.
+    """
+    columns = {key: [part[key] for part in parts.values()] for key in next(iter(parts.values()))}
+    batch: dict[str, Any] = {key: torch.cat(own) for key, own in columns.items() if key != "responses"}
+    batch["responses"] = [row for own in columns["responses"] for row in own]
+    batch["subject"] = [name for name, part in parts.items() for _ in part["responses"]]
+    return batch
 
 
 class Targets:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list, patch_environment
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -84,9 +85,6 @@ def generator(*keys: Any) -> torch.Generator:
 def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
     """Indices of the batch of one step, drawn without replacement epoch by epoch.
 
-    The order of epoch e is a permutation seeded from (`keys`, e), so that any step's batch is known without the ones
-    before it.
-
     Parameters
     ----------
     n : int
@@ -101,9 +99,28 @@ def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
     Tensor
         int64 (size,), values in [0, n).
     """
-    places = torch.arange(step * size, (step + 1) * size)
+    return at_places(n, torch.arange(step * size, (step + 1) * size), *keys)
+
+
+def at_places(n: int, places: Tensor, *keys: Any) -> Tensor:
+    """Indices at some places of an endless sequence of epochs, each of all `n` samples in an order of its own.
+
+    The order of epoch e is a permutation seeded from (`keys`, e), so that any place is known without the ones before it.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    places : Tensor
+        int64 (size,), ascending.
+
+    Returns
+    -------
+    Tensor
+        int64 (size,), values in [0, n).
+    """
     epochs = places // n
-    pieces = []
+    pieces = [torch.empty(0, dtype=torch.int64)]
     for epoch in epochs.unique().tolist():
         order = torch.randperm(n, generator=generator(*keys, "epoch", epoch))
         pieces.append(order[places[epochs == epoch] % n])
@@ -150,6 +167,7 @@ def train(
     rate: Callable[[str], float] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     on_step: Callable[[int], None] | None = None,
+    compares_rows: bool = False,
 ) -> Trained:
     """Train a module; afterwards it holds the weights to keep (the best validated ones, else the last; EMA where kept).
 
@@ -161,11 +179,11 @@ def train(
     ----------
     module : nn.Module
     draw : function
-        Step -> batch: nested dicts, lists or tuples of CPU tensors, a pure function of the step. The first axis of every
-        tensor (its rows) is what processes and micro-batches share out. Other leaves are passed as they are.
+        Step -> batch, a pure function of the step: a dict of columns of `settings.batch_size` rows each, which are CPU tensors
+        (rows along the first axis) or lists. Rows are what processes and micro-batches share out, so all that is random
+        about a row is drawn here.
     losses : function
-        (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows; one that compares the
-        rows of a batch with each other compares those of its micro-batch.
+        (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows.
     settings : Training
     seed : int
     checkpoints : Path
@@ -177,7 +195,7 @@ def train(
     n_samples : int
         Training samples, to turn epochs into steps.
     samples_per_step : int, optional
-        Samples in one drawn batch; by default `settings.batch_size`.
+        Rows of a batch that are among these samples; by default all.
     trainable : iterable of str, optional
         Names of the parameters to train; all others are frozen. By default all that require a gradient.
     rate : function, optional
@@ -186,26 +204,39 @@ def train(
         Module (in evaluation mode, without gradients) -> values; the first is minimised.
     on_step : function, optional
         Called with the number of steps done after each one.
+    compares_rows : bool
+        Whether a loss compares the rows of a batch with each other, so that they cannot be shared out.
 
     Raises
     ------
     InputError
         A loss is not finite (step, term and samples are named); memory does not suffice; a precision or device that
-        this machine lacks.
+        this machine lacks; a batch that cannot be shared out as asked; activations that cannot be recomputed.
     """
     if trainable is not None:
         wanted = set(trainable)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in wanted)
-    run = _Run(module, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size, rate or (lambda name: 1.0))
-    try:
-        return run.train(draw, losses, validate, on_step)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
+    accelerator = _accelerator(settings.precision)
+    processes = accelerator.num_processes
+    if compares_rows and processes * settings.accumulate > 1:
         raise InputError(
-            f"{label}: out of memory on {run.device} in step {run.step}; lower training.batch_size (now {settings.batch_size}) or raise "
-            f"training.accumulate (now {settings.accumulate}), set training.gradient_checkpointing: true or training.precision: bf16"
+            f"{label}: its losses compare the rows of a batch with each other, so a batch cannot be shared by {processes} processes x "
+            f"training.accumulate {settings.accumulate}; use one process and training.accumulate: 1"
+        )
+    run = None
+    try:
+        run = _Run(
+            module, accelerator, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size, rate or (lambda name: 1.0)
+        )
+        return run.train(draw, losses, validate, on_step)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        shared_out = "" if compares_rows else f" or raise training.accumulate (now {settings.accumulate})"
+        raise InputError(
+            f"{label}: out of memory on {accelerator.device} {'before the first step' if run is None else f'in step {run.step}'}; "
+            f"lower training.batch_size (now {settings.batch_size}){shared_out}, set training.gradient_checkpointing: true or training.precision: bf16"
         ) from error
 
 
@@ -215,6 +246,7 @@ class _Run:
     def __init__(
         self,
         module: nn.Module,
+        accelerator: Accelerator,
         settings: study.Training,
         seed: int,
         checkpoints: Path,
@@ -229,13 +261,14 @@ class _Run:
         self.samples = samples
         self.total = n_steps(settings, n_samples, samples)
         self.window = max(1, math.ceil(self.total / CURVE_POINTS))
-        self.accelerator = _accelerator(settings.precision)
-        self.device = self.accelerator.device
+        self.accelerator, self.device = accelerator, accelerator.device
         self.module = module.to(self.device)
         if settings.gradient_checkpointing:
-            for part in module.modules():
-                if callable(enable := getattr(part, "enable_gradient_checkpointing", None)):
-                    enable()
+            able = [enable for part in module.modules() if callable(enable := getattr(part, "enable_gradient_checkpointing", None))]
+            if not able:
+                raise InputError(f"{label}: training.gradient_checkpointing: true given, but this network cannot recompute its activations; set it to false")
+            for enable in able:
+                enable()
         self.parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         if not self.parameters:
             raise ValueError(f"{label}: no parameter to train")
@@ -264,7 +297,7 @@ class _Run:
             self.record["flops"] = self._flops(draw(0), losses)
         interrupted = _Signal()
         begun = time.monotonic() - self.record["seconds"]
-        with interrupted, _tensorboard(self.label, self.accelerator.is_main_process) as board:
+        with interrupted, _tensorboard(self.label, self.step, self.accelerator.is_main_process) as board:
             if validate is not None and not self.step:
                 self._validate(validate, board)
             steps = range(self.step, self.total)
@@ -293,16 +326,16 @@ class _Run:
     def _one_step(self, batch: Any, losses: Callable) -> dict[str, float]:
         rows = _rows(batch)
         accelerator, parts = self.accelerator, self.accelerator.num_processes * self.settings.accumulate
-        if min(rows) < parts:
+        if rows < parts:
             raise InputError(
-                f"{self.label}: {min(rows)} rows a step cannot be shared by {accelerator.num_processes} processes x "
+                f"{self.label}: {rows} rows a step cannot be shared by {accelerator.num_processes} processes x "
                 f"training.accumulate {self.settings.accumulate}; raise training.batch_size"
             )
         self.stepper.zero_grad()
         totals: Tensor | None = None
         for micro in range(self.settings.accumulate):
             part = _part(batch, accelerator.process_index * self.settings.accumulate + micro, parts, self.device)
-            share = sum(_rows(part)) / sum(rows)
+            share = _rows(part) / rows
             with accelerator.autocast():
                 terms = losses(self.module, part)
             values = torch.stack([value.float() for value in terms.values()])
@@ -421,11 +454,9 @@ class _Run:
 
     def _flops(self, batch: Any, losses: Callable) -> float:
         """Floating-point operations of the forward pass (losses included) per sample."""
-        rows = _rows(batch)
-        part = _part(batch, 0, min(*rows, self.accelerator.num_processes * self.settings.accumulate), self.device)
-        share = sum(_rows(part)) / sum(rows)
+        part = _part(batch, 0, min(_rows(batch), self.accelerator.num_processes * self.settings.accumulate), self.device)
         self.module.eval()
-        return count_flops(lambda: losses(self.module, part)) / share / self.samples
+        return count_flops(lambda: losses(self.module, part)) / _rows(part)
 
     # --- checkpoints ---
 
@@ -501,24 +532,47 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def _accelerator(precision: str) -> Accelerator:
-    """A fresh Accelerator on the device of `UNIMIND_DEVICE` (cpu, cuda), or on the best one there is."""
-    device = os.environ.get("UNIMIND_DEVICE", "").lower()
-    if device not in ("", "cpu", "cuda"):
-        raise InputError(f"UNIMIND_DEVICE: {device!r} given; expected cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("UNIMIND_DEVICE: cuda given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
-    alone = "LOCAL_RANK" not in os.environ
-    AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    if precision == "fp16" and cpu:
-        raise InputError("training.precision: fp16 needs a GPU; use bf16 or fp32")
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, on a GPU or not; some libraries say so in words only."""
+    words = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "allocation failed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error).lower() for word in words)
 
 
 def on_device(device: torch.device | str | None = None) -> torch.device:
-    """The device a stage uses outside the loop: `UNIMIND_DEVICE`, else a GPU where there is one."""
-    return torch.device(device or os.environ.get("UNIMIND_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """A device: the one given, else the one that `UNIMIND_DEVICE` names (cpu, cuda, cuda:1), else a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        `UNIMIND_DEVICE` names no device, or one that is not there.
+    """
+    if device:
+        return torch.device(device)
+    given = os.environ.get("UNIMIND_DEVICE", "").lower()
+    if not re.fullmatch(r"|cpu|cuda(:\d+)?", given):
+        raise InputError(f"UNIMIND_DEVICE: {given!r} given; expected cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ...")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if given.startswith("cuda") and not count:
+        raise InputError(f"UNIMIND_DEVICE: {given} given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
+    named = torch.device(given or ("cuda" if count else "cpu"))
+    if named.index is not None and named.index >= count:
+        raise InputError(f"UNIMIND_DEVICE: {given} given, but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'} here, counted from cuda:0")
+    return named
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """A fresh Accelerator on the device of `UNIMIND_DEVICE`, or, of several processes, on each one's own GPU."""
+    device = on_device()
+    alone = "LOCAL_RANK" not in os.environ
+    if device.index is not None and not alone:
+        raise InputError(f"UNIMIND_DEVICE: {device} given, but each of several processes has a GPU of its own; set UNIMIND_DEVICE=cuda")
+    AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("training.precision: fp16 needs a GPU; use bf16 or fp32")
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    with patch_environment(**({} if device.index is None else {"ACCELERATE_TORCH_DEVICE": str(device)})):
+        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu")
 
 
 def peak_memory(device: torch.device) -> int:
@@ -540,63 +594,49 @@ def count_flops(function: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def _tensorboard(label: str, main: bool) -> Iterator[Any]:
-    """A SummaryWriter below `UNIMIND_TENSORBOARD` where that is set and TensorBoard is installed, else None."""
+def _tensorboard(label: str, step: int, main: bool) -> Iterator[Any]:
+    """A SummaryWriter of a training in a folder of its own below `UNIMIND_TENSORBOARD`, where that is set; else None."""
     folder = os.environ.get("UNIMIND_TENSORBOARD")
-    if not folder or not main or importlib.util.find_spec("tensorboard") is None:
+    if not folder or not main:
         yield None
         return
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("UNIMIND_TENSORBOARD: set, but TensorBoard is not installed here; pip install tensorboard, or unset it")
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(Path(folder) / label.replace(" ", "-")) as board:
+    place = Path(folder) / re.sub(r"[^\w.-]+", "-", label)
+    with SummaryWriter(place, purge_step=step + 1) as board:  # what a killed run wrote beyond its checkpoint is not shown
         yield board
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, dict):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def _rows(batch: Any) -> list[int]:
-    """Length of the first axis of every tensor of a batch."""
-    return [len(tensor) for tensor in _tensors(batch) if tensor.ndim]
+def _rows(batch: Any) -> int:
+    """Rows of a batch: the length of its columns."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
 
 
 def _part(batch: Any, index: int, parts: int, device: torch.device) -> Any:
-    """Part `index` of `parts` of a batch's rows, on a device."""
-    if isinstance(batch, Tensor):
-        return (batch.tensor_split(parts)[index] if batch.ndim and parts > 1 else batch).to(device, non_blocking=True)
+    """Part `index` of `parts` of a batch's rows, on a device; parts differ by one row at most."""
     if isinstance(batch, dict):
-        return {key: _part(value, index, parts, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(_part(value, index, parts, device) for value in batch)
-    return batch
+        return {key: _part(column, index, parts, device) for key, column in batch.items()}
+    own = batch[index * len(batch) // parts : (index + 1) * len(batch) // parts]
+    return own.to(device, non_blocking=True) if isinstance(own, Tensor) else [_moved(row, device) for row in own]
+
+
+def _moved(row: Any, device: torch.device) -> Any:
+    return row.to(device, non_blocking=True) if isinstance(row, Tensor) else row
 
 
 def _describe(batch: Any) -> str:
-    """Which samples a batch holds: every tensor called `index`, shortened."""
-    found: list[str] = []
-
-    def search(part: Any, path: str) -> None:
-        if isinstance(part, dict):
-            for key, value in part.items():
-                if key == "index" and isinstance(value, Tensor):
-                    shown = value.flatten().tolist()
-                    found.append(f"{path}{shown[:16]}{'...' if len(shown) > 16 else ''}")
-                else:
-                    search(value, f"{path}{key} ")
-
-    search(batch, "")
-    return "; ".join(found) or "not named by the batch"
+    """Which samples a batch holds: its column `index`, by its column `subject` where there is one, shortened."""
+    if not isinstance(batch, dict) or "index" not in batch:
+        return "not named by the batch"
+    found: dict[str, list[int]] = {}
+    for subject, index in zip(batch.get("subject", [""] * _rows(batch)), batch["index"].tolist(), strict=True):
+        found.setdefault(subject, []).append(index)
+    return "; ".join(f"{subject} {own[:16]}{'...' if len(own) > 16 else ''}".strip() for subject, own in found.items())
 
 
 # --- on disk ------------------------------------------------------------------------------------------------------

@@ -83,17 +83,6 @@ def shell_prefix():
     return f'set -euo pipefail; export PYTHONPATH="{ROOT}"; {own_python}'
 
 
-def cards():
-    """How many graphics cards jobs may use: told by UNIMIND_GPUS, asked of a cluster, or seen on this machine."""
-    told = os.environ.get("UNIMIND_GPUS")
-    if told is not None:
-        return int(told)
-    return 1 if workflow.non_local_exec else graphics_cards()
-
-
-GPU = min(cards(), 1)
-
-
 def one_of(names):
     """Regular expression for exactly these names."""
     return "|".join(re.escape(name) for name in sorted(set(names))) or "(?!)"
@@ -219,11 +208,25 @@ def processes_of(stage):
     return number
 
 
-def cards_of(stage):
-    """Graphics cards of a training: one per process on a cluster. On one machine `gpu: 1` is the right to use its cards."""
-    return lambda wildcards: (
-        GPU * processes_of(stage)(wildcards) if workflow.non_local_exec else GPU
-    )
+def cards_of(stage=None):
+    """Graphics cards of a job, found when it is planned: who runs the jobs is not known before.
+
+    A cluster is asked for one per process. On one machine, `gpu: 1` is the right to use its cards. UNIMIND_GPUS=0 says
+    that there are none, UNIMIND_GPUS=1 that there are some.
+    """
+
+    def number(wildcards):
+        told = os.environ.get("UNIMIND_GPUS")
+        if not (int(told) if told else workflow.non_local_exec or graphics_cards()):
+            return 0
+        return (
+            processes_of(stage)(wildcards) if stage and workflow.non_local_exec else 1
+        )
+
+    return number
+
+
+GPU = cards_of()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -296,13 +299,13 @@ def foundations_before(name, wildcard):
 
 
 def viewers(wildcards):
-    """Subjects whose test pictures make a stimulus set's controls: those trained on, so that a new one changes nothing."""
-    seen = [
+    """Whose pictures a stimulus set is, if one subject's own; a shared set itself says which may be tested on, so that a new subject changes nothing."""
+    return [
         pair
         for pair in STUDY.pairs()
-        if pair[0] == wildcards.dataset and STUDY.stimuli(*pair) == wildcards.stimuli
+        if pair[0] == wildcards.dataset
+        and STUDY.stimuli(*pair) == wildcards.stimuli != "stimuli"
     ]
-    return [pair for pair in seen if STUDY.role(*pair) == "train"] or seen
 
 
 def pretrained(wildcards):

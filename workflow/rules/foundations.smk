@@ -50,7 +50,6 @@ rule train_foundation:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        nodes=1,
         gpu=cards_of("foundation"),
         mem_mb=grow(16000, processes_of("foundation")),
         runtime=grow(1440),

@@ -13,7 +13,6 @@ rule pretrain_encoder:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        nodes=1,
         gpu=cards_of("pretrain"),
         mem_mb=grow(24000, processes_of("pretrain")),
         runtime=grow(1440),
@@ -46,7 +45,6 @@ rule align_subjects:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        nodes=1,
         gpu=cards_of("align"),
         mem_mb=grow(32000, processes_of("align")),
         runtime=grow(1440),
@@ -115,7 +113,6 @@ rule condition_diffusion:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        nodes=1,
         gpu=cards_of("condition"),
         mem_mb=grow(32000, processes_of("condition")),
         runtime=grow(2880),
@@ -153,7 +150,6 @@ rule adapt_subject:
         "../../envs/networks.yaml"
     threads: STUDY.threads
     resources:
-        nodes=1,
         gpu=cards_of("adapt"),
         mem_mb=grow(24000, processes_of("adapt")),
         runtime=grow(720),

@@ -9,7 +9,7 @@ from unimind.foundations.study_autoencoder import NAME, StudyAutoencoder
 from unimind.study import Study
 from unimind.study import StudyAutoencoder as Settings
 from unimind.training.foundations.pictures import drawn_pictures, unit
-from unimind.training.loop import drawn, fingerprint, train, write_model
+from unimind.training.loop import drawn, fingerprint, generator, train, write_model
 
 LATENT_NOISE = 0.2
 
@@ -25,14 +25,17 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
     torch.manual_seed(study.seed)
     model = StudyAutoencoder(settings.latent_channels, settings.downsampling, settings.width)
 
+    side = study.picture_size // settings.downsampling
+
     def draw(step: int) -> dict:
         index = drawn(len(pictures.images), settings.training.batch_size, step, study.seed, "autoencoder")
-        return {"index": index, "images": pictures.images[index]}
+        noise = torch.randn(len(index), settings.latent_channels, side, side, generator=generator(study.seed, "autoencoder noise", step))
+        return {"index": index, "images": pictures.images[index], "noise": noise}
 
     def losses(model: StudyAutoencoder, batch: dict) -> dict:
         images = unit(batch["images"])
         latent = model.raw_encode(images)
-        output = model.raw_decode(latent + LATENT_NOISE * torch.randn_like(latent))
+        output = model.raw_decode(latent + LATENT_NOISE * batch["noise"])
         return {"squared": 10 * functional.mse_loss(output, images), "absolute": functional.l1_loss(output, images), "size": 1e-3 * latent.square().mean()}
 
     def validate(model: StudyAutoencoder) -> dict:

@@ -12,7 +12,8 @@ from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.diffusion import Diffusion, alphas_cumprod, noised
 from unimind.study import Study, StudyDiffusion
 from unimind.training.foundations.pictures import drawn_pictures, unit
-from unimind.training.loop import drawn, fingerprint, on_device, train, write_model
+from unimind.training.loop import drawn, fingerprint, generator, on_device, train, write_model
+from unimind.training.objectives.denoising import draw_noise
 
 NAME = "study latent diffusion"
 SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
@@ -79,22 +80,21 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
 
     def draw(step: int) -> dict:
         index = held_out + drawn(len(latents) - held_out, settings.training.batch_size, step, study.seed, "diffusion")
-        return {"index": index, "latents": latents[index], "vectors": vectors[index]}
-
-    def error(model: Diffusion, latent: Tensor, vector: Tensor, drop: float) -> Tensor:
-        n = len(latent)
-        timestep = torch.randint(len(alphas), (n,), device=latent.device)
-        mixed, target = noised(latent, torch.randn_like(latent), timestep, alphas.to(latent.device), str(SCHEDULER["prediction_type"]))
-        assert model.conditioner is not None
-        condition = model.conditioner(vector).keep(torch.rand(n, device=latent.device) >= drop, model.conditioner.null())
-        return functional.mse_loss(model(mixed, timestep, condition).float(), target)
+        random = draw_noise(latents[index], len(alphas), settings.drop_condition, generator(study.seed, "diffusion noise", step))
+        return {"index": index, "latent": latents[index], "vector": vectors[index], **random}
 
     def losses(model: Diffusion, batch: dict) -> dict:
-        return {"velocity": error(model, batch["latents"], batch["vectors"], settings.drop_condition)}
+        mixed, target = noised(batch["latent"], batch["noise"], batch["timestep"], alphas.to(batch["latent"].device), str(SCHEDULER["prediction_type"]))
+        assert model.conditioner is not None
+        condition = model.conditioner(batch["vector"]).keep(batch["kept"], model.conditioner.null())
+        return {"velocity": functional.mse_loss(model(mixed, batch["timestep"], condition).float(), target)}
+
+    unseen = {"latent": latents[:held_out], "vector": vectors[:held_out]}
+    unseen |= draw_noise(unseen["latent"], len(alphas), 0.0, generator(study.seed, "held-out noise"))
 
     def validate(model: Diffusion) -> dict:
         device = next(model.parameters()).device
-        parts = [error(model, latents[:held_out][part].to(device), vectors[:held_out][part].to(device), 0.0) for part in torch.arange(held_out).split(64)]
+        parts = [losses(model, {key: column[rows].to(device) for key, column in unseen.items()})["velocity"] for rows in torch.arange(held_out).split(64)]
         return {"velocity": torch.stack(parts).mean().item()}
 
     files = [autoencoder, embedding, *stimuli, *embeddings]

@@ -76,7 +76,7 @@ def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
 
     mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
-                    label="image embedding (study CLIP)", n_samples=len(pictures.images), validate=validate)  # fmt: skip
+                    label="image embedding (study CLIP)", n_samples=len(pictures.images), validate=validate, compares_rows=True)  # fmt: skip
     write_model(
         out, model.state_dict(), {"kind": "study-clip", "name": NAME, "arguments": model.arguments, "held_out": trained.validation}, trained, checkpoints
     )

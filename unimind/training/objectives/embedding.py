@@ -6,8 +6,9 @@ from torch import Tensor
 class EmbeddingDistance:
     """Mean squared distance of predicted and true image embedding in units of every dimension's standard deviation.
 
-    mean over samples and dimensions of ((e' - e) / sigma)^2: 1 for predicting the mean of the training pictures, 0 at best;
-    that is one minus the share of variance explained.
+    The thesis's CLIP projection. mean over samples and dimensions of ((e' - e) / sigma)^2, with sigma over the training
+    pictures: 1 for predicting their mean, 0 at best. On the training pictures that is 1 - R^2, R^2 the coefficient of
+    determination averaged over dimensions.
     """
 
     def __call__(self, predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:

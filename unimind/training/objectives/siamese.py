@@ -1,5 +1,6 @@
 """The Siamese loss of the thesis: fMRI embeddings of two subjects are as near as their pictures are alike."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -38,13 +39,21 @@ def pseudo_labels(first: Tensor, second: Tensor, centre: Tensor) -> Tensor:
     return (normalize(first - centre, dim=1) * normalize(second - centre, dim=1)).sum(1).clamp(0, 1)
 
 
-def cross_subject_pairs(subjects: list[str]) -> list[tuple[str, str]]:
-    """All pairs of different subjects. Row k of one subject's batch is paired with row k of the other's.
+def cross_subject_pairs(subjects: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of rows of a batch: the k-th row of every subject with the k-th row of every other.
 
     The rows are drawn anew in every epoch and for every subject by itself, so pairs are too; and no pair is ever of one
     subject.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Each row's subject.
     """
-    return list(combinations(subjects, 2))
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(subjects):
+        rows.setdefault(name, []).append(row)
+    return [pair for one, other in combinations(rows.values(), 2) for pair in zip(one, other, strict=False)]
 
 
 def shuffled(labels: Tensor) -> Tensor:

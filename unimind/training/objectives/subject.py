@@ -7,7 +7,7 @@ from unimind.models.heads import reverse_gradient
 
 
 class SubjectClassification:
-    """Cross-entropy of the subject; the head's hidden layer becomes the subject token of the thesis."""
+    """Cross-entropy of the subject; the head's hidden layer is the subject token of the thesis (`ConditionStage`)."""
 
     def __call__(self, head: nn.Module, pooled: Tensor, subject: Tensor) -> Tensor:
         """Head, pooled embeddings (n, width), subject numbers (n,); a scalar."""

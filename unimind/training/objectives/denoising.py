@@ -1,0 +1,27 @@
+"""What is random in training a diffusion model (denoising score matching: Ho et al. 2020)."""
+
+import torch
+from torch import Tensor
+
+
+def draw_noise(latent: Tensor, n_timesteps: int, drop: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """What is random about the rows of a diffusion model's batch.
+
+    Parameters
+    ----------
+    latent : Tensor
+        (n, c, h, w), of which only the shape is used.
+    n_timesteps : int
+    drop : float
+        Share of rows without a condition.
+
+    Returns
+    -------
+    dict
+        `noise` (n, c, h, w), standard normal; `timestep` int64 (n,), uniform; `kept` bool (n,), False where the condition is dropped.
+    """
+    n = len(latent)
+    return {
+        "noise": torch.randn(latent.shape, generator=generator), "timestep": torch.randint(n_timesteps, (n,), generator=generator),
+        "kept": torch.rand(n, generator=generator) >= drop,
+    }  # fmt: skip
