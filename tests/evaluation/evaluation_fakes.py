@@ -98,6 +98,7 @@ class TinyStudy:
         with h5py.File(root / "stimuli.h5", "w") as file:
             file["images"] = self.images
             file["test"] = np.isin(np.arange(len(self.images)), self.test)
+            file["id"], file["sha256"] = [str(i) for i in range(len(self.images))], [f"{i:064d}" for i in range(len(self.images))]
         with h5py.File(root / "embeddings.h5", "w") as file:
             file["embedding"] = embedding
         for subject in self.subjects:
@@ -109,6 +110,7 @@ class TinyStudy:
             file["unconditional"] = scenes(n_test, side, 8)
             file["embedding_ceiling"] = self.noisy(15, 9)
             file["autoencoder_ceiling"] = self.noisy(5, 10)
+            file.attrs["absent"] = "{}"
         for method, noise in (("good", 40), ("poor", 160)):
             for k, subject in enumerate(self.subjects):
                 order = np.random.default_rng(k).permutation(n_test)  # reconstructions need not come in the stimuli's order
@@ -122,6 +124,7 @@ class TinyStudy:
                     file["predicted"] = predicted.astype(np.float32)
                     file["predicted_shuffled"] = np.roll(predicted, 1, 0).astype(np.float32)
                     file["predicted_train_nearest"] = np.random.default_rng(k).choice(train, n_test)
+                    file.attrs.update(repeats="all test trials of a picture", trials_per_picture="1", choice="agrees best")
 
     def noisy(self, noise: float, seed: int) -> np.ndarray:
         return np.clip(self.images[self.test] + np.random.default_rng(seed).normal(0, noise, (self.n_test, self.side, self.side, 3)), 0, 255).astype(np.uint8)
@@ -132,8 +135,7 @@ class TinyStudy:
     def features(self) -> Path:
         from unimind.evaluation.features import features
 
-        prepared = [self.path(f"{s}.h5") for s in self.subjects]
-        features(self.study, self.path("stimuli.h5"), prepared, self.foundations / "embedding", self.foundations / "classifier", self.path("features.h5"))
+        features(self.study, self.path("stimuli.h5"), [], self.foundations / "embedding", self.foundations / "classifier", self.path("features.h5"))
         return self.path("features.h5")
 
     def score(self, method: str, subject: str, features: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -9,16 +10,27 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from evaluation_fakes import scenes
+import torch
+import torchvision.models
+from evaluation_fakes import scenes, write_foundations
+from independent_table import moved, noisy, random_weights
 from PIL import Image, ImageFilter
+from safetensors.torch import save_file
 
 from unimind.cli import main
+from unimind.data.drawn import combinations, draw
 from unimind.errors import InputError
-from unimind.evaluation.controls import derangement, distinct
+from unimind.evaluation import layout
+from unimind.evaluation.controls import distinct
 from unimind.evaluation.evaluate import evaluate, read_pairs
-from unimind.evaluation.panel import Panel, measure
-from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.metrics import CHANCE, LOWER_IS_BETTER, retrieval
+from unimind.evaluation.networks import WEIGHTS_OF
+from unimind.evaluation.panel import Panel, Whole, measure
+from unimind.evaluation.pictures import Pictures, resize
+from unimind.evaluation.score import summarise
 from unimind.evaluation.statistics import bootstrap
+from unimind.evaluation.tabulate import tabulate
+from unimind.reconstruction.tested import derangement
 
 
 @pytest.fixture(autouse=True)
@@ -92,22 +104,154 @@ def test_what_does_not_match_is_refused_by_name(tmp_path):
     assert main(["evaluate", "--truth", str(tmp_path / "none"), "--reconstruction", str(four), "--out", str(tmp_path / "out")]) == 2
 
 
-def test_truth_is_best_and_permuted_truth_is_at_chance(fakes, tmp_path):
-    from evaluation_fakes import write_foundations
+@pytest.mark.parametrize("place", ["truth", "truth/scores", ".", "guess"])
+def test_what_is_measured_is_never_written_into(tmp_path, monkeypatch, place):
+    truth, guess = write(tmp_path / "truth", scenes(2, 16)), write(tmp_path / "guess", scenes(2, 16, 1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"--out .*: is, holds or lies in"):
+        evaluate(truth, guess, Path(place))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
+
+def test_files_of_others_in_the_folder_survive(tmp_path):
+    truth = write(tmp_path / "truth", scenes(2, 16))
+    out = write(tmp_path / "out", scenes(1, 16))
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("mine")
+    (out / "metrics.csv").write_text("old")
+    for _ in range(2):
+        evaluate(truth, truth, out, bootstrap="20")
+    assert {path.name for path in out.iterdir()} == {"picture0.png", "notes", "metrics.csv", "metrics.md", "grid.png"}
+    assert (out / "notes" / "mine.txt").read_text() == "mine" and (out / "metrics.csv").read_text() != "old"
+    np.save(tmp_path / "array.npy", scenes(2, 16))
+    with pytest.raises(InputError, match="--out"):
+        evaluate(truth, tmp_path / "array.npy", tmp_path / "array.npy")
+
+
+def test_a_folder_against_an_array_is_paired_in_number_order(tmp_path):
+    images = scenes(12, 16)
+    folder = write(tmp_path / "folder", images)  # picture0 ... picture11: as text, picture10 comes before picture2
+    np.save(tmp_path / "array.npy", images)
+    for pair in ((folder, tmp_path / "array.npy"), (tmp_path / "array.npy", folder), (folder, write(tmp_path / "copy", images))):
+        first, second, _ = read_pairs(*pair)
+        for pictures in (first, second):
+            np.testing.assert_allclose(resize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, 256), resize(pictures.batch(range(12)), 256), atol=1e-6)
+
+
+def test_it_says_why_retrieval_is_absent(tmp_path):
+    truth = write(tmp_path / "truth", scenes(2, 16))
+    evaluate(truth, truth, tmp_path / "out", bootstrap="20")
+    line = next(line for line in (tmp_path / "out" / "metrics.md").read_text().splitlines() if line.startswith("- Absent: retrieval"))
+    assert "(image to brain), retrieval (brain to image): compares the image embeddings an encoder predicts with the true ones" in line
+
+
+# --- self-checks ------------------------------------------------------------------------------------------------
+
+BEST = {"mse": 0, "pixcorr": 1, "ssim": 1, "lpips": 0, "fid": 0, "effnet": 0, "swav": 0, "classifier": 1, "perceptual_distance": 0} | dict.fromkeys(
+    ("alexnet2", "alexnet5", "inception", "clip", "squeezenet"), 1
+)
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    """SqueezeNet 1.1 with random weights: its features see texture and colour, wherever they are."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
+    save_file({key: value.contiguous() for key, value in torchvision.models.squeezenet1_1(weights=None).state_dict().items()}, file)
+    return str(file)
+
+
+FAST = ["mse", "pixcorr", "ssim", "lpips", "alexnet2", "alexnet5", "clip", "nway_top1", "squeezenet", "classifier", "perceptual_distance"]
+
+
+@pytest.mark.parametrize("wanted", [FAST, pytest.param(["inception", "fid", "effnet", "swav"], marks=pytest.mark.slow)], ids=["most", "largest networks"])
+def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes, tmp_path):
+    """Drawn pictures and the panel's own architectures, their weights random (the two largest in small)."""
     folder = write_foundations(tmp_path)
-    n = 20
-    truths = scenes(n, 32)
+    n = 16
+    truths = draw(combinations("foundations", 2)[:n], 48).images
     pictures, index = distinct({"truth": truths, "permuted": truths[derangement(n)]})
-    assert len(pictures) == n
-    wanted = ["mse", "pixcorr", "ssim", "clip", "classifier", "perceptual_distance"]
-    found = measure(Panel.of(wanted, None, None, folder / "embedding", folder / "classifier"), Pictures(truths), Pictures(pictures), index, 16)
-    for name, best in (("mse", 0), ("pixcorr", 1), ("ssim", 1), ("clip", 1), ("classifier", 1), ("perceptual_distance", 0)):
-        np.testing.assert_allclose(found["truth"][name], best, atol=1e-4)
-    low, high = bootstrap(found["permuted"]["clip"])
-    assert low < 0.5 < high
-    low, high = bootstrap(found["permuted"]["pixcorr"])
-    assert low < 0 < high
+    with random_weights([name for name in wanted if name in WEIGHTS_OF]) as (weights, _):
+        panel = Panel.of(wanted, weights, squeezenet, folder / "embedding", folder / "classifier")
+        assert not panel.absent
+        found = measure(panel, Pictures(truths), Pictures(pictures), index, 16)
+    for name in wanted:
+        value = found["truth"][name]
+        if name == "nway_top1":
+            np.testing.assert_array_equal(value, 1)
+        else:
+            np.testing.assert_allclose(value.value if isinstance(value, Whole) else value, BEST[name], atol=1e-4, err_msg=name)
+    for name in {"alexnet2", "alexnet5", "inception", "clip", "squeezenet"} & set(wanted):
+        low, high = bootstrap(found["permuted"][name])
+        assert low < CHANCE[name] < high, name
+        assert high < 0.75, f"{name}: too uncertain to say anything"
+    for name in set(wanted) - {"nway_top1", "fid", "inception"}:
+        lower = name in LOWER_IS_BETTER
+        assert (np.mean(found["permuted"][name]) > np.mean(found["truth"][name])) == lower, name
+
+
+def test_retrieval_of_permuted_predictions_is_at_chance_and_of_the_truth_perfect():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=(80, 6))
+    for hits in retrieval(truth, truth):
+        np.testing.assert_array_equal(hits, 1)
+    predicted = truth + random.normal(size=truth.shape)
+    permutations = np.array([retrieval(truth, predicted[random.permutation(80)]) for _ in range(100)])
+    for own, permuted in zip(retrieval(truth, predicted), permutations.mean(0), strict=True):
+        low, high = bootstrap(permuted)
+        assert low < 1 / 80 < high < bootstrap(own)[0]
+        assert high - low < 1 / 80, "too uncertain to say anything"
+
+
+@pytest.fixture(scope="module")
+def drawn_rows(squeezenet):
+    """Drawn truths blurred, the same objects elsewhere, the mean of other pictures, and noisy truths: summaries of every row."""
+    n = 24
+    numbers = combinations("foundations", 3)[:n]
+    truths = draw(numbers, 64).images
+    rows = {
+        "blurred": np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(12))) for image in truths]),
+        "moved": draw(moved(numbers), 64).images,
+        "moved and noisy": noisy(draw(moved(numbers), 64).images, 60),
+        "mean": np.broadcast_to(draw(combinations("foundations", 4)[:200], 64).images.mean(0).astype(np.uint8), truths.shape),
+        "noisy": noisy(truths, 15),
+    }
+    pictures, index = distinct(rows)
+    wanted = ["pixcorr", "ssim", "squeezenet"]
+    found = measure(Panel.of(wanted, None, squeezenet), Pictures(truths), Pictures(pictures), index, 24)
+    return summarise(found, wanted, 300, 0)
+
+
+def test_a_blurred_drawing_wins_low_level_but_not_the_semantic_measure(drawn_rows):
+    """Of a network with random weights: no downloaded file is needed to see it."""
+    blurred, moved_ = drawn_rows["blurred"], drawn_rows["moved"]
+    assert blurred["pixcorr"]["ci_low"] > moved_["pixcorr"]["ci_high"]
+    assert blurred["ssim"]["value"] > moved_["ssim"]["value"]
+    assert blurred["squeezenet"]["ci_high"] < moved_["squeezenet"]["ci_low"]
+
+
+def test_the_tables_say_where_blur_wins(drawn_rows, scored, tmp_path):
+    """A method whose pictures show the right object elsewhere, beside the mean training image; then a method that is simply better."""
+    tiny, files = scored
+    for reconstruction, control, said in (("moved and noisy", "mean", True), ("moved", "blurred", True), ("noisy", "mean", False)):
+        rows = {"reconstruction": drawn_rows[reconstruction], "mean-training-image": drawn_rows[control]}
+        for path in files.values():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": rows, "stimulus": list(range(24))}))
+        folder = tmp_path / f"{reconstruction}-{control}"
+        tabulate(tiny.study, list(files.values()), [], folder)
+        text = (folder / "reconstruction.md").read_text()
+        words = [line for line in text.splitlines() if "which shows nothing, beats every method in" in line]
+        assert len(words) == (len({subject for _, subject in files}) + 1 if said else 0), "a sentence per subject and for the average"
+        for line in words:
+            numbers = [
+                f"{layout.TITLES[name]} ({drawn_rows[control][name]['value']:.3f} against {drawn_rows[reconstruction][name]['value']:.3f})"
+                for name in ("pixcorr", "ssim")
+            ]
+            numbers += [
+                f"SqueezeNet ({100 * drawn_rows[control]['squeezenet']['value']:.1f} against {100 * drawn_rows[reconstruction]['squeezenet']['value']:.1f})"
+            ]
+            assert all(part in line for part in numbers) and "reward blur" in line
 
 
 REAL = os.environ.get("UNIMIND_REAL_DATA", "")

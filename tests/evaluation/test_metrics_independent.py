@@ -4,25 +4,64 @@ import numpy as np
 import pytest
 import torch
 from evaluation_fakes import scenes
+from independent_table import HOW, resized, rows
 
 from unimind.evaluation import metrics as m
 from unimind.evaluation.pictures import resize
+from unimind.study import METRICS
 
 
-@pytest.fixture(scope="module")
-def pair():
-    """Two sets of four pictures, the second a noisy copy of the first: (4, 3, 48, 48) in [0, 1]."""
-    truth = torch.from_numpy(scenes(4, 48)).permute(0, 3, 1, 2).float() / 255
+@pytest.fixture(params=[48, 300], ids=["smaller than 256", "larger than 256"])
+def pair(request):
+    """Two sets of four pictures, the second a noisy copy of the first: (4, 3, n, n) in [0, 1]."""
+    truth = torch.from_numpy(scenes(4, request.param)).permute(0, 3, 1, 2).float() / 255
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     return truth, (truth + 0.2 * noise).clamp(0, 1)
 
 
+def brought_to(images: torch.Tensor, *sides: int) -> np.ndarray:
+    """Resized by Pillow, not by us: (n, side, side, 3)."""
+    return resized(images.permute(0, 2, 3, 1).numpy(), *sides).astype(float)
+
+
 def large(images: torch.Tensor) -> np.ndarray:
-    return resize(resize(images, 256), 425).permute(0, 2, 3, 1).double().numpy()
+    return brought_to(images, 256, 425)
+
+
+@pytest.mark.parametrize(("size", "side"), [(48, 256), (48, 425), (300, 256), (425, 256), (256, 425), (256, 224), (256, 342)])
+def test_pictures_are_resized_as_pillow_and_torchvision_do(size, side):
+    from torchvision.transforms.v2 import functional
+
+    images = torch.from_numpy(scenes(2, size)).permute(0, 3, 1, 2).float() / 255
+    ours = resize(images, side)
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1), brought_to(images, side), atol=2e-5)
+    theirs = functional.resize(images, [side, side], interpolation=functional.InterpolationMode.BILINEAR, antialias=True)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_table_names_every_measure_of_the_panel():
+    assert set(HOW) == set(METRICS)
+
+
+@pytest.mark.slow
+def test_the_whole_panel_is_what_other_software_makes_of_the_same_networks():
+    """Pictures in, measures out, the networks' weights random: `independent_table.py` prints what is compared here."""
+    seen = set()
+    for name, ours, theirs in rows():
+        seen.add(name)
+        scale = np.abs(theirs).max()
+        if name == "nway_top1":  # theirs are shares of random draws
+            tolerance = 0.04
+        elif name in ("alexnet2", "alexnet5", "inception", "clip"):  # rounding may turn one of the 10 comparisons of an image
+            tolerance = 0.11
+        else:  # deep networks of random weights multiply rounding
+            tolerance = (1e-4 if name in ("mse", "pixcorr", "ssim", "lpips") else 1e-3) * scale
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, err_msg=name)
+    assert seen == set(METRICS)
 
 
 def test_mse(pair):
-    a, b = (resize(x, 256).double().numpy() for x in pair)
+    a, b = (brought_to(x, 256) for x in pair)
     np.testing.assert_allclose(m.mse(*pair), ((a - b) ** 2).mean((1, 2, 3)), rtol=1e-5)
 
 

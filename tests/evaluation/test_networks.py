@@ -1,11 +1,13 @@
 """The panel's networks: real architectures, random weights, against the original networks' own forward."""
 
 import csv
+import hashlib
+import json
 
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import scenes
+from evaluation_fakes import scenes, write_foundations
 from safetensors.torch import save_file
 
 from unimind.errors import InputError
@@ -31,14 +33,18 @@ def unlisted(monkeypatch):
 
 
 def random_weights(architecture, seed=0, **options):
+    """A network of random weights, normalised by the statistics of some pictures: otherwise deep ones see no difference between any."""
     import torchvision.models
 
     torch.manual_seed(seed)
-    model = getattr(torchvision.models, architecture)(weights=None, **options).eval()
-    for buffer_name, buffer in model.named_buffers():
-        if "running_mean" in buffer_name:
-            torch.nn.init.normal_(buffer, std=0.1)
-    return model
+    model = getattr(torchvision.models, architecture)(weights=None, **options)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None
+        with torch.no_grad():
+            model.train()(torch.from_numpy(scenes(6, 299, 5)).permute(0, 3, 1, 2).float() / 128 - 1)
+    return model.eval()
 
 
 def normalised(images, side):
@@ -88,8 +94,13 @@ def test_inception_at_both_sizes(images, tmp_path, unlisted):
 def test_clip_is_open_clips_own_forward(images, tmp_path, unlisted, monkeypatch):
     import open_clip
 
-    real = open_clip.create_model
-    monkeypatch.setattr(open_clip, "create_model", lambda name, **options: real("ViT-S-32-alt", **options))  # a small one of the same class
+    real, asked = open_clip.create_model, []
+
+    def small(name, **options):
+        asked.append(name)
+        return real("ViT-S-32-alt", **options)  # of the same class
+
+    monkeypatch.setattr(open_clip, "create_model", small)
     torch.manual_seed(1)
     model = real("ViT-S-32-alt", pretrained=None).eval()
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / unlisted["clip"]["file"])
@@ -98,6 +109,54 @@ def test_clip_is_open_clips_own_forward(images, tmp_path, unlisted, monkeypatch)
     x = (resize(resize(images, 256), 224) - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     with torch.inference_mode():
         torch.testing.assert_close(network(images)["clip"], model.encode_image(x), rtol=1e-4, atol=1e-5)
+    assert asked == ["ViT-L-14-quickgelu"], "OpenAI's CLIPs were trained with the quick GELU"
+    config = open_clip.get_model_config(asked[0])
+    assert config["embed_dim"] == 768 and config["quick_gelu"] and config["vision_cfg"] == {
+        "image_size": 224, "layers": 24, "width": 1024, "patch_size": 14,
+    }  # fmt: skip
+
+
+def test_nway_through_the_panel_is_the_exact_expectation(tmp_path, unlisted, monkeypatch):
+    from math import comb
+
+    import torchvision.models
+
+    def small(weights=None):
+        return torchvision.models.VisionTransformer(image_size=224, patch_size=32, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+
+    monkeypatch.setattr(torchvision.models, "vit_h_14", small)
+    torch.manual_seed(2)
+    model = small().eval()
+    torch.nn.init.normal_(model.heads.head.weight)
+    torch.save(model.state_dict(), tmp_path / unlisted["vit_h_14"]["file"])
+    truths, pictures = scenes(6, 40), np.concatenate([scenes(6, 40, 1), scenes(6, 40)])
+    rows = {"reconstruction": np.arange(6), "truth": np.arange(6, 12)}
+    panel = Panel.of(["nway_top1"], tmp_path, None)
+    found = measure(panel, Pictures(truths), Pictures(pictures), rows, 4)
+    with torch.inference_mode():
+        logits = [model(normalised(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255, 224)).numpy() for x in (truths, pictures)]
+    for row, index in rows.items():
+        for value, truth, own in zip(found[row]["nway_top1"], logits[0], logits[1][index], strict=True):
+            below = int((own < own[truth.argmax()]).sum())
+            assert value == pytest.approx(comb(below, 49) / comb(999, 49), rel=1e-3, abs=1e-9)
+    assert (found["truth"]["nway_top1"] == 1).all() and found["reconstruction"]["nway_top1"].mean() < 1
+    assert panel.protocol()["nway_top1"]["network"].startswith("ViT-H/14") and panel.similarity is None
+
+
+def test_inception_score_and_fid_through_the_panel(tmp_path, unlisted):
+    model = random_weights("inception_v3", transform_input=True, init_weights=False)
+    torch.nn.init.normal_(model.fc.weight, std=0.05)
+    torch.save(model.state_dict(), tmp_path / unlisted["inception"]["file"])
+    truths, pictures = scenes(12, 40), scenes(12, 40, 1)  # ten parts, two of which hold two pictures
+    found = measure(Panel.of(["inception_score", "fid"], tmp_path, None), Pictures(truths), Pictures(pictures), {"reconstruction": np.arange(12)}, 5)
+    x, y = (normalised(torch.from_numpy(v).permute(0, 3, 1, 2).float() / 255, 299) for v in (truths, pictures))
+    a, b = (extracted(model, ["avgpool"], v)[0].double().numpy() for v in (x, y))
+    with torch.inference_mode():
+        p = model(y).double().softmax(1).numpy()
+    means = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in np.array_split(p, 10)]
+    assert found["reconstruction"]["inception_score"].value == pytest.approx(np.mean(means), rel=1e-4)
+    assert found["reconstruction"]["fid"].value == pytest.approx(m.fid(a, b), rel=1e-3)  # against scipy's root in test_metrics_independent
+    assert np.mean(means) > 1.001 and m.fid(a, b) > 1, "pictures this network cannot tell apart prove nothing"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +181,7 @@ def test_lpips_is_the_packages(kind, architecture, name, images, tmp_path):
 
 
 def test_perceptual_distance_is_unweighted_lpips(images, tmp_path, fakes):
-    from evaluation_fakes import Classifier, write_foundations
+    from evaluation_fakes import Classifier
     from lpips import normalize_tensor
 
     ours = networks.of_classifier(write_foundations(tmp_path) / "classifier")
@@ -140,6 +199,34 @@ def test_missing_and_foreign_weights_make_a_measure_absent(tmp_path, monkeypatch
     assert not found and "is not the listed file" in absent["alexnet2"]
 
 
+def test_a_file_nobody_published_a_hash_of_is_called_unverified(tmp_path):
+    """Its SHA-256 is in the protocol; a listed one that is longer must agree to the last digit."""
+    weights = random_weights("resnet50")
+    torch.save(weights.state_dict(), tmp_path / networks.manifest()["swav"]["file"])
+    panel = Panel.of(["swav"], tmp_path, None)
+    assert panel.protocol()["swav"]["network"] == "SwAV ResNet-50 (800 epochs), unverified"
+    assert panel.protocol()["swav"]["sha256"] == hashlib.sha256((tmp_path / networks.manifest()["swav"]["file"]).read_bytes()).hexdigest()
+
+
+def test_squeezenet_weights_other_than_the_listed_are_called_unverified(tmp_path, monkeypatch):
+    torch.save(random_weights("squeezenet1_1").state_dict(), tmp_path / "other.pth")
+    monkeypatch.delenv("UNIMIND_WEIGHTS", raising=False)
+    networks_used = Panel.of(["lpips", "squeezenet"], None, str(tmp_path / "other.pth")).protocol()
+    assert networks_used["lpips"]["network"] == "LPIPS-squeeze (SqueezeNet 1.1 (ONNX zoo), unverified, heads 0.1)"
+    assert networks_used["squeezenet"]["network"] == "SqueezeNet 1.1 (ONNX zoo), unverified, pooled features"
+    listed = networks.manifest()["squeezenet"]["sha256"]
+    assert networks.shown("squeezenet", listed) == "SqueezeNet 1.1 (ONNX zoo)"
+
+
+def test_lpips_with_squeezenet_says_so(tmp_path, unlisted):
+    torch.save(random_weights("squeezenet1_1").state_dict(), tmp_path / "squeezenet.pth")
+    squeeze = Panel.of(["lpips"], tmp_path, str(tmp_path / "squeezenet.pth"))
+    assert squeeze.protocol()["lpips"]["network"].startswith("LPIPS-squeeze") and any("LPIPS-squeeze" in note for note in squeeze.notes)
+    torch.save(random_weights("alexnet").state_dict(), tmp_path / unlisted["alexnet"]["file"])
+    alex = Panel.of(["lpips"], tmp_path, str(tmp_path / "squeezenet.pth"))
+    assert alex.protocol()["lpips"]["network"].startswith("LPIPS-alex") and not alex.notes
+
+
 def test_broken_weights_are_refused_in_one_line(tmp_path):
     for name in ("a.pth", "a.safetensors"):
         (tmp_path / name).write_bytes(b"no weights")
@@ -147,16 +234,15 @@ def test_broken_weights_are_refused_in_one_line(tmp_path):
             networks.read_weights(tmp_path / name)
 
 
-def test_a_network_without_language_is_never_called_clip(tmp_path, fakes):
-    import json
-
-    from evaluation_fakes import write_foundations
-
+@pytest.mark.parametrize(("kind", "name"), [("squeezenet", "SqueezeNet 1.1 features"), ("open-clip", "CLIP ViT-B-32-quickgelu (openai)")])
+def test_no_other_network_stands_in_for_clip(tmp_path, fakes, kind, name):
     folder = write_foundations(tmp_path)
-    assert Panel.of(["clip"], tmp_path, None, folder / "embedding").absent == {}
-    (folder / "embedding" / "config.json").write_text(json.dumps({"kind": "squeezenet", "name": "SqueezeNet 1.1 features"}))
+    own = Panel.of(["clip"], tmp_path, None, folder / "embedding")
+    assert own.absent == {} and own.notes == ["CLIP is the study's own (tiny embedding), not OpenAI's ViT-L/14"]
+    (folder / "embedding" / "config.json").write_text(json.dumps({"kind": kind, "name": name}))
     panel = Panel.of(["clip"], tmp_path, None, folder / "embedding")
-    assert not panel.vectors and "not a contrastive language-image model" in panel.absent["clip"]
+    assert not panel.vectors and not panel.notes
+    assert "needs clip-vit-l-14-openai.safetensors" in panel.absent["clip"] and f"{name}, is another network" in panel.absent["clip"]
 
 
 def test_the_manifest_names_source_and_licence_of_every_file():
@@ -165,6 +251,10 @@ def test_the_manifest_names_source_and_licence_of_every_file():
     assert {row["name"] for row in rows} >= set(networks.WEIGHTS_OF.values())
     for row in rows:
         assert row["source"].startswith("https://") and row["licence"] and row["file"]
+        published = row["sha256"]
+        assert len(published) == 64 and int(published, 16) or published in row["file"] or published == networks.UNVERIFIED, row
+        if row["source"].startswith("https://download.pytorch.org"):
+            assert f"-{published[:8]}.pth" in row["file"], "torchvision's file names carry the first digits"
 
 
 def test_batches_of_any_size_and_many_rows_give_what_one_pair_gives(images, tmp_path, unlisted):
@@ -174,19 +264,22 @@ def test_batches_of_any_size_and_many_rows_give_what_one_pair_gives(images, tmp_
     pictures = np.concatenate([others, truths])
     rows = {"a": np.arange(5), "truth": np.arange(5, 10), "samples": np.stack([np.arange(5), np.arange(5, 10)], 1)}
     wanted = ["mse", "ssim", "lpips", "alexnet2", "alexnet5"]
+    single = 3e-4  # features of random weights vary little about a large mean: their correlations lose digits
     results = []
     for size in (1, 3, 64):
         panel = Panel.of(wanted, tmp_path, None)
         results.append(measure(panel, Pictures(truths), Pictures(pictures), rows, size))
     for other in results[1:]:
         for row in rows:
-            assert set(other[row]) == ({"alexnet2", "alexnet5"} if row == "samples" else set(wanted))
+            assert set(other[row]) == {"alexnet2", "alexnet5", "similarity", *(wanted if row != "samples" else ())}
             for name in other[row]:
-                np.testing.assert_allclose(other[row][name], results[0][row][name], atol=1e-5)
+                np.testing.assert_allclose(other[row][name], results[0][row][name], atol=single if name == "similarity" else 1e-5)
     first = results[0]
     np.testing.assert_allclose(first["samples"]["alexnet2"], np.stack([first["a"]["alexnet2"], first["truth"]["alexnet2"]], 1))
-    for name, best in (("mse", 0), ("ssim", 1), ("lpips", 0), ("alexnet2", 1), ("alexnet5", 1)):
-        np.testing.assert_allclose(first["truth"][name], best, atol=1e-5)
+    for name, best in (("mse", 0), ("ssim", 1), ("lpips", 0), ("alexnet2", 1), ("alexnet5", 1), ("similarity", 1)):
+        np.testing.assert_allclose(first["truth"][name], best, atol=single if name == "similarity" else 1e-5)
     stored = truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(truths), 2)["alexnet"]
     r = np.corrcoef(stored["alexnet2"], truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(others), 2)["alexnet"]["alexnet2"])[:5, 5:]
     np.testing.assert_allclose(first["a"]["alexnet2"], m.two_way(r))
+    deep = [truth_features(Panel.of(["alexnet5"], tmp_path, None), Pictures(x), 2)["alexnet"]["alexnet5"] for x in (truths, others)]
+    np.testing.assert_allclose(first["a"]["similarity"], [np.corrcoef(x, y)[0, 1] for x, y in zip(*deep, strict=True)], atol=single)

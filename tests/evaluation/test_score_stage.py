@@ -1,14 +1,22 @@
 """The stages features, score and tabulate on a tiny study."""
 
 import json
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from evaluation_fakes import Embedding
 
 from unimind.errors import InputError
 from unimind.evaluation.controls import ROWS
 from unimind.evaluation.tabulate import COLUMNS, tabulate
+from unimind.reconstruction.reconstruct import choice_of_sample
+from unimind.study import parse_study, read_study
+
+CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 
 MEASURED = (
     "mse",
@@ -34,9 +42,92 @@ def test_a_metrics_file_has_every_row_and_says_what_is_absent(scored):
     for name in MEASURED:
         assert np.isfinite(row[name]["value"]), name
     assert set(content["absent"]) == ABSENT
-    assert content["trials"] == 20
-    assert content["protocol"]["id"] and content["protocol"]["samples_per_stimulus"] == 2
+    assert content["trials"] == 20 and sorted(content["stimulus"]) == scored[0].test.tolist()
     assert content["protocol"]["networks"]["clip"]["network"] == "tiny embedding"
+    assert content["absent_rows"] == {} and any("CLIP is the study's own (tiny embedding)" in note for note in content["warnings"])
+
+
+def test_the_protocol_says_what_was_done_with_which_pictures(tiny):
+    def protocol(**changes):
+        content = tiny.study.model_dump(mode="json")
+        for key, value in changes.items():
+            content["datasets"]["sim"] |= {key: value} if key != "study_seed" else {}
+            content["seed"] = value if key == "study_seed" else content["seed"]
+        tiny.study = parse_study(content)
+        return json.loads(tiny.score("good", "subj01", features).read_text())["protocol"]
+
+    features = tiny.features()
+    before = protocol()
+    assert before["repeats"] == "all test trials of a picture" and before["samples_per_stimulus"] == 2 and before["choice_of_sample"] == "agrees best"
+    assert {key: before["tested"][key] for key in ("pictures", "trials_per_picture", "retrieval_pool")} == {
+        "pictures": 8, "trials_per_picture": "1", "retrieval_pool": 8,
+    }  # fmt: skip
+    assert before["networks"]["clip"].keys() >= {"network", "sha256", "side"} and before["image_embedding"]["sha256"]
+    ids = [before["id"], protocol(seed=5)["id"], protocol(study_seed=5)["id"], protocol(voxels=900)["id"]]
+    with h5py.File(tiny.path("good-subj01.h5"), "a") as file:
+        file.attrs["trials_per_picture"] = "3"
+    ids.append(protocol()["id"])
+    with h5py.File(tiny.path("stimuli.h5"), "a") as file:
+        values = file["sha256"][:]
+        values[tiny.test[0]] = b"f" * 64
+        file["sha256"][:] = values
+    ids.append(protocol()["id"])
+    assert len(set(ids)) == len(ids), "another seed, number of trials or picture is another protocol"
+
+
+def test_pictures_of_every_subjects_own_are_recorded_but_share_a_protocol(tiny):
+    content = tiny.study.model_dump(mode="json")
+    content["datasets"] = {
+        "sim": {"source": "arrays", "responses": "{subject}.npy", "images": "{subject}", "training_subjects": ["subj01", "subj02"], "new_subjects": ["subj03"]}
+    }
+    tiny.study = parse_study(content)
+    features = tiny.features()
+    with h5py.File(tiny.path("good-subj02.h5"), "a") as file:  # one picture less
+        for name in list(file):
+            values = file[name][1:]
+            del file[name]
+            file[name] = values
+    one, other = (json.loads(tiny.score("good", subject, features).read_text()) for subject in ("subj01", "subj02"))
+    assert one["protocol"]["id"] == other["protocol"]["id"]
+    assert (one["tested"]["pictures"], other["tested"]["pictures"]) == (8, 7) and one["tested"]["hash"] != other["tested"]["hash"]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_the_methods_of_a_study_in_config_share_one_protocol(config):
+    methods = read_study(config).methods.values()
+    assert len({(method.sampling.samples, choice_of_sample(method.sampling.samples)) for method in methods}) == 1
+
+
+def test_choosing_among_samples_is_another_protocol_than_having_one():
+    assert choice_of_sample(5) == choice_of_sample(2) != choice_of_sample(1)
+
+
+def test_a_method_that_cannot_choose_says_so(tiny):
+    with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
+        del file["predicted"], file["predicted_shuffled"]
+    content = json.loads(tiny.score("poor", "subj01", tiny.features()).read_text())
+    assert "Poor predicts no image embedding: the first of its 2 samples is shown" in content["warnings"]
+
+
+def test_a_row_the_study_cannot_have_is_absent_with_the_reason(tiny):
+    with h5py.File(tiny.path("controls.h5"), "a") as file:
+        del file["embedding_ceiling"]
+        file.attrs["absent"] = json.dumps({"embedding-ceiling": "the UNet takes no image embedding"})
+    for method in ("good", "poor"):
+        content = json.loads(tiny.score(method, "subj01", tiny.features()).read_text())
+        assert content["absent_rows"] == {"embedding-ceiling": "the UNet takes no image embedding"} and "embedding-ceiling" not in content["rows"]
+
+
+def test_similarity_is_the_correlation_with_the_truth_in_the_semantic_network(scored):
+    tiny, files = scored
+    content = json.loads(files["good", "subj01"].read_text())
+    entry = content["rows"]["reconstruction"]["similarity"]
+    with h5py.File(tiny.path("good-subj01.h5")) as file:
+        drawn = file["samples"][:][np.arange(8), file["shown"][:]]
+    features = [Embedding().encode(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255).numpy() for x in (tiny.images[content["stimulus"]], drawn)]
+    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(*features, strict=True)]
+    np.testing.assert_allclose(entry["per_image"], expected, atol=1e-4)
+    assert entry["network"] == "tiny embedding" and len(set(entry["per_image"])) == 8, "no ties to be broken"
 
 
 def test_values_lie_in_their_intervals_and_samples_are_averaged_within_a_stimulus(scored):
@@ -66,14 +157,44 @@ def test_controls_are_where_they_belong(scored):
     assert rows["reconstruction"]["identification"]["value"] > rows["shuffled"]["identification"]["value"]
 
 
-def test_stored_and_fresh_truth_features_give_the_same(tiny):
-    features = tiny.features()
-    first = json.loads(tiny.score("good", "subj01", features).read_text())
-    import h5py
+def test_stored_and_fresh_truth_features_give_the_same(tiny, monkeypatch):
+    seen = []
+    encode = Embedding.encode
+    monkeypatch.setattr(Embedding, "encode", lambda self, images: seen.append((images * 255).round().byte()) or encode(self, images))
 
+    def truths_encoded():
+        encoded = {picture.permute(1, 2, 0).numpy().tobytes() for batch in seen for picture in batch}
+        seen.clear()
+        return len(encoded & {picture.tobytes() for picture in tiny.images[tiny.test]})
+
+    features = tiny.features()
+    assert truths_encoded() == 8
+    first = json.loads(tiny.score("good", "subj01", features).read_text())
+    assert truths_encoded() == 0, "the truths' features were computed again"
+    with h5py.File(features, "a") as file:
+        file["clip"]["clip"][:] = file["clip"]["clip"][:][::-1]
+    poisoned = json.loads(tiny.score("good", "subj01", features).read_text())["rows"]["reconstruction"]
+    assert poisoned["clip"]["value"] < first["rows"]["reconstruction"]["clip"]["value"] - 0.2, "the stored features were not used"
     with h5py.File(features, "a") as file:
         del file["clip"]
-    assert json.loads(tiny.score("good", "subj01", features).read_text()) == first
+    seen.clear()
+    fresh = json.loads(tiny.score("good", "subj01", features).read_text())
+    assert truths_encoded() == 8
+    before, after = (content["rows"]["reconstruction"].pop("similarity")["per_image"] for content in (first, fresh))
+    np.testing.assert_allclose(after, before, atol=1e-6)  # sums in batches of another size
+    assert fresh == first
+
+
+def test_a_new_subject_may_be_tested_on_pictures_no_training_subject_is_tested_on(tiny):
+    for subject in ("subj01", "subj02"):
+        with h5py.File(tiny.path(f"{subject}.h5"), "a") as file:
+            file["split"][:] = np.where(np.isin(file["stimulus"][:], tiny.test[:2]), 0, file["split"][:])
+    features = tiny.features()
+    assert len(json.loads(tiny.score("good", "subj03", features).read_text())["stimulus"]) == 8
+    with h5py.File(features, "a") as file:
+        file["stimulus"][0] = 10**6
+    with pytest.raises(InputError, match=f"features.h5: has no features of stimulus {tiny.test[0]}"):
+        tiny.score("good", "subj03", features)
 
 
 def test_results_do_not_depend_on_the_batch_size(tiny):
@@ -88,8 +209,6 @@ def test_results_do_not_depend_on_the_batch_size(tiny):
 
 
 def test_files_that_do_not_belong_together_are_refused(tiny):
-    import h5py
-
     features = tiny.features()
     with h5py.File(tiny.root / "controls.h5", "a") as file:
         kept = file["stimulus"][1:]

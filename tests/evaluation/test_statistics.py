@@ -20,11 +20,56 @@ def test_bootstrap_covers_the_mean_about_95_times_in_100():
     assert np.mean((low < 0) & (high > 0)) == pytest.approx(0.94, abs=0.04)
 
 
-def test_an_average_over_subjects_resamples_within_each():
+def test_subjects_are_fixed():
     random = np.random.default_rng(2)
     near, far = random.normal(0, 0.1, 100), random.normal(10, 0.1, 100)
-    low, high = bootstrap([near, far], 500)
-    assert 4.9 < low < 5 < high < 5.1, "subjects are fixed: their difference widens nothing"
+    for images in (None, [list(range(100))] * 2):
+        low, high = bootstrap([near, far], 500, images=images)
+        assert 4.9 < low < 5 < high < 5.1, "their difference widens nothing"
+
+
+SEEN = {
+    "all saw the same images": [list(range(40))] * 4,
+    "in orders of their own": [np.random.default_rng(s).permutation(40).tolist() for s in range(4)],
+    "some saw fewer": [list(range(n)) for n in (40, 40, 36, 30)],
+    "every one saw some": [np.sort(np.random.default_rng(s).choice(60, 40, replace=False)).tolist() for s in range(4)],
+    "images of their own": [list(range(40 * s, 40 * s + 40)) for s in range(4)],
+    "two and two": [list(range(40))] * 2 + [list(range(40, 80))] * 2,
+}
+
+
+def simulated(images, trials=1000, seed=0):
+    """Values of 4 subjects whose mean is 0, most of their variance the images': a list of arrays (n, trials)."""
+    random = np.random.default_rng(seed)
+    of_image = random.normal(size=(200, trials))
+    return [of_image[own] + random.normal(0, 0.5, (len(own), trials)) for own in images]
+
+
+@pytest.mark.parametrize("images", SEEN.values(), ids=SEEN.keys())
+def test_intervals_of_averages_cover_whatever_images_the_subjects_share(images):
+    low, high = bootstrap(simulated(images), 1000, images=images)
+    assert np.mean((low < 0) & (high > 0)) == pytest.approx(0.94, abs=0.025)
+
+
+@pytest.mark.parametrize("images", SEEN.values(), ids=SEEN.keys())
+def test_paired_tests_of_averages_keep_their_level_whatever_images_the_subjects_share(images):
+    p = paired_test(simulated(images, seed=1), 1999, images=images)
+    assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+def test_shared_images_taken_for_independent_ones_would_mislead():
+    """The simulation can tell: without knowing what was shared, intervals are too short and the test rejects too often."""
+    images = SEEN["all saw the same images"]
+    low, high = bootstrap(simulated(images), 500)
+    assert np.mean((low < 0) & (high > 0)) < 0.8
+    assert np.mean(paired_test(simulated(images, seed=1), 999) < 0.05) > 0.2
+
+
+def test_an_average_over_the_same_images_is_the_bootstrap_of_the_averaged_values():
+    values = np.random.default_rng(5).normal(size=(3, 50))
+    images = [list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX")] * 3
+    np.testing.assert_allclose(bootstrap(list(values), 500, images=images), bootstrap(values.mean(0), 500))
+    assert paired_test([v[:, None] for v in values], images=images) == pytest.approx(paired_test([values.mean(0)[:, None]]), abs=1e-3)
 
 
 def test_paired_test_agrees_with_scipys_permutation_test():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
-from unimind.reconstruction.samplers import sample, starting_noise
+from unimind.reconstruction.samplers import build_scheduler, sample, starting_noise
 from unimind.study import Sampling
 
 UNET = {
@@ -13,6 +13,8 @@ UNET = {
     "attention_head_dim": 4, "norm_num_groups": 8,
 }  # fmt: skip
 SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+#: cin256-v2's.
+COMPVIS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195, "prediction_type": "epsilon"}
 
 
 class Ideal(torch.nn.Module):
@@ -37,6 +39,60 @@ def test_arrives_where_an_exact_model_points(sampler):
     condition = Condition(torch.zeros(3, 1, 1), torch.zeros(3, 1))
     latent = sample(Ideal(target), condition, condition, Sampling(sampler=sampler, steps=30), [(0, k) for k in range(3)])
     assert (latent - target).abs().max() < 0.05
+
+
+class Gaussian(torch.nn.Module):
+    """The exact prediction where latents are drawn from independent Gaussians."""
+
+    latent_shape = (2, 4, 4)
+
+    def __init__(self, scheduler: dict) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.scheduler, self.alphas = scheduler, alphas_cumprod(scheduler)
+        self.mean, self.std = torch.randn(2, 4, 4, generator=random), 0.4 + torch.rand(2, 4, 4, generator=random)
+
+    def moments(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of a latent noised to the share `a` of signal."""
+        return a.sqrt() * self.mean, (a * self.std**2 + 1 - a).sqrt()
+
+    def forward(self, latent, timestep, condition):
+        a = self.alphas[timestep]
+        mean, std = self.moments(a)
+        noise = (1 - a).sqrt() * (latent - mean) / std**2  # expected, given the noised latent
+        if self.scheduler["prediction_type"] == "epsilon":
+            return noise
+        return (noise - (1 - a).sqrt() * latent) / a.sqrt()
+
+    def end(self, start, first):
+        """Where the probability-flow ODE (Song et al. 2021) leads from timestep `first` to the data: standard scores are kept."""
+        mean, std = self.moments(self.alphas[first])
+        return self.mean + self.std * (start - mean) / std
+
+
+def distance_from_flow(scheduler, sampler, steps):
+    """Root mean square distance of samples of a Gaussian from the end of the probability-flow ODE they started on."""
+    model, keys, none = Gaussian(scheduler), [(0, k) for k in range(64)], Condition(torch.zeros(64, 1, 1), torch.zeros(64, 1))
+    settings = Sampling(sampler=sampler, steps=steps)
+    first = build_scheduler(settings, scheduler, torch.device("cpu")).timesteps[0]
+    expected = model.end(starting_noise(model.latent_shape, keys), first)
+    return (sample(model, none, none, settings, keys) - expected).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "bound"),
+    [
+        ("dpm-solver++", SCHEDULER, 0.003),
+        ("ddim", SCHEDULER, 0.03),
+        ("plms", SCHEDULER, 0.03),
+        ("dpm-solver++", COMPVIS, 0.025),
+        ("ddim", COMPVIS, 0.04),  # of first order, so the farthest
+        ("plms", COMPVIS, 0.008),
+    ],
+)
+def test_follows_the_probability_flow(sampler, scheduler, bound):
+    near = distance_from_flow(scheduler, sampler, 50)
+    assert near < bound and near < 0.5 * distance_from_flow(scheduler, sampler, 15)
 
 
 @pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim", "plms"])

@@ -1,16 +1,19 @@
 """From aligned encoder to pictures: condition, reconstruct, controls, on tiny networks."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from unimind.data.prepared import write_prepared
+from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
-from unimind.foundations import load_diffusion
+from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.reconstruct import reconstruct, responses_by_image
-from unimind.storage import load_model
+from unimind.reconstruction.tested import derangement, pictures_tested
+from unimind.storage import load_model, save_model, whole_directory
 from unimind.study import parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
@@ -81,6 +84,11 @@ def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, ou
         return {key: value[:] for key, value in file.items()}
 
 
+def centred_cosine(a, b, mean):
+    a, b = a - mean, b - mean
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
 def test_only_what_may_be_trained_is_stored_and_changed(world, tmp_path):
     stimulus = np.repeat(np.arange(IMAGES), 2)
     for subject in VOXELS:  # without validation images the last weights are kept, whatever they are
@@ -108,6 +116,35 @@ def test_every_kind_of_method_reconstructs(world, name):
     assert (result["predicted_train_nearest"] >= TEST).all()
     assert ("predicted" in result) == (name != "mindvis")
     assert not np.array_equal(result["shuffled"], result["samples"][:, 0])
+    with h5py.File(world / "out.h5") as file:
+        attributes = dict(file.attrs)
+    assert attributes["repeats"] == "all test trials of a picture" and attributes["trials_per_picture"] == "2" and attributes["samples"] == 2
+    assert attributes["shown"] == ("first" if name == "mindvis" else "agreement with the predicted embedding")
+
+
+@pytest.mark.parametrize("name", ["unimind", "ridge"])
+def test_shown_is_the_sample_that_agrees_best_with_the_prediction(world, name):
+    result = pictures(world, name, make_study(samples=4))
+    drawn = torch.from_numpy(result["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255
+    embedded = load_embedding(world / "embedding").encode(drawn).detach().numpy().reshape(TEST, 4, -1)
+    with h5py.File(world / "e.h5") as file:
+        mean = file["embedding"][TEST + 4 :].mean(0)
+    agreement = centred_cosine(embedded, result["predicted"][:, None], mean)
+    assert result["shown"].tolist() == agreement.argmax(1).tolist() != agreement.argmin(1).tolist()
+
+
+def test_without_a_predicted_embedding_the_first_sample_is_shown(world):
+    assert not pictures(world, "mindvis")["shown"].any()
+
+
+@pytest.mark.parametrize("name", ["unimind", "ridge"])
+def test_shuffled_gives_every_picture_all_responses_to_another(world, name):
+    result = pictures(world, name)
+    distance = np.abs(result["predicted_shuffled"][:, None] - result["predicted"][None]).max(-1)
+    source = distance.argmin(1)
+    assert distance[np.arange(TEST), source].max() < 1e-5, "a mixture of several pictures' responses"
+    assert sorted(source) == list(range(TEST)) and not (source == np.arange(TEST)).any()
+    assert np.array_equal(pictures(world, name)["shuffled"], result["shuffled"])
 
 
 def test_batches_change_nothing(world):
@@ -150,37 +187,77 @@ def test_the_truth_decides_nothing(world):
         assert np.array_equal(value, other[key]), key
 
 
-def test_shuffling_moves_trials_between_pictures(world):
-    from unimind.data.prepared import PreparedSubject
-
-    with PreparedSubject(world / "subj01.h5") as data:
-        images, plain = responses_by_image(data, "test", "mean", 1)
-        _, shuffled = responses_by_image(data, "test", "mean", 1, np.random.default_rng(0))
+@pytest.mark.parametrize(("repeats", "groups"), [(2, [[0], [1], [0]]), (3, [[0], [1], [2]]), (7, [[0, 3, 6], [1, 4], [2, 5]])])
+def test_every_trial_of_a_picture_counts(tmp_path, repeats, groups):
+    stimulus = np.tile(np.arange(6), repeats)
+    responses = np.random.default_rng(0).standard_normal((len(stimulus), 5)).astype(np.float32)
+    write_prepared(
+        tmp_path / "s.h5",
+        responses,
+        stimulus=stimulus,
+        session=np.zeros(len(stimulus)),
+        split=np.where(stimulus < 4, 2, 0),
+        stimuli=6,
+        dataset="d",
+        subject="s",
+    )
+    own = responses.reshape(repeats, 6, 5)[:, :4]
+    with PreparedSubject(tmp_path / "s.h5") as data:
+        images, mean = responses_by_image(data, "test", "mean", 3)
+        _, drawn = responses_by_image(data, "test", "draw", 3)
         _, channels = responses_by_image(data, "test", "channels", 3)
-        trials = data.read(data.trials("test"))
-    assert images.tolist() == list(range(TEST))
-    np.testing.assert_allclose(plain[:, 0], trials.reshape(TEST, 2, -1).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(plain.mean(0), shuffled.mean(0), atol=1e-5)
-    assert not np.allclose(plain, shuffled)
-    np.testing.assert_array_equal(channels, trials.reshape(TEST, 2, -1)[:, [0, 1, 0]])
+    assert images.tolist() == [0, 1, 2, 3] and mean.shape == (4, 1, 5)
+    np.testing.assert_allclose(mean[:, 0], own.mean(0), rtol=1e-5)
+    np.testing.assert_array_equal(drawn, mean)
+    np.testing.assert_allclose(channels, np.stack([own[group].mean(0) for group in groups], 1), rtol=1e-5)
+
+
+def test_a_derangement_leaves_nothing_in_place():
+    for seed in range(50):
+        order = derangement(9, (seed, 7))
+        assert sorted(order) == list(range(9)) and not (order == np.arange(9)).any()
+    assert np.array_equal(derangement(9, 3), derangement(9, 3)) and not np.array_equal(derangement(30, 3), derangement(30, 4))
+    with pytest.raises(ValueError, match="no derangement"):
+        derangement(1)
+
+
+def test_all_pictures_that_may_be_tested_on(world, tmp_path):
+    assert pictures_tested(world / "stimuli.h5").tolist() == list(range(TEST))
+    with h5py.File(world / "stimuli.h5") as source, h5py.File(tmp_path / "stimuli.h5", "w") as file:
+        for key in ("id", "sha256", "test", "images"):
+            source.copy(key, file)
+        file["sha256"][20] = file["sha256"][1]  # the same picture under another number
+    assert pictures_tested(tmp_path / "stimuli.h5").tolist() == [*range(TEST), 20]
+    with h5py.File(tmp_path / "own.h5", "w") as file:  # a test picture of other subjects in a set of one's own
+        file["stimulus"], file["split"] = np.array([3, 30, 31]), np.array([2, 2, 0])
+    assert pictures_tested(tmp_path / "stimuli.h5", [tmp_path / "own.h5"]).tolist() == [*range(TEST), 20, 30]
+    with h5py.File(tmp_path / "stimuli.h5", "a") as file:
+        file["test"][:] = False
+    with pytest.raises(InputError, match="no test pictures"):
+        pictures_tested(tmp_path / "stimuli.h5")
+
+
+def draw_controls(root, diffusion="diffusion"):
+    folders = [root / name for name in (diffusion, "autoencoder", "embedding")]
+    controls(make_study(), root / "stimuli.h5", [], root / "e.h5", *folders, root / "controls.h5")
+
+
+def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world):
+    state, config = load_model(world / "diffusion")
+    config["arguments"]["conditioner"] = None
+    with whole_directory(world / "unconditioned") as folder:
+        save_model(folder, {name: value for name, value in state.items() if not name.startswith("conditioner.")}, config)
+    draw_controls(world, "unconditioned")
+    with h5py.File(world / "controls.h5") as file:
+        reasons = json.loads(file.attrs["absent"])
+        assert "embedding_ceiling" not in file and len(file["unconditional"]) == TEST
+    assert set(reasons) == {"embedding-ceiling"} and "takes no image embedding" in reasons["embedding-ceiling"]
 
 
 def test_controls(world):
-    study = make_study()
-    controls(
-        study,
-        world / "stimuli.h5",
-        [world / "subj01.h5"],
-        world / "e.h5",
-        world / "diffusion",
-        world / "autoencoder",
-        world / "embedding",
-        world / "controls.h5",
-    )
+    draw_controls(world)
     with h5py.File(world / "controls.h5") as file, h5py.File(world / "stimuli.h5") as stimuli:
-        assert file["stimulus"][:].tolist() == list(range(TEST))
-        from unimind.foundations import load_autoencoder
-
+        assert file["stimulus"][:].tolist() == list(range(TEST)) and file.attrs["absent"] == "{}"
         coder = load_autoencoder(world / "autoencoder")
         images = torch.from_numpy(stimuli["images"][:TEST]).permute(0, 3, 1, 2).float() / 255
         expected = (coder.decode(coder.encode(images)) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -165,6 +165,7 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
     }  # fmt: skip
     rows = {row: {metric: _entry(metric, level, rng, n, row == "reconstruction") for metric in PANEL} for row, level in levels.items()}
     rows["mean-training-image"]["ssim"] |= {"value": 0.61, "ci_low": 0.59, "ci_high": 0.63}
+    rows["reconstruction"]["similarity"] = _entry("similarity", skill, rng, n, True) | {"network": "study CLIP, 64-d"}
     networks = {
         name: {"network": network, "sha256": digest * 32, "side": 64}
         for name, network, digest in (("clip", "study CLIP, 64-d", "ab"), ("classifier", "study classifier", "cd"))
@@ -212,7 +213,7 @@ def _tabulate(root: Path) -> None:
         for subject, role in SUBJECTS.items():
             content = json.loads((root / f"metrics/{method}/drawings/{subject}.json").read_text())
             for row, scores in content["rows"].items():
-                for metric, entry in scores.items():
+                for metric, entry in ((metric, scores[metric]) for metric in PANEL):
                     name = method if row == "reconstruction" else f"{row}:{method}" if row in ("shuffled", "chance", "nearest-training-image") else row
                     kind = role if row == "reconstruction" else "control"
                     better = "lower" if metric in LOWER else "higher"

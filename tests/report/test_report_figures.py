@@ -42,6 +42,7 @@ def test_every_caption_has_its_picture_and_every_picture_its_caption(drawn):
             assert picture.width >= 600 and np.ptp(np.asarray(picture.convert("L"))) > 100
         assert entry["alt"] and entry["caption"].endswith(".")
     assert {entry["subject"] for entry in captions if entry["section"] == "pictures"} == set(SUBJECTS)
+    assert all("in the features of study CLIP, 64-d" in entry["caption"] for entry in captions if entry["section"] == "pictures")
 
 
 @pytest.mark.parametrize("subject", ["subj01", "subj04"])
@@ -49,7 +50,7 @@ def test_grid_shows_the_chosen_stimuli_method_by_method(fake, drawn, subject):
     grid = packed(np.asarray(Image.open(drawn / f"pictures_drawings_{subject}.png").convert("RGB")))
     leading = next(iter(METHODS))
     rows = json.loads((fake.root / f"metrics/{leading}/drawings/{subject}.json").read_text())["rows"]["reconstruction"]
-    order = np.argsort(-np.array(rows["clip"]["per_image"]), kind="stable")
+    order = np.argsort(-np.array(rows["similarity"]["per_image"]), kind="stable")
     middle = (len(order) - EACH_RANK) // 2
     chosen = [*order[:EACH_RANK], *order[middle : middle + EACH_RANK], *order[-EACH_RANK:], *range(IN_ORDER)]
     tops = []

@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 
 from unimind.errors import InputError
+from unimind.reconstruction.tested import derangement
 
 #: Rows of a metrics file, and what stands in each.
 ROWS = {
     "reconstruction": "the method's picture",
-    "shuffled": "the same model given another trial's fMRI",
+    "shuffled": "the same model given another picture's fMRI",
     "chance": "the reconstruction of another image",
     "nearest-training-image": "the training image nearest to the encoder's embedding",
     "mean-training-image": "the mean of all training images",
@@ -26,22 +27,9 @@ ROWS = {
 OF_THE_SUBJECT = ("mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling")
 
 
-def derangement(n: int, seed: int = 0) -> np.ndarray:
-    """A random permutation (n,) of which no element stays in place: one random cycle (Sattolo 1986).
-
-    Raises
-    ------
-    ValueError
-        With n < 2 there is none.
-    """
-    if n < 2:
-        raise ValueError(f"{n} element has no derangement")
-    random = np.random.default_rng(seed)
-    order = np.arange(n)
-    for last in range(n - 1, 0, -1):
-        other = random.integers(last)
-        order[last], order[other] = order[other], order[last]
-    return order
+def of_another_image(values: np.ndarray, seed: int) -> np.ndarray:
+    """What belongs to n images (n, ...), each given that of another one: the row `chance`."""
+    return values[derangement(len(values), seed)]
 
 
 def mean_training_image(stimuli: Path, prepared: Path, at_once: int = 256) -> np.ndarray:

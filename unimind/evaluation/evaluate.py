@@ -6,38 +6,43 @@ from typing import Any
 
 import numpy as np
 
+from unimind.data.sources.pictures import natural
 from unimind.errors import InputError
 from unimind.evaluation import layout
 from unimind.evaluation.metrics import CHANCE
-from unimind.evaluation.panel import SEMANTIC, Panel, measure, picture_protocol, warnings
+from unimind.evaluation.panel import Panel, measure, picture_protocol, warnings
 from unimind.evaluation.pictures import SIDE, SUFFIXES, Pictures, resize
 from unimind.evaluation.score import summarise
 from unimind.progress import say
-from unimind.storage import content_hash, whole_directory
+from unimind.storage import content_hash, whole_file
 from unimind.study import METRICS, Evaluation
 
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
-#: Measures that need more than two sets of pictures: an encoder's embedding, or a study's own networks.
-NEED_A_STUDY = ("retrieval_forward", "retrieval_backward")
+#: Measures that need more than two sets of pictures.
+NEED_A_STUDY = dict.fromkeys(
+    ("retrieval_forward", "retrieval_backward"), "compares the image embeddings an encoder predicts with the true ones; pictures alone have no prediction"
+)
 GRID_PAIRS = 24
 
 
 def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None = None, bootstrap: str | None = None, batch_size: str | None = None) -> None:
-    """Write `out/metrics.csv` (metric, value, ci_low, ci_high, n), `out/metrics.md` and `out/grid.png`.
+    """Write `out/metrics.csv` (metric, value, ci_low, ci_high, n), `out/metrics.md` and `out/grid.png`, and touch nothing else in `out`.
 
     Parameters
     ----------
     truth, reconstruction : path
         Folders of PNG or JPEG files, matched by name without ending; or arrays (n, H, W, 3) or (n, 3, H, W), uint8 or
-        float in [0, 1], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order.
+        float in [0, 1], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order. A folder
+        against an array is matched by order too, with the numbers in file names compared as numbers.
     weights : path, optional
         Folder with the panel's weights; by default `$UNIMIND_WEIGHTS`.
 
     Raises
     ------
     InputError
-        When the two sets do not match, or hold something that is not a picture.
+        When the two sets do not match, or hold something that is not a picture; when `out` is, holds, or lies in one of them.
     """
+    _refuse_in_the_way(out, truth, reconstruction)
     defaults = Evaluation()
     resamples, size = _number(bootstrap, defaults.bootstrap, "--bootstrap"), _number(batch_size, defaults.batch_size, "--batch-size")
     truths, pictures, names = read_pairs(truth, reconstruction)
@@ -48,24 +53,32 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     measured = measure(panel, truths, pictures, {"reconstruction": np.arange(n)}, size)
     values = summarise(measured, wanted, resamples, seed=0)["reconstruction"]
     protocol = {"pictures": picture_protocol(), "networks": panel.protocol(), "n": n}
-    notes = [f"Absent: {layout.TITLES[name]}: {reason}." for name, reason in panel.absent.items()] + [f"{w}." for w in warnings(measured["reconstruction"], n)]
-    with whole_directory(out) as folder:
-        with open(folder / "metrics.csv", "w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["metric", "value", "ci_low", "ci_high", "n"])
-            for name, entry in values.items():
-                writer.writerow(
-                    [
-                        name,
-                        entry["value"],
-                        *("" if entry[key] is None else entry[key] for key in ("ci_low", "ci_high")),
-                        n if entry["n"] is None else entry["n"],
-                    ]
-                )
-        (folder / "metrics.md").write_text(_markdown(values, notes, protocol, truth, reconstruction, n))
-        order, by = _ranked(measured["reconstruction"], n)
-        _grid(truths, pictures, order).save(folder / "grid.png")
-    say(f"{out / 'metrics.csv'}, metrics.md, grid.png ({min(n, GRID_PAIRS)} pairs from best to worst by {layout.TITLES[by]})")
+    notes = layout.absences("Absent", [(layout.TITLES[name], reason, "") for name, reason in (panel.absent | NEED_A_STUDY).items()], [""])
+    notes += [f"{note}." for note in [*warnings(measured["reconstruction"], n), *panel.notes]]
+    with whole_file(out / "metrics.csv") as file, open(file, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["metric", "value", "ci_low", "ci_high", "n"])
+        for name, entry in values.items():
+            ends = ("" if entry[key] is None else entry[key] for key in ("ci_low", "ci_high"))
+            writer.writerow([name, entry["value"], *ends, n if entry["n"] is None else entry["n"]])
+    with whole_file(out / "metrics.md") as file:
+        file.write_text(_markdown(values, notes, protocol, truth, reconstruction, n))
+    order = _ranked(measured["reconstruction"], n)
+    with whole_file(out / "grid.png") as file:
+        _grid(truths, pictures, order).save(file)
+    by = f"similarity in the features of {layout.TITLES[panel.similarity]}" if panel.similarity else layout.TITLES["ssim"]
+    say(f"{out / 'metrics.csv'}, metrics.md, grid.png ({min(n, GRID_PAIRS)} pairs from best to worst by {by})")
+
+
+def _refuse_in_the_way(out: Path, *inputs: Path) -> None:
+    """InputError where writing into `out` could touch what is measured."""
+    own = out.resolve()
+    for given in inputs:
+        other = given.resolve()
+        if own == other or (given.is_dir() and (own in other.parents or other in own.parents)):
+            raise InputError(f"--out {out}: is, holds or lies in {given}, which is to be measured; give a folder apart from the pictures")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: a file; give a folder")
 
 
 def _number(text: str | None, default: int, option: str) -> int:
@@ -85,7 +98,7 @@ def read_pairs(truth: Path, reconstruction: Path) -> tuple[Pictures, Pictures, l
             raise InputError(f"{reconstruction}: no picture for {_some(missing)} of {truth}; files are matched by name without ending")
         if surplus:
             raise InputError(f"{truth}: no picture for {_some(surplus)} of {reconstruction}; files are matched by name without ending")
-        names = sorted(first)
+        names = list(first)
         return Pictures([first[name] for name in names]), Pictures([second[name] for name in names]), names
     a, b = (list(x.values()) if isinstance(x, dict) else x for x in (first, second))
     if len(a) != len(b):
@@ -98,9 +111,9 @@ def _some(names: list[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, Path] | np.ndarray:
-    """Files of a folder by name, or an array (n, H, W, 3)."""
+    """Files of a folder by name, in number order, or an array (n, H, W, 3)."""
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=lambda p: natural(p.name))
         if not files:
             raise InputError(f"{path}: no {', '.join(SUFFIXES)} files in this folder")
         named: dict[str, Path] = {}
@@ -167,20 +180,19 @@ def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dic
         lines.append(f"| {layout.TITLES[name]}{percent} | {layout.number(name, entry['value'])} | {interval} | {chance} | {layout.better(name)} |")
     lines += [
         "",
-        *[f"- {note}" for note in notes],
+        *(f"- {note}" for note in notes),
         "",
         f"Protocol {content_hash(protocol)[:8]}: pictures brought to {SIDE} x {SIDE} (bilinear, antialiased) and clamped;",
     ]
-    lines += [f"{protocol['pictures']['ssim']} SSIM and PixCorr at {protocol['pictures']['detail_side']}."]
+    lines += [f"SSIM ({protocol['pictures']['ssim']}) and PixCorr at {protocol['pictures']['detail_side']}."]
     lines += [f"- {layout.TITLES[name]}: {network['network']}, SHA-256 `{network['sha256'][:16]}`" for name, network in protocol["networks"].items()]
     return "\n".join(lines) + "\n"
 
 
-def _ranked(measured: dict[str, Any], n: int) -> tuple[np.ndarray, str]:
-    """Pairs from best to worst by the first measure there is, thinned evenly to the grid's size; and that measure."""
-    by = next(name for name in (*SEMANTIC, "ssim") if name in measured)
-    order = np.argsort(-measured[by], kind="stable")
-    return order[np.unique(np.linspace(0, n - 1, min(n, GRID_PAIRS)).round().astype(int))], by
+def _ranked(measured: dict[str, Any], n: int) -> np.ndarray:
+    """Pairs from best to worst by the best measure of alikeness there is, thinned evenly to the grid's size."""
+    order = np.argsort(-measured["similarity" if "similarity" in measured else "ssim"], kind="stable")
+    return order[np.unique(np.linspace(0, n - 1, min(n, GRID_PAIRS)).round().astype(int))]
 
 
 def _grid(truths: Pictures, pictures: Pictures, order: np.ndarray, side: int = 128, across: int = 8) -> Any:

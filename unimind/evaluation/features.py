@@ -10,6 +10,7 @@ from unimind.evaluation import networks
 from unimind.evaluation.panel import Panel, truth_features
 from unimind.evaluation.pictures import Pictures
 from unimind.progress import say
+from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Study
 
@@ -20,24 +21,15 @@ def panel_of(study: Study, embedding: Path, classifier: Path | None) -> Panel:
     return Panel.of(section.metrics, section.weights, section.squeezenet, embedding, classifier)
 
 
-def test_pictures(prepared: list[Path]) -> np.ndarray:
-    """Stimulus indices, sorted, that are test pictures of any of the subjects."""
-    found: list[np.ndarray] = []
-    for path in prepared:
-        with h5py.File(path) as file:
-            found.append(file["stimulus"][:][file["split"][:] == 2])
-    stimulus = np.unique(np.concatenate(found)) if found else np.empty(0, int)
-    if not len(stimulus):
-        raise InputError(f"{', '.join(str(p) for p in prepared) or 'no prepared file given'}: no test trials; nothing to evaluate")
-    return stimulus
-
-
 def features(study: Study, stimuli: Path, prepared: list[Path], embedding: Path, classifier: Path | None, out: Path) -> None:
-    """Write `out`: `stimulus` (n,), and one group per network with its features (n, d) and attributes `shown_as`, `sha256`."""
+    """Write `out`: `stimulus` (n,), and one group per network with its features (n, d) and attributes `shown_as`, `sha256`.
+
+    Of all pictures that may be tested on (`pictures_tested`), so that a new subject finds its own among them.
+    """
     panel = panel_of(study, embedding, classifier)
     for name, reason in panel.absent.items():
         say(f"{name} will be absent: {reason}")
-    stimulus = test_pictures(prepared)
+    stimulus = pictures_tested(stimuli, prepared)
     with h5py.File(stimuli) as file:
         truths = Pictures(file["images"][stimulus])
     found = truth_features(panel, truths, study.evaluation.batch_size)
@@ -58,6 +50,7 @@ def stored_features(path: Path, stimulus: np.ndarray, network: networks.Network)
         known = file["stimulus"][:]
         place = np.searchsorted(known, stimulus)
         if not np.array_equal(known[np.minimum(place, len(known) - 1)], stimulus):
-            raise InputError(f"{path}: lacks some of the test pictures; run the features stage again")
+            missing = np.setdiff1d(stimulus, known)[0]
+            raise InputError(f"{path}: has no features of stimulus {missing}; run the features stage again with the stimulus file this subject refers to")
         wanted, back = np.unique(place, return_inverse=True)
         return {key: values[wanted][back] for key, values in file[network.name].items()}

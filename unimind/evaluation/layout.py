@@ -1,6 +1,6 @@
 """How tables look: columns in the thesis's order, arrows for better, bold where a paired test says so; Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from unimind.evaluation.metrics import LOWER_IS_BETTER
@@ -9,7 +9,8 @@ TITLES = {
     "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr",
     "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
     "inception": "Inception", "clip": "CLIP", "effnet": "EffNet-B", "swav": "SwAV", "nway_top1": "50-way top-1", "fid": "FID",
-    "retrieval_forward": "image to brain", "retrieval_backward": "brain to image", "identification": "identification", "squeezenet": "SqueezeNet",
+    "retrieval_forward": "retrieval (image to brain)", "retrieval_backward": "retrieval (brain to image)",
+    "identification": "identification", "squeezenet": "SqueezeNet",
     "classifier": "own classifier", "classifier_score": "own classifier score", "perceptual_distance": "own perceptual distance",
 }  # fmt: skip
 #: The thesis's groups of columns, then the field's panel, then measures of our own.
@@ -77,11 +78,11 @@ def _heading(metric: str, protocol: str, several: bool, up: str, down: str) -> s
 def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUPS, level: str = "###") -> str:
     """One Markdown table per block; a number with its 95 % interval."""
     text = []
+    several = len({protocol for _, protocol in columns(blocks, groups)}) > 1
     for block in blocks:
         wanted = columns([block], groups)
         if not wanted:
             continue
-        several = len({protocol for _, protocol in wanted}) > 1
         lines = [f"{level} {block.title}", "", "| | " + " | ".join(_heading(*key, several, "↑", "↓") for key in wanted) + " |", "|---|" + "---|" * len(wanted)]
         for label, row in block.rows.items():
             cells = []
@@ -96,6 +97,26 @@ def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUP
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         text.append("\n".join(lines))
     return "\n\n".join(text) + "\n" if text else ""
+
+
+def absences(head: str, found: Iterable[tuple[str, str, str]], everyone: Collection[str]) -> list[str]:
+    """What a table has not, a line per reason.
+
+    Parameters
+    ----------
+    head : str
+        The line's first words.
+    found : tuples (what, reason, whose)
+    everyone : all of whom something could be absent; where it is absent of all, nobody is named
+    """
+    whose: dict[tuple[str, str], dict[str, None]] = {}
+    for what, reason, one in found:
+        whose.setdefault((what, reason), {})[one] = None
+    lines: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (what, reason), some in whose.items():
+        lines.setdefault((reason, () if set(everyone) <= set(some) else tuple(some)), []).append(what)
+    heads = [f"{head} ({', '.join(some)})" if some else head for _, some in lines]
+    return [f"{start}: {', '.join(names)}: {reason}." for start, ((reason, _), names) in zip(heads, lines.items(), strict=True)]
 
 
 def latex_text(text: str) -> str:

@@ -2,6 +2,8 @@
 
 `config/weights.tsv` lists every file with its source, licence and SHA-256 (or the leading digits its publisher puts
 into the file name). A file that is missing, or is not the one listed, makes its measures absent; nothing stands in.
+Where nobody publishes a SHA-256 the list says `unverified`, and so does the network's name wherever it is shown; the
+protocol holds the full SHA-256 of every file used.
 """
 
 import csv
@@ -22,6 +24,7 @@ from unimind.storage import file_hash, read_json
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 MANIFEST = Path(__file__).with_name("weights.tsv")
+UNVERIFIED = "unverified"
 
 #: Which network's weights a measure of the field's panel needs.
 WEIGHTS_OF = {
@@ -57,7 +60,7 @@ def find(name: str, folder: str | Path | None) -> tuple[Path, str] | str:
 
 
 def find_squeezenet(file: str | None) -> tuple[Path, str] | str:
-    """The SqueezeNet file of `evaluation.squeezenet`: (file, SHA-256), or why it cannot be used."""
+    """The SqueezeNet file of `evaluation.squeezenet`, whichever it is: (file, SHA-256), or why it cannot be used."""
     if not file:
         return "the study names no SqueezeNet weights (evaluation.squeezenet)"
     path = os.path.expandvars(file)
@@ -70,9 +73,15 @@ def find_squeezenet(file: str | None) -> tuple[Path, str] | str:
 
 def _checked(path: Path, row: dict[str, str]) -> tuple[Path, str] | str:
     sha256 = _hash_of(str(path), path.stat().st_mtime_ns)
-    if not sha256.startswith(row["sha256"]):
+    if row["sha256"] != UNVERIFIED and not sha256.startswith(row["sha256"]):
         return f"{path.name} is not the listed file (SHA-256 {sha256[:16]}, expected {row['sha256'][:16]})"
     return path, sha256
+
+
+def shown(name: str, sha256: str) -> str:
+    """The name of a network of `config/weights.tsv`, and whether the file used is known to be the listed one."""
+    row = manifest()[name]
+    return row["shown_as"] + ("" if sha256.startswith(row["sha256"]) else f", {UNVERIFIED}")
 
 
 @functools.lru_cache
@@ -241,7 +250,7 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
             absent |= dict.fromkeys(users, place)
             continue
         path, sha256 = place
-        shown_as = manifest()[name]["shown_as"]
+        shown_as = shown(name, sha256)
         if set(users) & {"inception_score", "fid"}:
             networks.append(Network("inception-299", shown_as, sha256, 299, functools.partial(_inception, path, score=True), IMAGENET))
         if users != ["inception_score"] and set(users) - {"inception_score", "fid"}:
@@ -254,10 +263,12 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
 
 
 def study_clip(directory: Path) -> Network | str:
-    """The study's image embedding as the network of `clip`, if it is a contrastive language-image model; otherwise the reason."""
-    kind = embedding_kind(directory)
-    if kind not in CONTRASTIVE:
-        return f"the study's image embedding is {foundation_name(directory)}, not a contrastive language-image model"
+    """The small CLIP trained in the study as the network of `clip`; the reason where the study's image embedding is another network.
+
+    A pretrained CLIP that is not the panel's never stands in for it.
+    """
+    if embedding_kind(directory) != "study-clip":
+        return f"the study's image embedding, {foundation_name(directory)}, is another network and does not stand in"
 
     def load() -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
         from unimind.foundations import load_embedding
@@ -357,7 +368,7 @@ def lpips(kind: str, path: Path, sha256: str) -> Maps:
 
         return maps
 
-    return Maps(f"LPIPS-{kind} ({manifest()[name]['shown_as']}, heads 0.1)", sha256, SIDE, load, lpips_heads(kind))
+    return Maps(f"LPIPS-{kind} ({shown(name, sha256)}, heads 0.1)", sha256, SIDE, load, lpips_heads(kind))
 
 
 def lpips_heads(kind: str) -> list[torch.Tensor]:

@@ -21,7 +21,8 @@ from unimind.progress import say, track
 LOW_LEVEL = ("mse", "pixcorr", "ssim")
 TWO_WAY = ("alexnet2", "alexnet5", "inception", "clip", "squeezenet")
 DISTANCE = ("effnet", "swav")
-SEMANTIC = ("clip", "squeezenet", "inception", "alexnet5", "classifier")  # measures that see what is shown, best first
+SIMILARITY = ("clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
+SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
 FEW_FOR_INCEPTION_SCORE = 5000
 PAIRS_AT_ONCE = 8  # pictures per step of the pair measures, whose maps are large; results do not depend on it
 
@@ -46,10 +47,12 @@ class Panel:
     wanted : list of str
     vectors : list of Network
         Networks compared through feature vectors.
-    lpips, perceptual : Maps or None
+    lpips, squeeze, perceptual : Maps or None
         Networks compared through feature maps.
     absent : dict
         Reason per measure that cannot be computed.
+    notes : list of str
+        What a reader must know of measures whose network is not the one most papers use.
     """
 
     wanted: list[str]
@@ -58,6 +61,7 @@ class Panel:
     squeeze: networks.Maps | None = None
     perceptual: networks.Maps | None = None
     absent: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -82,6 +86,7 @@ class Panel:
             else:
                 del absent["clip"]
                 vectors.append(clip)
+                panel.notes.append(f"CLIP is the study's own ({clip.shown_as}), not OpenAI's ViT-L/14")
         squeeze = networks.find_squeezenet(squeezenet)
         if "lpips" in wanted or "squeezenet" in wanted:
             if isinstance(squeeze, str):
@@ -94,6 +99,7 @@ class Panel:
                 panel.lpips = networks.lpips("alex", *alex)
             elif panel.squeeze is not None:
                 panel.lpips = panel.squeeze
+                panel.notes.append("LPIPS is LPIPS-squeeze, with SqueezeNet 1.1, and does not compare with LPIPS-alex")
             else:
                 absent["lpips"] = f"{alex}; {squeeze}"
         if "squeezenet" not in wanted:
@@ -119,8 +125,14 @@ class Panel:
             if maps is not None and name in self.wanted:
                 result[name] = maps.protocol()
         if "squeezenet" in result:
-            result["squeezenet"] = {**result["squeezenet"], "network": networks.manifest()["squeezenet"]["shown_as"] + ", pooled features"}
+            pooled = f"{networks.shown('squeezenet', result['squeezenet']['sha256'])}, pooled features"
+            result["squeezenet"] = {**result["squeezenet"], "network": pooled}
         return dict(sorted(result.items()))
+
+    @property
+    def similarity(self) -> str | None:
+        """The measure in whose network's features a picture's similarity to its truth is taken; None where there is no such network."""
+        return next((name for name in SIMILARITY if name in self.protocol()), None)
 
     def _measures_of(self, network: networks.Network) -> list[str]:
         names = {
@@ -177,7 +189,8 @@ def measure(
     -------
     dict
         row -> measure -> array of the row's shape, or `Whole`. Rows with samples get only the measures that compare feature
-        vectors: the pair measures would cost as much again for every sample.
+        vectors: the pair measures would cost as much again for every sample. Beside the measures, `similarity`: the
+        correlation of each picture's features with its truth's, in the network of `Panel.similarity`.
     """
     result: Measured = {row: {} for row in rows}
     pairs, places = _pairs({row: index for row, index in rows.items() if index.ndim == 1})
@@ -199,7 +212,7 @@ def measure(
         for name in names:
             if name == "squeezenet":
                 assert pooled is not None
-                _fill(result, rows, name, _of_correlations(m.two_way, m.correlations(*(torch.from_numpy(p) for p in pooled))))
+                _fill_correlations(panel, result, rows, name, m.correlations(*(torch.from_numpy(p) for p in pooled)))
             else:
                 _spread(result, places, {name: values[:, 0]})
     for network in panel.vectors:
@@ -239,7 +252,7 @@ def _measure_network(
         for key in kept:
             features[key].append(values[key].numpy())
     for key in wide:
-        _fill(result, rows, key, _of_correlations(m.two_way if key in TWO_WAY else m.correlation_distance, r[key]))
+        _fill_correlations(panel, result, rows, key, r[key])
     if not kept:
         return
     logits = np.concatenate(features["logits"])
@@ -256,9 +269,12 @@ def _measure_network(
                 result[row]["fid"] = Whole(m.fid(truth["pooled"], np.concatenate(features["pooled"])[index]))
 
 
-def _of_correlations(measure: Callable[[np.ndarray, np.ndarray], np.ndarray], r: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A measure of correlations (n, m) as a function of pictures and the truths they are of."""
-    return lambda index, own: measure(r[:, index], own)
+def _fill_correlations(panel: Panel, result: Measured, rows: dict[str, np.ndarray], name: str, r: np.ndarray) -> None:
+    """What is made of the correlations (n, m) of every truth with every picture in one network's features."""
+    measure = m.two_way if name in TWO_WAY else m.correlation_distance
+    _fill(result, rows, name, lambda index, own: measure(r[:, index], own))
+    if name == panel.similarity:
+        _fill(result, rows, "similarity", lambda index, own: r[own, index])
 
 
 def _fill(result: Measured, rows: dict[str, np.ndarray], name: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:

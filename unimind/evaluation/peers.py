@@ -42,7 +42,9 @@ SSIM, antialiasing or none. They are not strictly comparable with each other, an
 ## NSD, subjects 1, 2, 5 and 7 averaged
 
 Protocol: MindEye2 paper, table 1, 1000 test images, except where a row says otherwise; AlexNet, Inception, CLIP: two-way
-identification in percent; EffNet-B, SwAV: correlation distance; retrieval among 300 in percent.
+identification in percent; EffNet-B, SwAV: correlation distance; retrieval among 300 in percent: "image retrieval" finds the
+seen image by the brain (here `retrieval_backward`, brain to image), "brain retrieval" the brain response by the image
+(here `retrieval_forward`, image to brain).
 
 {NSD}
 ## NSD, a new subject with one hour (750 trials)

@@ -1,7 +1,8 @@
 """Stage `score`: every measure of one method's reconstructions of one subject, with its controls and its protocol."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
-from unimind.evaluation.controls import OF_THE_SUBJECT, derangement, distinct, mean_training_image
+from unimind.evaluation.controls import OF_THE_SUBJECT, distinct, mean_training_image, of_another_image
 from unimind.evaluation.features import panel_of, stored_features
 from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
 from unimind.evaluation.pictures import Pictures
@@ -20,6 +21,28 @@ from unimind.study import Study
 RETRIEVAL = ("retrieval_forward", "retrieval_backward")
 POOL, REPEATS = 300, 30
 SAMPLES = "samples"  # row of all samples, folded into `reconstruction` before writing
+
+
+class Made(NamedTuple):
+    """How the pictures that are measured were made, as far as it stands in the protocol.
+
+    Attributes
+    ----------
+    stimulus : int array (n,)
+        The test pictures.
+    repeats, trials_per_picture : str
+        What a method got of each test picture.
+    samples : int
+        Pictures drawn per test picture.
+    choice_of_sample : str
+        How the one shown was chosen.
+    """
+
+    stimulus: np.ndarray
+    repeats: str
+    trials_per_picture: str
+    samples: int
+    choice_of_sample: str
 
 
 def score(
@@ -46,7 +69,8 @@ def score(
     """
     section = study.evaluation
     panel = panel_of(study, embedding, classifier)
-    stimulus, rows, predicted, attributes, samples = _rows(reconstruction, controls, stimuli, prepared, study.seed)
+    made, rows, predicted, attributes, absent_rows = _rows(reconstruction, controls, stimuli, prepared, study.seed)
+    stimulus = made.stimulus
     if method != next(iter(study.methods)):  # rows that are the same for all methods are measured once
         rows = {row: values for row, values in rows.items() if row not in OF_THE_SUBJECT}
     with h5py.File(stimuli) as file:
@@ -61,8 +85,14 @@ def score(
     absent = dict(panel.absent)
     absent |= embedding_measures(section.metrics, measured, true_embeddings, predicted, training, embedding, study.seed)
     trials = int(attributes.get("trials", (split == 0).sum()))
-    protocol = protocol_of(study, dataset, panel, embedding, samples)
+    protocol, tested = protocol_of(study, dataset, subject, panel, embedding, stimuli, made)
     averaged = measured.pop(SAMPLES, {})
+    table = summarise(measured, section.metrics, section.bootstrap, study.seed, averaged)
+    for name, entry in summarise(measured, ["similarity"], section.bootstrap, study.seed)["reconstruction"].items():
+        table["reconstruction"][name] = {**entry, "network": protocol["networks"][panel.similarity]["network"]}
+    notes = [*warnings(measured["reconstruction"], len(stimulus)), *panel.notes]
+    if made.samples > 1 and not predicted:
+        notes.append(f"{study.methods[method].label or method} predicts no image embedding: the first of its {made.samples} samples is shown")
     content = {
         "study": study.name,
         "method": method,
@@ -74,9 +104,11 @@ def score(
         "stimulus": stimulus.tolist(),
         "sampling": {key: value if isinstance(value, str) else float(value) for key, value in attributes.items() if np.ndim(value) == 0},
         "protocol": protocol,
-        "rows": summarise(measured, section.metrics, section.bootstrap, study.seed, averaged),
+        "tested": tested,
+        "rows": table,
         "absent": absent,
-        "warnings": warnings(measured["reconstruction"], len(stimulus)),
+        "absent_rows": absent_rows,
+        "warnings": notes,
     }
     write_json(out, content)
 
@@ -91,8 +123,8 @@ def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
 
 def _rows(
     reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], int]:
-    """Stimuli, pictures of every row, predicted embeddings, the reconstruction file's attributes, samples per stimulus."""
+) -> tuple[Made, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
+    """How the pictures were made, pictures of every row, predicted embeddings, the reconstruction file's attributes, reasons for absent rows."""
     with h5py.File(reconstruction) as file:
         stimulus = file["stimulus"][:].astype(int)
         if not len(stimulus):
@@ -103,12 +135,12 @@ def _rows(
         predicted = {row: file[key][:] for row, key in (("reconstruction", "predicted"), ("shuffled", "predicted_shuffled")) if key in file}
         nearest = file["predicted_train_nearest"][:] if "predicted_train_nearest" in file else None
         attributes = dict(file.attrs)
+    made = Made(stimulus, attributes["repeats"], attributes["trials_per_picture"], samples.shape[1], attributes["choice"])
     n = len(stimulus)
     if n > 1:
-        other = derangement(n, seed)
-        rows["chance"] = rows["reconstruction"][other]
+        rows["chance"] = of_another_image(rows["reconstruction"], seed)
         if "reconstruction" in predicted:
-            predicted["chance"] = predicted["reconstruction"][other]
+            predicted["chance"] = of_another_image(predicted["reconstruction"], seed)
     if nearest is not None:
         with h5py.File(stimuli) as file:
             rows["nearest-training-image"] = rows_at(file["images"], nearest)
@@ -118,18 +150,19 @@ def _rows(
         known = {int(s): i for i, s in enumerate(file["stimulus"][:])}
         missing = [s for s in stimulus.tolist() if s not in known]
         if missing:
-            raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again")
+            raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again with {stimuli}")
         place = np.array([known[s] for s in stimulus.tolist()])
         for row in OF_THE_SUBJECT[1:]:
             if row.replace("-", "_") in file:
                 rows[row] = rows_at(file[row.replace("-", "_")], place)
+        absent = json.loads(file.attrs["absent"])
     if samples.shape[1] > 1:
         rows[SAMPLES] = samples
     sizes = {row: values.shape[-3:] for row, values in rows.items()}
     if len(set(sizes.values())) > 1:
         shown_sizes = ", ".join(f"{row} {size[0]} x {size[1]}" for row, size in sizes.items())
         raise InputError(f"{reconstruction}: pictures of different sizes ({shown_sizes}); run the stages of one picture_size again")
-    return stimulus, rows, predicted, attributes, samples.shape[1]
+    return made, rows, predicted, attributes, absent
 
 
 def embedding_measures(
@@ -198,23 +231,42 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
     return rows
 
 
-def protocol_of(study: Study, dataset: str, panel: Panel, embedding: Path, samples: int) -> dict[str, Any]:
-    """What was computed, on what, with what; `id` is the hash of all the rest."""
-    data = study.datasets[dataset].model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root", "voxels", "seed"})
+def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embedding: Path, stimuli: Path, made: Made) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was computed, on what, with what.
+
+    Returns
+    -------
+    protocol : dict
+        `id` is the hash of all the rest.
+    tested : dict
+        Number and hash of the test pictures, trials of each, and how many pictures retrieval chooses from. They are part of
+        the protocol, too, unless every subject has pictures of its own: then no two subjects could share one.
+    """
+    pictures = np.unique(made.stimulus)
+    with h5py.File(stimuli) as file:
+        pixels = sorted(value.decode() for value in rows_at(file["sha256"], pictures))
+    tested = {
+        "pictures": len(pictures), "hash": content_hash(pixels), "trials_per_picture": made.trials_per_picture, "retrieval_pool": min(POOL, len(pictures)),
+    }  # fmt: skip
+    section = study.datasets[dataset]
+    data = section.model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root"})
+    if section.source == "simulated":
+        data |= {"study_seed": study.seed}
     content = {
         "dataset": dataset,
         "data": data,
         "split": "test: pictures never trained on",
+        "tested": tested if study.stimuli(dataset, subject) == "stimuli" else "every subject's own pictures",
         "sessions": data.get("sessions", "all"),
-        "repeats": "all test trials of a picture",
+        "repeats": made.repeats,
         "beta_version": data.get("betas", "-"),
         "image_size": study.picture_size,
         "pictures": picture_protocol(),
         "networks": panel.protocol(),
         "image_embedding": {"network": networks.foundation_name(embedding), "sha256": networks.model_hash(embedding)},
         "identification": "embedding dimensions standardised by the subject's training images",
-        "retrieval": {"pool": POOL, "repeats": REPEATS, "top": 1},
-        "samples_per_stimulus": samples,
-        "choice_of_sample": "agrees best with the encoder's own embedding; the first where a method predicts none",
+        "retrieval": {"pool": f"at most {POOL}", "repeats": REPEATS, "top": 1},
+        "samples_per_stimulus": made.samples,
+        "choice_of_sample": made.choice_of_sample,
     }
-    return {"id": content_hash(content)[:8], **content}
+    return {"id": content_hash(content)[:8], **content}, tested

@@ -1,67 +1,98 @@
 """How sure a number is: bootstrap intervals over test images and paired tests between methods.
 
-The unit is the test image: several samples of one stimulus are averaged first. Subjects are fixed: an average over
-subjects resamples the images within each.
+The unit is the test image: several samples of one stimulus are averaged first, and what several subjects saw is one unit,
+drawn or flipped for all of them together, because an image that is easy to decode is so in every brain. Subjects are fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 CONFIDENCE = 0.95
+Images = Sequence[Sequence[Hashable]]
 
 
-def _interval(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return low, high
+def resampled_means(values: Sequence[np.ndarray], images: Images, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means over subjects of their means over images, the images drawn with replacement: (resamples,) or (resamples, m).
+
+    Subjects that share images, directly or through others, get the same draws from all the images they saw; other
+    subjects get draws of their own. Arguments as for `bootstrap`.
+    """
+    random = np.random.default_rng(seed)
+    total: np.ndarray | float = 0.0
+    for seen, subjects in _sharing(images):
+        counts = random.multinomial(len(seen), np.full(len(seen), 1 / len(seen)), size=resamples).astype(float)
+        for subject in subjects:
+            own = counts[:, [seen[image] for image in images[subject]]]
+            drawn = own.sum(1).reshape(-1, *[1] * (values[subject].ndim - 1))
+            with np.errstate(invalid="ignore"):
+                total = total + own @ values[subject] / drawn / len(values)
+    return np.asarray(total)
 
 
-def resampled_means(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Means of `values` (n,) or (n, m) over images drawn with replacement: (resamples,) or (resamples, m)."""
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return counts @ values / n
+def _sharing(images: Images) -> list[tuple[dict[Hashable, int], list[int]]]:
+    """Groups of subjects that share images: the numbered images of the group, and its subjects."""
+    groups: list[list[int]] = []
+    for subject, own in enumerate(images):
+        joined = [group for group in groups if not set(own).isdisjoint(image for s in group for image in images[s])]
+        groups = [*(group for group in groups if group not in joined), [*(s for group in joined for s in group), subject]]
+    return [(_numbered([images[s] for s in group]), group) for group in groups]
 
 
-def bootstrap(values: np.ndarray | Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap interval of a mean over test images.
+def _numbered(images: Images) -> dict[Hashable, int]:
+    """Every image with a number of its own."""
+    return {image: k for k, image in enumerate(dict.fromkeys(image for own in images for image in own))}
+
+
+def bootstrap(values: np.ndarray | Sequence[np.ndarray], resamples: int = 2000, seed: int = 0, images: Images | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval of a mean over test images, or of the mean of several subjects' means.
 
     Parameters
     ----------
-    values : array of shape (n,) or (n, m), or a list of such arrays
-        One value per image; of several arrays, one per subject, the mean of their means is taken and images are
-        drawn within each.
+    values : array of shape (n,) or (n, m), or a list of such arrays, one per subject
+        One value per image.
+    images : list of lists of length n, optional
+        Which image each value is of, for every subject. By default no two subjects share an image.
 
     Returns
     -------
     low, high : arrays of shape () or (m,)
     """
-    subjects = list(values) if isinstance(values, (list, tuple)) else [values]
-    return _interval(np.mean([resampled_means(np.asarray(v), resamples, seed + k) for k, v in enumerate(subjects)], axis=0))
+    subjects = [np.asarray(v, float) for v in values] if isinstance(values, (list, tuple)) else [np.asarray(values, float)]
+    means = resampled_means(subjects, images or _own(subjects), resamples, seed)
+    low, high = np.nanquantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)  # NaN: a draw without an image of some subject
+    return low, high
 
 
-def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, seed: int = 0) -> np.ndarray:
-    """Two-sided paired permutation test: under the null hypothesis the sign of each image's difference is random.
+def _own(values: Sequence[np.ndarray]) -> Images:
+    """Images that no two subjects share."""
+    return [[(subject, k) for k in range(len(v))] for subject, v in enumerate(values)]
+
+
+def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, seed: int = 0, images: Images | None = None) -> np.ndarray:
+    """Two-sided paired permutation test: under the null hypothesis the sign of each image's differences is random.
 
     Parameters
     ----------
     differences : list of arrays of shape (n_subject, m)
         One array per subject; per image, the difference of two methods in m measures. The statistic is the mean over
         subjects of the mean over images.
+    images : list of lists of length n_subject, optional
+        Which image each difference is of, as for `bootstrap`: an image has one sign for all who saw it.
 
     Returns
     -------
     p : array of shape (m,)
         (1 + number of sign flips at least as extreme) / (1 + permutations).
     """
-    observed = np.mean([d.mean(0) for d in differences], axis=0)
-    random = np.random.default_rng(seed)
-    null = np.zeros((permutations, observed.shape[0]))
-    for d in differences:
-        signs = random.integers(0, 2, (permutations, len(d)), dtype=np.int8).astype(np.float32) * 2 - 1
-        null += signs @ d.astype(np.float32) / len(d) / len(differences)
-    extreme = (np.abs(null) >= np.abs(observed) * (1 - 1e-5)).sum(0)
-    return (1 + extreme) / (1 + permutations)
+    images = images or _own(differences)
+    place = _numbered(images)
+    parts = np.zeros((len(place), differences[0].shape[1]))  # every image's part of the statistic
+    for own, d in zip(images, differences, strict=True):
+        np.add.at(parts, [place[image] for image in own], d / len(d) / len(differences))
+    signs = np.random.default_rng(seed).integers(0, 2, (permutations, len(parts)), dtype=np.int8).astype(np.float32) * 2 - 1
+    observed, null = np.abs(parts.sum(0)), np.abs(signs @ parts.astype(np.float32))
+    return (1 + (null >= observed * (1 - 1e-5)).sum(0)) / (1 + permutations)
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,17 +1,19 @@
 """Stage `tabulate`: the tables of a study, as CSV, Markdown and LaTeX.
 
 `reconstruction`, `retrieval` and `comparisons` come from the metrics files, `adaptation` from the transfer files where
-there are any, `efficiency` from the models' `efficiency.json`, `peers` from the literature. Rows of different protocol never share a column.
+there are any, `efficiency` from the models' `efficiency.json`, `peers` from the literature. Rows of different protocol
+never share a column, and a row or measure that is not there is named under the table with the reason.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from unimind.errors import InputError
 from unimind.evaluation import layout, peers
 from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
 from unimind.evaluation.panel import SEMANTIC
@@ -25,11 +27,17 @@ COMPARISONS = ["study", "dataset", "subject", "metric", "method_a", "method_b", 
 ALL = (*METRICS, *OWN_METRICS)
 AVERAGES = {"train": "average:train", "new": "average:new"}
 LEVEL = 0.05
+BRACKETS = "Brackets: 95 % bootstrap interval over test images; in an average, an image is drawn for all subjects who saw it together."
+BOLD = f"Bold: best of the methods where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods)."
+NOT_MEASURED = "not in the metrics file"
 #: What a new subject's model cost, in columns of `adaptation.csv`: parameters, how many of them were trained, seconds, bytes.
 COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
 UNITS = {
     "parameters": "count", "trainable_parameters": "count", "flops_per_sample": "FLOP", "peak_memory": "bytes", "samples_per_second": "1/s", "seconds": "s",
 }  # fmt: skip
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Row:
     method: str
     trials: int | None
     protocol: str
-    stimulus: tuple[tuple[int, ...], ...]  # per subject
+    images: tuple[tuple[tuple[str, int], ...], ...]  # per subject, (stimulus set, index) of every value per image
     metrics: dict[str, dict[str, Any]]
     budget: str | None = None  # of `transfer`: a number of trials, or all
 
@@ -73,8 +81,12 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     """
     import pandas as pd
 
-    files = sorted((read_json(path) for path in metrics), key=lambda f: _order(study, f))
-    full, budgets = _rows(files)
+    read = {path: read_json(path) for path in metrics}
+    for path, file in read.items():
+        if file["dataset"] not in study.datasets:
+            raise InputError(f"{path}: of data set {file['dataset']}, which the study {study.name} has not; give the metrics files of this study")
+    files = sorted(read.values(), key=lambda f: _order(study, f))
+    full, budgets = _rows(study, files)
     rows = full + _averages(full, study)
     comparisons = _comparisons(study, rows)
     records = [record for row in rows for record in _records(study, row)]
@@ -82,12 +94,16 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     entries = [entry for path in transfer or [] for entry in read_json(path)["entries"]]
     labels |= {entry["method"]: entry["label"] for entry in entries}
     if entries:
-        budgets = _rows(entries)[1]
+        budgets = _rows(study, entries)[1]
     adapted = [row for row in budgets if row.role == "new"]
     adapted += [row for row in _averages(budgets, study) if row.role == "new"]
     costs = {(entry["method"], entry["dataset"], entry["subject"], entry["trials"]): entry["costs"] for entry in entries}
     blocks = {dataset: _blocks(study, [row for row in rows if row.dataset == dataset], comparisons, labels) for dataset in study.datasets}
-    notes = {dataset: _notes([f for f in files if f["dataset"] == dataset]) for dataset in study.datasets}
+    of = {dataset: [file for file in files if file["dataset"] == dataset] for dataset in study.datasets}
+    notes = {dataset: [*_absent_rows(study, given), *_notes(given), BRACKETS, BOLD] for dataset, given in of.items()}
+    new_notes = {
+        dataset: [*_notes([file for file in entries or files if (file["dataset"], file["role"]) == (dataset, "new")]), BRACKETS] for dataset in study.datasets
+    }
     words = {dataset: blurred_wins([row for row in rows if row.dataset == dataset], labels) for dataset in study.datasets}
     say(f"tables of {len(files)} metrics files, {len(records)} numbers")
 
@@ -95,9 +111,7 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         frame = pd.DataFrame(records, columns=COLUMNS)
         frame.to_csv(folder / "reconstruction.csv", index=False)
         frame[frame.metric.isin([name for names in layout.RETRIEVAL_GROUPS.values() for name in names])].to_csv(folder / "retrieval.csv", index=False)
-        curve = [
-            {**record, **costs.get((row.method, row.dataset, row.subject, row.trials), {})} for row in adapted for record in _records(study, row)
-        ]
+        curve = [{**record, **costs.get((row.method, row.dataset, row.subject, row.trials), {})} for row in adapted for record in _records(study, row)]
         pd.DataFrame(curve, columns=[*COLUMNS, *(COSTS if entries else ())]).to_csv(folder / "adaptation.csv", index=False)
         tests = [
             {**test, "trials": same[0].trials if budget != "all" else "all"}
@@ -108,7 +122,7 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, layout.GROUPS)
         _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, notes, {}, layout.RETRIEVAL_GROUPS)
         new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], labels) for dataset in study.datasets}
-        _write_pair(folder, "adaptation", "New subjects", study, new, notes, {}, layout.GROUPS)
+        _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, layout.GROUPS)
         _efficiency(study, models, folder, labels)
         (folder / "peers.md").write_text(peers.markdown())
 
@@ -118,11 +132,11 @@ def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:
         names = list(names)
         return names.index(name) if name in names else len(names)
 
-    dataset = study.datasets.get(file["dataset"])
-    return place(study.datasets, file["dataset"]), place(dataset.subjects if dataset else [], file["subject"]), place(study.methods, file["method"])
+    dataset = file["dataset"]
+    return list(study.datasets).index(dataset), place(study.datasets[dataset].subjects, file["subject"]), place(study.methods, file["method"])
 
 
-def _rows(files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
+def _rows(study: Study, files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
     """Rows of the main tables (the largest number of trials of each subject and method), and method rows of all budgets."""
     every, seen = [], set()
     largest: dict[tuple[str, ...], int] = {}
@@ -131,10 +145,11 @@ def _rows(files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
         largest[key] = max(largest.get(key, -1), file.get("trials") or 0)
     main = []
     for file in files:
+        stimuli = study.stimuli(file["dataset"], file["subject"])
+        images = (tuple((stimuli, index) for index in file["stimulus"]),)
         for name, metrics in file["rows"].items():
-            stimulus = (tuple(file.get("stimulus", ())),)
             row = Row(
-                file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], stimulus, metrics,
+                file["dataset"], file["subject"], file["role"], name, file["method"], file.get("trials"), file["protocol"]["id"], images, metrics,
                 file.get("budget"),
             )  # fmt: skip
             if row.is_method:
@@ -161,9 +176,9 @@ def _averages(rows: list[Row], study: Study) -> list[Row]:
     result = []
     for (dataset, role, _, protocol), members in groups.items():
         for trials, same in _budgets(members, expected[dataset, role]):
-            metrics = {name: _average([row.metrics[name] for row in same], study) for name in ALL if all(name in row.metrics for row in same)}
-            stimulus = tuple(s for row in same for s in row.stimulus)
-            result.append(Row(dataset, AVERAGES[role], role, same[0].row, same[0].method, trials, protocol, stimulus, metrics, same[0].budget))
+            metrics = {name: _average(same, name, study) for name in ALL if all(name in row.metrics for row in same)}
+            images = tuple(own for row in same for own in row.images)
+            result.append(Row(dataset, AVERAGES[role], role, same[0].row, same[0].method, trials, protocol, images, metrics, same[0].budget))
     return result
 
 
@@ -180,26 +195,36 @@ def _budgets(members: list[Row], expected: int) -> Iterable[tuple[int | None, li
             yield (round(sum(known) / len(known)) if known else None), same
 
 
-def _grouped(rows: Iterable[Row], key: Any) -> dict[Any, list[Row]]:
-    groups: dict[Any, list[Row]] = {}
+def _grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
 
 
-def _per_image(entry: dict[str, Any]) -> np.ndarray | None:
-    values = entry.get("per_image")
-    return None if values is None else np.array([np.nan if v is None else v for v in values], float)
+def _per_image(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], float)
 
 
-def _average(entries: list[dict[str, Any]], study: Study) -> dict[str, Any]:
-    """Mean of one measure over subjects; images are resampled within each subject."""
-    values = [_per_image(entry) for entry in entries]
+def _known(values: Sequence[np.ndarray], images: Sequence[Sequence[Any]]) -> tuple[list[np.ndarray], list[list[Any]]]:
+    """The finite values, an array per subject, and the images they are of."""
+    kept = [np.flatnonzero(np.isfinite(v)) for v in values]
+    return [v[k] for v, k in zip(values, kept, strict=True)], [[own[i] for i in k.tolist()] for own, k in zip(images, kept, strict=True)]
+
+
+def _distinct(images: Iterable[Iterable[Any]]) -> int:
+    return len({image for own in images for image in own})
+
+
+def _average(rows: list[Row], name: str, study: Study) -> dict[str, Any]:
+    """Mean of one measure over subjects, a row each; `n` counts an image once, however many subjects saw it."""
+    entries = [row.metrics[name] for row in rows]
+    lists = [entry["per_image"] for entry in entries]
     result: dict[str, Any] = {"value": float(np.mean([entry["value"] for entry in entries])), "ci_low": None, "ci_high": None, "n": None, "per_image": None}
-    if all(v is not None for v in values):
-        low, high = bootstrap([v[np.isfinite(v)] for v in values if v is not None], study.evaluation.bootstrap, study.seed)
-        result |= {"ci_low": float(low), "ci_high": float(high)}
-        result |= {"n": sum(entry["n"] for entry in entries), "subjects": [entry["per_image"] for entry in entries]}
+    if all(values is not None for values in lists):
+        values, images = _known([_per_image(v) for v in lists], [row.images[0] for row in rows])
+        low, high = bootstrap(values, study.evaluation.bootstrap, study.seed, images)
+        result |= {"ci_low": float(low), "ci_high": float(high), "n": _distinct(images), "subjects": lists}
     return result
 
 
@@ -207,7 +232,7 @@ def _records(study: Study, row: Row) -> Iterable[dict[str, Any]]:
     for metric in ALL:
         entry = row.metrics.get(metric)
         if entry is not None:
-            n = entry["n"] if entry["n"] is not None else sum(len(s) for s in row.stimulus) or None
+            n = entry["n"] if entry["n"] is not None else _distinct(row.images)
             yield {
                 "study": study.name, "dataset": row.dataset, "subject": row.subject, "role": row.role if row.is_method else "control",
                 "method": row.name, "trials": row.trials, "metric": metric, "value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"],
@@ -221,14 +246,14 @@ def _comparisons(study: Study, rows: list[Row]) -> list[dict[str, Any]]:
     for (dataset, subject, protocol), members in _grouped([row for row in rows if row.is_method], lambda row: (row.dataset, row.subject, row.protocol)).items():
         found: dict[str, list[dict[str, Any]]] = {}
         for a, b in itertools.combinations(members, 2):
-            if a.stimulus != b.stimulus:
+            if a.images != b.images:
                 continue
-            for metric, parts in _differences(a, b):
-                low, high = bootstrap(parts, study.evaluation.bootstrap, study.seed)
+            for metric, parts, images in _differences(a, b):
+                low, high = bootstrap(parts, study.evaluation.bootstrap, study.seed, images)
                 found.setdefault(metric, []).append({
                     "study": study.name, "dataset": dataset, "subject": subject, "metric": metric, "method_a": a.method, "method_b": b.method,
                     "difference": float(np.mean([d.mean() for d in parts])), "ci_low": float(low), "ci_high": float(high),
-                    "p": float(paired_test([d[:, None] for d in parts], seed=study.seed)[0]), "n": sum(len(d) for d in parts), "protocol": protocol,
+                    "p": float(paired_test([d[:, None] for d in parts], seed=study.seed, images=images)[0]), "n": _distinct(images), "protocol": protocol,
                 })  # fmt: skip
         for tests in found.values():
             for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
@@ -236,20 +261,17 @@ def _comparisons(study: Study, rows: list[Row]) -> list[dict[str, Any]]:
     return result
 
 
-def _differences(a: Row, b: Row) -> Iterable[tuple[str, list[np.ndarray]]]:
-    """Per measure, the differences per image, one array per subject."""
+def _differences(a: Row, b: Row) -> Iterable[tuple[str, list[np.ndarray], list[list[Any]]]]:
+    """Per measure, the differences per image and the images, a list per subject."""
     for metric in ALL:
         if metric not in a.metrics or metric not in b.metrics:
             continue
         lists = [row.metrics[metric].get("subjects") or [row.metrics[metric]["per_image"]] for row in (a, b)]
         if any(values is None for values in (*lists[0], *lists[1])):
             continue
-        parts = []
-        for x, y in zip(*lists, strict=True):
-            difference = np.array([np.nan if v is None else v for v in x], float) - np.array([np.nan if v is None else v for v in y], float)
-            parts.append(difference[np.isfinite(difference)])
+        parts, images = _known([_per_image(x) - _per_image(y) for x, y in zip(*lists, strict=True)], a.images)
         if all(len(part) for part in parts):
-            yield metric, parts
+            yield metric, parts, images
 
 
 def _best(rows: list[Row], comparisons: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
@@ -308,40 +330,51 @@ def _adaptation_blocks(study: Study, rows: list[Row], labels: dict[str, str]) ->
         for row in sorted(members, key=lambda row: (list(labels).index(row.method) if row.method in labels else len(labels), row.trials or 0)):
             budget = f", {row.trials} trials" if row.trials is not None else ""
             cells = {(metric, row.protocol): layout.Cell(e["value"], e["ci_low"], e["ci_high"]) for metric, e in row.metrics.items()}
-            block.rows[labels.get(row.method, row.method) + budget] = cells
+            block.rows.setdefault(labels.get(row.method, row.method) + budget, {}).update(cells)
         blocks.append(block)
     return blocks
 
 
 def _notes(files: list[dict[str, Any]]) -> list[str]:
-    """What stands under every table of a data set: absent measures, warnings, protocols."""
-    notes = []
-    absent: dict[tuple[str, str], list[str]] = {}
-    for file in files:
-        for metric, reason in file.get("absent", {}).items():
-            absent.setdefault((metric, reason), []).append(file["label"])
-    by_reason: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    everyone = len(files)
-    for (metric, reason), users in absent.items():
-        by_reason.setdefault((reason, () if len(users) == everyone else tuple(dict.fromkeys(users))), []).append(metric)
-    for (reason, some), names in by_reason.items():
-        who = f" ({', '.join(some)})" if some else ""
-        notes.append(f"Absent{who}: {', '.join(layout.TITLES.get(name, name) for name in names)}: {reason}.")
+    """What stands under a table of these files: absent measures, warnings, protocols."""
+    absent = [(layout.TITLES.get(name, name), reason, file["label"]) for file in files for name, reason in file.get("absent", {}).items()]
+    notes = layout.absences("Absent", absent, {file["label"] for file in files})
     notes += [f"{warning}." for warning in dict.fromkeys(w for file in files for w in file.get("warnings", []))]
     protocols = {file["protocol"]["id"]: file["protocol"] for file in files}
-    notes += [f"Protocol {key}: {describe_protocol(protocol)}" for key, protocol in sorted(protocols.items())]
-    notes.append(
-        "Brackets: 95 % bootstrap interval over test images. Bold: best of the methods where the paired permutation test against the runner-up "
-        f"gives p < {LEVEL} (Holm over the pairs of methods)."
-    )
+    return notes + [f"Protocol {key}: {describe_protocol(protocol)}" for key, protocol in sorted(protocols.items())]
+
+
+def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
+    """Which of the rows every table needs are not there, and why (`absent_rows` of the metrics files)."""
+    of_methods, of_subjects = [], []
+    for subject, members in _grouped(files, lambda file: file["subject"]).items():
+        reasons = {row: reason for file in members for row, reason in file.get("absent_rows", {}).items()}
+        for row in ROWS:
+            if row in OF_THE_SUBJECT:
+                if not any(row in file["rows"] for file in members):
+                    of_subjects.append((row.replace("-", " "), reasons.get(row, NOT_MEASURED), subject))
+                continue
+            for file in (file for file in members if row not in file["rows"]):
+                of_methods.append((row.replace("-", " "), file.get("absent_rows", {}).get(row, NOT_MEASURED), file["label"]))
+    notes = layout.absences("Absent rows", of_methods, {file["label"] for file in files})
+    notes += layout.absences("Absent rows", of_subjects, {file["subject"] for file in files})
+    if files and not any(method.encoder.kind == "ridge" for method in study.methods.values()):
+        kind = study.foundations.diffusion.kind
+        reason = "the study has no method with a ridge encoder"
+        if kind != "study":
+            reason += f"; ridge needs a diffusion model that takes the image embedding itself, and this one (foundations.diffusion.kind {kind}) does not"
+        notes.append(f"Absent rows: ridge regression: {reason}.")
     return notes
 
 
 def describe_protocol(protocol: dict[str, Any]) -> str:
     """A protocol record in one line."""
-    pictures = protocol.get("pictures", {})
+    pictures, tested = protocol.get("pictures", {}), protocol.get("tested")
+    if isinstance(tested, dict):
+        tested = f"{tested['pictures']} pictures [{tested['hash'][:8]}], trials of each: {tested['trials_per_picture']}"
     parts = [
-        f"data set {protocol.get('dataset')}", f"split {protocol.get('split')}", f"sessions {protocol.get('sessions')}", f"repeats: {protocol.get('repeats')}",
+        f"data set {protocol.get('dataset')}", f"split {protocol.get('split')}", f"tested on {tested}",
+        f"sessions {protocol.get('sessions')}", f"repeats: {protocol.get('repeats')}",
         f"betas {protocol.get('beta_version')}", f"pictures of {protocol.get('image_size')} px, measured at {pictures.get('side')} ({pictures.get('resize')})",
         f"SSIM and PixCorr at {pictures.get('detail_side')}; SSIM {pictures.get('ssim')}",
         f"{protocol.get('samples_per_stimulus')} samples per stimulus, shown: {protocol.get('choice_of_sample')}",

@@ -14,12 +14,12 @@ from unimind.errors import InputError
 from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import Pictures
-from unimind.evaluation.score import embedding_measures, protocol_of, rows_at, summarise
+from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.models.encoder import subject_key
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
+from unimind.reconstruction.reconstruct import REPEATS, choice_of_sample, draw_pictures, responses_by_image, trials_per_picture
 from unimind.storage import read_json, write_json
 from unimind.study import Study
 from unimind.training.adapt import scratch, write_adapted
@@ -166,7 +166,7 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     channels = decoder.encoder.channels if decoder.encoder is not None else 1
     with PreparedSubject(files.prepared) as data:
         stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
-        training = data.images("train")
+        training, trials = data.images("train"), trials_per_picture(data)
     prediction = decoder.predict(responses)
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}
     wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
@@ -192,6 +192,7 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     costs["parameters"] = whole + (costs["parameters"] if decoder.ridge is not None else 0)
     return {
         "stimulus": stimulus.tolist(),
+        "trials_per_picture": trials,
         "measures": {name: np.asarray(value).tolist() for name, value in found["reconstruction"].items()},
         "absent": absent,
         "costs": {name: costs[name] if cell.way != "zero-shot" else 0 for name in COSTS},
@@ -205,6 +206,8 @@ def _entry(
     measured = {"reconstruction": {name: np.mean([part["measures"][name] for part in parts], axis=0) for name in parts[0]["measures"]}}
     wanted = [name for name in study.evaluation.metrics if name in measured["reconstruction"]]
     panel = Panel.of([name for name in wanted if name in OF_PICTURES], study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
+    made = Made(np.array(parts[0]["stimulus"]), REPEATS, parts[0]["trials_per_picture"], 1, choice_of_sample(1))
+    protocol, tested = protocol_of(study, dataset, subject, panel, files.embedding, files.stimuli, made)
     settings = study.method(method)
     names = {"scratch": " from scratch", "zero-shot": " without adaptation"}
     return {
@@ -217,10 +220,11 @@ def _entry(
         "budget": trials,
         "drawings": len(parts),
         "stimulus": parts[0]["stimulus"],
-        "protocol": protocol_of(study, dataset, panel, files.embedding, 1),
+        "protocol": protocol,
+        "tested": tested,
         "rows": summarise(measured, wanted, study.evaluation.bootstrap, study.seed),
         "per_drawing": {name: [float(np.nanmean(part["measures"][name])) for part in parts] for name in wanted},
         "costs": {name: float(np.mean([part["costs"][name] for part in parts])) for name in COSTS},
         "absent": parts[0]["absent"],
-        "warnings": [],
+        "warnings": panel.notes,
     }

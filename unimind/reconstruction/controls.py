@@ -1,39 +1,40 @@
 """Stage `reconstruct-controls`: what a decoder draws without a brain, and the best it could draw with a perfect one."""
 
+import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 
-from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.data.prepared import Stimuli
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Condition
 from unimind.reconstruction.reconstruct import draw_pictures
+from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Sampling, Study
 from unimind.training.loop import on_device
 
 
 def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
-    """For every test picture of the given subjects: an unconditional sample, the autoencoder's round trip, and - where the
-    UNet takes image embeddings - the picture drawn from the true embedding."""
+    """For every picture that may be tested on (`pictures_tested`): an unconditional sample, the autoencoder's round trip, and -
+    where the UNet takes image embeddings - the picture drawn from the true embedding.
+
+    Rows of the tables that the study cannot have stand, with the reason, in the file's attribute `absent` (JSON).
+    """
     device, batch = on_device(), study.evaluation.batch_size
     network, coder = load_diffusion(diffusion).to(device), load_autoencoder(autoencoder).to(device)
     sampling = next(iter(study.methods.values())).sampling
-    stimulus: set[int] = set()
-    for path in prepared:
-        with PreparedSubject(path) as data:
-            stimulus |= set(data.images("test").tolist())
-    order = np.array(sorted(stimulus))
+    order = pictures_tested(stimuli, prepared)
     with Stimuli(stimuli) as seen:
         truths = seen.read(order)
     with h5py.File(embeddings) as targets:
         vectors = torch.from_numpy(targets["embedding"][:][order]).to(device)
         network.take_latents(targets["latent"].shape[1:], str(embeddings))
     keys = [(study.seed, int(image), 0) for image in order]
-    pictures = {}
-    rounded = []
+    pictures, rounded = {}, []
+    absent: dict[str, str] = {}
     for first in range(0, len(truths), batch):
         images = torch.from_numpy(truths[first : first + batch]).permute(0, 3, 1, 2).to(device).float() / 255
         with torch.no_grad():
@@ -46,6 +47,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         pictures["embedding_ceiling"] = draw_pictures(network, coder, condition, null, sampling, keys, batch, "pictures from the true embedding")
     else:
         null = Condition(torch.zeros(1, 1, network.context_dim, device=device), torch.zeros(1, network.time_dim, device=device))
+        absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
     nothing = Condition(null.context.expand(len(order), -1, -1), null.time.expand(len(order), -1))
     pictures["unconditional"] = draw_pictures(network, coder, nothing, null, plain, keys, batch, "unconditional pictures")
     with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
@@ -59,5 +61,6 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
                 "embedding": load_embedding(embedding).name,
                 "sampler": sampling.sampler,
                 "steps": sampling.steps,
+                "absent": json.dumps(absent),
             }
         )

@@ -17,28 +17,39 @@ from unimind.progress import say, track
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.samplers import sample
+from unimind.reconstruction.tested import derangement
 from unimind.storage import file_hash, whole_file
 from unimind.study import Sampling, Study
 from unimind.training.loop import on_device
 
 #: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
 DECODED_AT_ONCE = 8
+#: What every method gets of a test picture, in the protocol's words: `responses_by_image` leaves no trial out.
+REPEATS = "all test trials of a picture"
 
 
-def responses_by_image(
-    prepared: PreparedSubject, split: Literal["train", "validation", "test"], repeats: str, channels: int, permute: np.random.Generator | None = None
-) -> tuple[NDArray, NDArray]:
-    """Responses to each picture of a split as a method wants them.
+def choice_of_sample(samples: int) -> str:
+    """How one of a picture's samples is chosen to be shown, in the protocol's words."""
+    return "agrees best with the method's own predicted embedding; the first where it predicts none" if samples > 1 else "the only one"
+
+
+def trials_per_picture(prepared: PreparedSubject) -> str:
+    """How many test trials a picture has, such as `3`, or `2 to 3` where they differ."""
+    counts = np.unique(prepared.stimulus[prepared.trials("test")], return_counts=True)[1]
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def responses_by_image(prepared: PreparedSubject, split: Literal["train", "validation", "test"], repeats: str, channels: int) -> tuple[NDArray, NDArray]:
+    """Responses to each picture of a split as a method wants them; every trial counts.
 
     Parameters
     ----------
     prepared : PreparedSubject
     split : str
     repeats : str
-        `channels`: the first `channels` repeats side by side, repeated where there are fewer; otherwise their mean.
+        `channels`: dealt out in turn to `channels` means, side by side; repeats of a picture with fewer stand several
+        times. Otherwise the mean of all.
     channels : int
-    permute : Generator, optional
-        Shuffles which trial belongs to which picture: the shuffled-fMRI control.
 
     Returns
     -------
@@ -48,13 +59,11 @@ def responses_by_image(
     trials = prepared.trials(split)
     stimulus = prepared.stimulus[trials]
     values = prepared.read(trials)
-    if permute is not None:
-        values = values[permute.permutation(len(values))]
     images = np.unique(stimulus)
+    count = channels if repeats == "channels" else 1
     rows = [np.flatnonzero(stimulus == image) for image in images]
-    if repeats == "channels":
-        return images, np.stack([values[np.resize(own, channels)] for own in rows])
-    return images, np.stack([values[own].mean(0, keepdims=True) for own in rows])
+    rows = [own if len(own) >= count else np.resize(own, count) for own in rows]
+    return images, np.stack([np.stack([values[own[channel::count]].mean(0) for channel in range(count)]) for own in rows])
 
 
 def _pictures(latents: Tensor, autoencoder, batch: int) -> NDArray[np.uint8]:
@@ -107,8 +116,9 @@ def reconstruct(
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 
-    The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is
-    never looked at. A method without a predicted embedding shows its first sample.
+    In the shuffled control every picture gets all responses to another one. The sample shown is the one whose image
+    embedding agrees best with the embedding predicted from fMRI; the truth is never looked at. A method without a
+    predicted embedding shows its first sample.
     """
     settings = study.methods[method]
     sampling, batch = settings.sampling, study.evaluation.batch_size
@@ -123,10 +133,10 @@ def reconstruct(
         stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
         if len(stimulus) < 2:
             raise InputError(f"{prepared}: {len(stimulus)} test pictures; at least 2 are needed to compare anything")
-        _, shuffled_responses = responses_by_image(data, "test", settings.voxels.repeats, channels, np.random.default_rng((study.seed, 7)))
+        trials = trials_per_picture(data)
         train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels.repeats, channels)
     count = sampling.samples
-    prediction, shuffled = decoder.predict(responses), decoder.predict(shuffled_responses)
+    prediction, shuffled = decoder.predict(responses), decoder.predict(responses[derangement(len(stimulus), (study.seed, 7))])
     condition, start = _repeated(prediction, count)
     keys = [(study.seed, int(image), k) for image in stimulus for k in range(count)]
     label = f"{settings.label or method}, {dataset} {subject}"
@@ -159,10 +169,11 @@ def reconstruct(
         if prediction.embedding is not None:
             file["predicted"], file["predicted_shuffled"] = prediction.embedding.cpu().numpy(), shuffled.embedding.cpu().numpy()
         file["features"] = prediction.features.cpu().numpy()
-        chosen = "agreement with the predicted embedding" if prediction.embedding is not None else "first"
+        chosen = "agreement with the predicted embedding" if count > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
             "method": method, "dataset": dataset, "subject": subject, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
-            "samples": count, "strength": sampling.strength, "shown": chosen, "repeats": settings.voxels.repeats,
+            "samples": count, "strength": sampling.strength, "shown": chosen, "choice": choice_of_sample(count),
+            "repeats": REPEATS, "trials_per_picture": trials, "repeats_as": settings.voxels.repeats,
             "model_sha256": file_hash(model / "model.safetensors"),
             "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip

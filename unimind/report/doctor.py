@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from glob import glob
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from unimind.errors import InputError
 from unimind.study import Study
 
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
 GB = 1024**3
 PACKAGES = ("torch", "torchvision", "diffusers", "open_clip_torch", "accelerate", "nibabel", "nilearn", "h5py", "himalaya", "snakemake")
 OLDEST_CONDA = (24, 7, 1)
+NETWORKS = ("embedding", "autoencoder", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,28 @@ def _versions(study: Study) -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     state: Literal["ok", "missing"] = "ok" if sys.version_info >= (3, 11) else "missing"
     yield Finding(state, "Python", python if state == "ok" else f"{python}; 3.11 or newer is needed")
+    wanted = _requirements()
     for package in PACKAGES:
         try:
-            yield Finding("ok", package, version(package))
+            installed = version(package)
         except PackageNotFoundError:
             yield Finding("missing", package, "not installed; run `make install`")
+            continue
+        if package in wanted and not wanted[package].contains(installed, prereleases=True):
+            yield Finding("missing", package, f"{installed}, but {wanted[package]} is needed; run `make install`")
+        else:
+            yield Finding("ok", package, installed)
+
+
+def _requirements() -> dict[str, "SpecifierSet"]:
+    """Versions that the project asks for, by package; none where it is run without being installed."""
+    try:
+        from packaging.requirements import Requirement
+
+        listed = [Requirement(line) for line in requires("unimind") or []]
+    except (ImportError, PackageNotFoundError):
+        return {}
+    return {requirement.name: requirement.specifier for requirement in listed}
 
 
 def _pair(study: Study) -> Iterator[Finding]:
@@ -86,13 +107,16 @@ def _devices(study: Study) -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
             yield Finding("ok", f"GPU {index}", f"{card.name}, {card.total_memory / GB:.0f} GB")
+        if study.processes > torch.cuda.device_count():
+            yield Finding(
+                "missing", "processes", f"the study asks for processes: {study.processes}, one per card; {torch.cuda.device_count()} here, set it to that"
+            )
     elif graphics_cards():
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         yield Finding("note", "GPU", f"a card is there but torch (built for {build}) cannot use it; update the driver, or install a torch built for it")
     else:
-        yield Finding(
-            "ok" if _small(study) else "note", "GPU", "none; the CPU is used" + ("" if _small(study) else ", which a study of this size is too slow for")
-        )
+        slow = "" if _small(study) else ", which is too slow for a study of this size; run it on a machine with a card, or on a cluster (docs/slurm.md)"
+        yield Finding("note" if slow else "ok", "GPU", f"none; the CPU is used{slow}")
 
 
 def _small(study: Study) -> bool:
@@ -138,54 +162,143 @@ def _existing(path: Path) -> Path:
 
 
 def _caches(study: Study) -> Iterator[Finding]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    places = {
-        "results": Path(study.results),
-        "Hugging Face cache": Path(os.environ.get("HF_HOME", cache / "huggingface")),
-        "torch cache": Path(os.environ.get("TORCH_HOME", cache / "torch")),
-    }
-    variables = {"Hugging Face cache": "HF_HOME", "torch cache": "TORCH_HOME"}
-    for name, path in places.items():
-        if os.access(_existing(path), os.W_OK):
-            yield Finding("ok", name, str(path))
-        else:
-            remedy = f"set {variables[name]} to a folder of yours" if name in variables else "run in a folder of yours, with --directory"
-            yield Finding("missing" if name == "results" else "note", name, f"{path} cannot be written; {remedy}")
+    yield _writable("results", Path(study.results), "missing", "run in a folder of yours, with --directory")
+    if any(_repository(study, name) for name in NETWORKS):
+        yield _writable("Hugging Face cache", _hub_cache(), "note", "set HF_HOME to a folder of yours")
+
+
+def _writable(about: str, path: Path, otherwise: Literal["note", "missing"], remedy: str) -> Finding:
+    folder = _existing(path)
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return Finding("ok", about, str(path))
+    return Finding(otherwise, about, f"{path} cannot be written; {remedy}")
 
 
 def _data(study: Study) -> Iterator[Finding]:
-    roots: dict[str, tuple[str, str]] = {name: (section.source, study.root(name)) for name, section in study.datasets.items()}
+    sections: dict[str, tuple[str, str, list[str]]] = {
+        name: (section.source, study.root(name), list(section.subjects)) for name, section in study.datasets.items()
+    }
     if study.unpaired:
-        roots["unpaired"] = (study.unpaired.source, study.unpaired_root())
-    for name, (source, root) in roots.items():
+        sections["unpaired"] = (study.unpaired.source, study.unpaired_root(), list(study.unpaired.subjects))
+    for name, (source, root, subjects) in sections.items():
         about = f"data: {name}"
+        prepared = [Path(study.results, "prepared", name, f"{subject}.h5") for subject in subjects]
         if source == "simulated":
             yield Finding("ok", about, "made by the study")
+        elif all(path.exists() for path in prepared):
+            yield Finding("ok", about, f"prepared in {prepared[0].parent}")
         elif unset := re.search(r"\$\{?(\w+)", root):
             yield Finding("missing", about, f"{root}: set the variable {unset[1]}, or write the folder into the study")
-        elif Path(root).is_dir():
-            yield Finding("ok", about, root)
-        elif source == "arrays":
-            yield Finding("missing", about, f"{root}: no such folder; put the data there or name another one as root")
         else:
-            yield Finding("note", about, f"{root}: not there yet; see docs/data.md for access, or fetch with `snakemake --until fetch_subject`")
+            try:
+                yield _files_of(study, name, source, Path(root), subjects)
+            except InputError as error:
+                yield Finding("missing", about, str(error))
+            except ImportError as error:
+                yield Finding("missing", about, f"{error}; install the packages first")
+
+
+def _files_of(study: Study, name: str, source: str, root: Path, subjects: list[str]) -> Finding:
+    """Whether a data set's files are there, and how the others can be had."""
+    from unimind.data.fetch import ACCESS
+    from unimind.data.sources import open_source
+    from unimind.data.sources.base import below
+    from unimind.data.sources.hcp import HcpSource
+
+    about, access = f"data: {name}", ACCESS[source]
+    if name == "unpaired":
+        files = [file for subject in subjects for file in HcpSource(study, root).files(subject)]
+    else:
+        opened, own = open_source(study, name, root), study.stimuli(name, subjects[0]) != "stimuli"
+        files = [file for subject in [*([] if own else [None]), *subjects] for file in opened.files(subject)]
+    addresses = {file.path: file.address for file in files}
+    absent = [path for path in addresses if not below(root, path).is_file()]
+    by_hand = [path for path in absent if addresses[path] is None]
+    if not absent:
+        return Finding("ok", about, f"all {len(addresses)} files in {root}")
+    if by_hand:
+        more = f" and {len(by_hand) - 1} more" if len(by_hand) > 1 else ""
+        return Finding("missing", about, f"{below(root, by_hand[0])}{more}: not there, and cannot be downloaded; {access.hint}")
+    if source == "hcp" and "UNIMIND_MIRROR_HCP" not in os.environ and not _has_aws_keys():
+        return Finding("missing", about, f"{len(absent)} of {len(addresses)} files are not in {root}, and there are no AWS keys to fetch them; {access.hint}")
+    agreement = f"; it needs {access.agreement}: {access.hint}" if access.agreement else ""
+    return Finding("note", about, f"{len(absent)} of {len(addresses)} files are not in {root} yet; the study fetches them where there is a network{agreement}")
+
+
+def _has_aws_keys() -> bool:
+    """Whether the user has keys in the environment or in a profile; they are neither used nor shown."""
+    import botocore.session
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        resolver = botocore.session.Session().get_component("credential_provider")
+        for asking_the_network in ("container-role", "iam-role"):
+            resolver.remove(asking_the_network)
+        return resolver.load_credentials() is not None
+    except BotoCoreError:
+        return False
 
 
 def _weights(study: Study) -> Iterator[Finding]:
     from unimind.foundations.weights import local_file
 
-    for name in ("embedding", "autoencoder", "diffusion"):
-        section = getattr(study.foundations, name)
+    for name in NETWORKS:
+        about, section = f"network: {name}", getattr(study.foundations, name)
+        made = Path(study.results, "foundations", name)
         given = getattr(section, "weights", None) or getattr(section, "checkpoint", None)
-        if given is None:
-            yield Finding("ok", f"network: {name}", "trained in the study" if section.kind.startswith("study") else "from the hub, fetched by the study")
-            continue
-        files = [f"{given}/taef2_{part}.safetensors" for part in ("encoder", "decoder")] if section.kind == "taef2" else [given]
-        try:
-            yield Finding("ok", f"network: {name}", ", ".join(str(local_file(file, f"the {name}'s weights")) for file in files))
-        except InputError as error:
-            yield Finding("missing", f"network: {name}", str(error))
+        if section.kind.startswith("study"):
+            yield Finding("ok", about, "trained in the study")
+        elif (made / "model.safetensors").exists():
+            yield Finding("ok", about, f"in {made}")
+        elif given is None:
+            yield _from_hub(study, name)
+        else:
+            files = [f"{given}/taef2_{part}.safetensors" for part in ("encoder", "decoder")] if section.kind == "taef2" else [given]
+            try:
+                yield Finding("ok", about, ", ".join(str(local_file(file, f"the {name}'s weights")) for file in files))
+            except InputError as error:
+                yield Finding("missing", about, str(error))
     yield from _measures(study)
+
+
+def _hub_cache() -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+
+
+def _repository(study: Study, name: str) -> str | None:
+    """Repository on the hub that a network comes from, or the local folder given in its place."""
+    section = getattr(study.foundations, name)
+    if section.kind == "hub":
+        return section.repository
+    if section.kind != "open-clip" or section.weights is not None:
+        return None
+    if ":" in section.model:
+        return section.model.partition(":")[2]
+    try:
+        from open_clip.pretrained import get_pretrained_cfg
+    except (ImportError, RuntimeError):
+        return None  # said above
+    return get_pretrained_cfg(section.model, section.pretrained).get("hf_hub", "").rpartition("/")[0] or None
+
+
+def _from_hub(study: Study, name: str) -> Finding:
+    """Whether a network of the hub is in the cache, in the revision asked for."""
+    about, section, repository = f"network: {name}", getattr(study.foundations, name), _repository(study, name)
+    if repository is None:
+        return Finding("note", about, f"{section.model} ({section.pretrained}) comes from no cache that is known here; fetch it where there is a network")
+    if Path(repository).is_dir():
+        folder = Path(repository)
+    else:
+        stored = _hub_cache() / f"models--{repository.replace('/', '--')}"
+        revision = getattr(section, "revision", "main")
+        reference = stored / "refs" / revision
+        folder = stored / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
+    weights = [path for ending in ("safetensors", "bin", "pt") for path in Path(folder, getattr(section, "subfolder", "")).glob(f"*.{ending}")]
+    if any(path.exists() for path in weights):
+        return Finding("ok", about, str(folder))
+    target = f"{study.results}/foundations/{name}"
+    return Finding("note", about, f"{repository} is not in {_hub_cache()} yet; where there is a network: snakemake --cores 1 {target} --configfile ...")
 
 
 def _measures(study: Study) -> Iterator[Finding]:
@@ -201,7 +314,11 @@ def _measures(study: Study) -> Iterator[Finding]:
             wanted.setdefault(WEIGHTS_OF[metric], []).append(metric)
     for name, metrics in wanted.items():
         found = find(name, study.evaluation.weights)
-        left_out = f"; {', '.join(metrics)} will be left out of the tables"
+        left_out = f"; get it as docs/metrics.md says, else {', '.join(metrics)} will be left out of the tables"
         yield Finding("ok", f"measure: {name}", str(found[0])) if isinstance(found, tuple) else Finding("note", f"measure: {name}", found + left_out)
     found = find_squeezenet(study.evaluation.squeezenet)
-    yield Finding("ok", "measure: squeezenet", str(found[0])) if isinstance(found, tuple) else Finding("note", "measure: squeezenet", found)
+    yield (
+        Finding("ok", "measure: squeezenet", str(found[0]))
+        if isinstance(found, tuple)
+        else Finding("note", "measure: squeezenet", f"{found}; put the file there, or name another one as evaluation.squeezenet")
+    )

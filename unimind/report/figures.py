@@ -234,7 +234,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             file,
             "pictures",
             f"{rule} Large: the sample that agrees best with the method's own prediction; the seen picture plays no part in that choice.{samples} "
-            f"Shuffled fMRI: {labels[leading]} given trials shuffled among pictures."
+            f"Shuffled fMRI: {labels[leading]} given the fMRI of another test picture."
             + (" True embedding: the decoder given the seen picture's own embedding, the best it could do." if beside else ""),
             f"Grid of {len(rows)} seen pictures of {subject} beside the reconstructions of {', '.join(labels[method] for method in methods)} and the controls",
             title=subject,
@@ -246,19 +246,18 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
 def _choice(order: list[int], metrics: Path | None, leading: str) -> tuple[list[tuple[str, list[int]]], str]:
     """((row label, stimuli) per group, the rule in words): best, median and worst by the leading method's scores, then the first in order."""
     first = order[:IN_ORDER]
-    per_image: dict[str, Any] = {}
-    if metrics is not None:
-        rows = read_json(metrics).get("rows", {}).get("reconstruction", {})
-        per_image = {name: rows[name].get("per_image") for name in RANKING if name in rows}
+    rows = read_json(metrics).get("rows", {}).get("reconstruction", {}) if metrics is not None else {}
+    per_image = {name: rows[name].get("per_image") for name in RANKING if name in rows}
     found = ranked(per_image, len(order), EACH_RANK)
     if found is None:
         return [("in order", first)], f"The first {len(first)} of {len(order)} test pictures in stimulus order."
-    by = [results.metric(name).label for name in per_image if per_image[name] is not None]
+    by = next(name for name in per_image if per_image[name] is not None)
+    score = f"similarity to the seen picture in the features of {rows[by]['network']}" if by == "similarity" else f"per-picture {results.metric(by).label}"
     each = len(found["best"])
     groups = [(rank, [order[place] for place in places]) for rank, places in found.items()]
     rule = (
-        f"The {each} best, median and worst of {len(order)} test pictures by {leading}'s per-picture {by[0]} score"
-        f"{f' (ties by {by[1]})' if len(by) > 1 else ''}, then the first {len(first)} in stimulus order; no picture was chosen by hand."
+        f"The {each} best, median and worst of {len(order)} test pictures by {leading}'s {score}, "
+        f"then the first {len(first)} in stimulus order; no picture was chosen by hand."
     )
     return [*groups, ("in order", first)], rule
 

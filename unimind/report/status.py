@@ -1,6 +1,7 @@
 """`unimind status`: how far a study's run has come."""
 
 import base64
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -63,20 +64,49 @@ def log_of(study: Study, step: Step, directory: Path) -> Path:
     return directory / "logs" / study.name / f"{re.sub(r'[.](h5|json|csv|html)$', '', step.path)}.log"
 
 
-def state_of(study: Study, step: Step, directory: Path) -> tuple[State, str]:
-    """State of one step, and the last line of its log.
+def goes_on(directory: Path) -> bool:
+    """Whether a Snakemake works in a directory.
 
-    A result that Snakemake has begun and not ended carries a mark in `.snakemake/incomplete`; a run that is going on
-    holds a lock. A log without a result and without a mark belongs to a job that failed.
+    Its lock outlives a Snakemake that was killed, so the processes of this machine are looked through, where they can be
+    (`/proc`); one of another user whose folder is hidden counts. On other systems the lock is believed. A run on a cluster
+    is seen where Snakemake was started.
+    """
+    if not any((directory / ".snakemake" / "locks").glob("*")):
+        return False
+    processes = list(Path("/proc").glob("[0-9]*"))
+    return not processes or any(_is_snakemake_in(process, directory.resolve()) for process in processes)
+
+
+def _is_snakemake_in(process: Path, directory: Path) -> bool:
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        if not any(Path(os.fsdecode(word)).name == "snakemake" for word in words):
+            return False
+        return (process / "cwd").readlink() == directory
+    except PermissionError:
+        return True
+    except OSError:  # ended meanwhile
+        return False
+
+
+def last_word(log: Path, stage: str) -> str:
+    """What a job said last: the line by which its stage ended, where it has one, else the last line that is not empty."""
+    lines = [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()] if log.exists() else []
+    return next((line for line in reversed(lines) if line.startswith(f"unimind {stage}: ")), lines[-1] if lines else "")
+
+
+def state_of(study: Study, step: Step, directory: Path, going: bool) -> tuple[State, str]:
+    """State of one step, and what its job said last.
+
+    A result that Snakemake has begun and not ended carries a mark in `.snakemake/incomplete`: it is running where Snakemake
+    goes on (`going`). A log without a result and without a mark belongs to a job that failed.
     """
     result = f"{study.results}/{step.path}"
     log = log_of(study, step, directory)
     mark = directory / ".snakemake" / "incomplete" / base64.urlsafe_b64encode(result.encode()).decode()
-    locked = any((directory / ".snakemake" / "locks").glob("*"))
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = last_word(log, step.stage)
     if mark.exists():
-        return ("running" if locked else "interrupted"), last
+        return ("running" if going else "interrupted"), last
     if (directory / result).exists():
         return "done", last
     return ("failed" if log.exists() else "waiting"), last
@@ -95,7 +125,7 @@ def refusals(study: Study, directory: Path, since: float) -> list[str] | None:
     """
     lines = []
     for step in steps(study):
-        state, last = state_of(study, step, directory)
+        state, last = state_of(study, step, directory, going=True)
         if state != "failed" or log_of(study, step, directory).stat().st_mtime < since:
             continue
         if not last.startswith(f"unimind {step.stage}: ") or ": interrupted;" in last:
@@ -105,7 +135,7 @@ def refusals(study: Study, directory: Path, since: float) -> list[str] | None:
 
 
 def status(study: Study, directory: Path | None = None) -> None:
-    """Print which stage of which method and subject is done, running or failed, with its log's last line.
+    """Print which stage of which method and subject is done, running or failed, with what its job said last.
 
     Parameters
     ----------
@@ -114,7 +144,8 @@ def status(study: Study, directory: Path | None = None) -> None:
         Where Snakemake was started; by default here.
     """
     directory = Path(directory or ".")
-    rows = [(step, *state_of(study, step, directory)) for step in steps(study)]
+    going = goes_on(directory)
+    rows = [(step, *state_of(study, step, directory, going)) for step in steps(study)]
     count = Counter(state for _, state, _ in rows)
     print(
         f"{study.name}: {count['done']} of {len(rows)} done"

@@ -1,0 +1,170 @@
+"""What tables say of averages, protocols and of what is not in them, on a tiny study."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from unimind.errors import InputError
+from unimind.evaluation.controls import ROWS
+from unimind.evaluation.tabulate import tabulate
+
+
+def changed(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def tables(tiny, files, folder, **more):
+    tabulate(tiny.study, list(files.values()), [], folder, **more)
+    return folder
+
+
+def width(frame, subject, metric="ssim"):
+    row = frame[(frame.method == "good") & (frame.subject == subject) & (frame.metric == metric)]
+    return row.ci_high.item() - row.ci_low.item()
+
+
+@pytest.fixture
+def same_in_every_brain(scored):
+    """Metrics files in which a value depends on the image alone, so that a second subject tells nothing new."""
+    tiny, files = scored
+    of_image = np.random.default_rng(0).normal(size=tiny.n_test + tiny.n_train)
+
+    def change(content):
+        for k, entry in enumerate(e for row in content["rows"].values() for e in row.values() if e["per_image"] is not None):
+            values = of_image[content["stimulus"]] * (1 + 0.1 * (content["method"] == "poor"))
+            low, high = np.quantile(np.random.default_rng(k).choice(values, (2000, len(values))).mean(1), [0.025, 0.975])
+            entry |= {"per_image": values.tolist(), "value": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
+
+    for path in files.values():
+        changed(path, change)
+    return tiny, files
+
+
+def test_an_average_over_subjects_who_saw_the_same_images_is_no_surer_than_one_subject(same_in_every_brain, tmp_path, monkeypatch):
+    tiny, files = same_in_every_brain
+    frame = pd.read_csv(tables(tiny, files, tmp_path / "shared") / "reconstruction.csv")
+    comparisons = pd.read_csv(tmp_path / "shared" / "comparisons.csv")
+    assert width(frame, "average:train") == pytest.approx(width(frame, "subj01"), rel=0.1)
+    average = frame[(frame.subject == "average:train") & (frame.method == "good")]
+    assert set(average.n_test) == {tiny.n_test}, "an image counts once, however many saw it"
+    p = comparisons[(comparisons.metric == "ssim")].set_index("subject").p
+    assert p["average:train"] == pytest.approx(p["subj01"], abs=0.03)
+
+    monkeypatch.setattr(type(tiny.study), "stimuli", lambda study, dataset, subject: f"{subject}.stimuli")
+    frame = pd.read_csv(tables(tiny, files, tmp_path / "own") / "reconstruction.csv")
+    assert width(frame, "average:train") == pytest.approx(width(frame, "subj01") / np.sqrt(2), rel=0.1)
+    assert set(frame[(frame.subject == "average:train") & (frame.method == "good")].n_test) == {2 * tiny.n_test}
+
+
+def test_images_without_a_value_leave_the_others_in_their_places(scored, tmp_path):
+    tiny, files = scored
+
+    def change(content):
+        entry = content["rows"]["reconstruction"]["ssim"]
+        entry["per_image"][0] = None
+        entry["value"] = float(np.mean(entry["per_image"][1:]))
+
+    for subject in tiny.subjects:
+        changed(files["good", subject], change)
+    folder = tables(tiny, files, tmp_path / "tables")
+    row = pd.read_csv(folder / "reconstruction.csv").query("method == 'good' and subject == 'average:train' and metric == 'ssim'")
+    assert row.ci_low.item() < row.value.item() < row.ci_high.item()
+    test = pd.read_csv(folder / "comparisons.csv").query("subject == 'subj01' and metric == 'ssim'")
+    assert test.n.item() == tiny.n_test - 1
+
+
+@pytest.fixture
+def curve(scored, tmp_path):
+    """A transfer file whose entries have a protocol of their own."""
+    tiny, files = scored
+    content = json.loads(files["good", "subj03"].read_text())
+    entries = []
+    for trials in ("5", "all"):
+        entry = json.loads(json.dumps(content)) | {"trials": 20 if trials == "all" else 5, "budget": trials, "absent": {"lpips": "not measured in curves"}}
+        entry["rows"] = {"reconstruction": entry["rows"]["reconstruction"]}
+        entry["protocol"] |= {"id": "c0ffee00", "samples_per_stimulus": 1}
+        entry["costs"] = dict.fromkeys(("parameters", "trainable_parameters", "seconds", "peak_memory"), 1.0)
+        entries.append(entry)
+    path = tmp_path / "curve.json"
+    path.write_text(json.dumps({"entries": entries}))
+    return path
+
+
+@pytest.mark.parametrize("with_curve", [True, False])
+def test_every_protocol_of_a_table_is_described_under_it_and_no_other(scored, curve, tmp_path, with_curve):
+    tiny, files = scored
+    folder = tables(tiny, files, tmp_path / "tables", transfer=[curve] if with_curve else None)
+    for name in ("reconstruction", "retrieval", "adaptation"):
+        ids = set(pd.read_csv(folder / f"{name}.csv").protocol)
+        for suffix in (".md", ".tex"):
+            text = (folder / (name + suffix)).read_text()
+            described = {words.split(":")[0] for words in text.split("Protocol ")[1:]}
+            assert described == ids, name + suffix
+    text = (folder / "adaptation.md").read_text()
+    assert ("1 samples per stimulus" in text) == with_curve and ("2 samples per stimulus" in text) != with_curve
+    assert ("Absent: LPIPS: not measured in curves." in text) == with_curve
+    assert "Bold" not in text and "Absent rows" not in text, "this table has neither"
+
+
+def test_subjects_of_different_protocol_are_told_apart(scored, tmp_path):
+    tiny, files = scored
+    for method in ("good", "poor"):
+        changed(files[method, "subj02"], lambda content: content["protocol"].update(id="other"))
+    text = (tables(tiny, files, tmp_path / "tables") / "reconstruction.md").read_text()
+    blocks = text.split("\n### ")[1:]
+    first, second = (next(block for block in blocks if block.startswith(f"sim, {subject}")) for subject in ("subj01", "subj02"))
+    assert "SSIM ↑ (other)" in second and "(other)" not in first and "SSIM ↑ (" in first
+    assert not any("average over training" in block.splitlines()[0] for block in blocks), "subjects of different protocol have no average"
+
+
+def test_a_row_that_is_not_there_is_named_with_its_reason(scored, tmp_path):
+    tiny, files = scored
+    text = (tables(tiny, files, tmp_path / "whole") / "reconstruction.md").read_text()
+    assert "Absent rows" not in text
+
+    def change(content):
+        for row in ("embedding-ceiling", "unconditional"):
+            content["rows"].pop(row, None)
+        content["absent_rows"] = {"embedding-ceiling": "the diffusion model takes no image embedding"}
+        if content["method"] == "poor":
+            del content["rows"]["nearest-training-image"]
+            content["absent_rows"]["nearest-training-image"] = "the method predicts no image embedding"
+
+    for path in files.values():
+        changed(path, change)
+    changed(files["good", "subj02"], lambda content: content["rows"].pop("shuffled"))
+    folder = tables(tiny, files, tmp_path / "less")
+    for text in ((folder / "reconstruction.md").read_text(), (folder / "reconstruction.tex").read_text()):
+        assert "Absent rows (Poor): nearest training image: the method predicts no image embedding." in text
+        assert "Absent rows: embedding ceiling: the diffusion model takes no image embedding." in text
+        assert "Absent rows: unconditional: not in the metrics file." in text
+        assert "Absent rows (Good): shuffled: not in the metrics file." in text
+        assert not any(f"Absent rows: {row.replace('-', ' ')}" in text for row in set(ROWS) - {"embedding-ceiling", "unconditional"})
+
+
+def test_a_study_without_ridge_says_why(scored, tmp_path):
+    tiny, files = scored
+    study = tiny.study
+    method = next(iter(study.methods.values()))
+    other = method.model_copy(update={"encoder": method.encoder.model_copy(update={"kind": "prior"})})
+    tiny.study = study.model_copy(update={"methods": dict.fromkeys(study.methods, other)})
+    try:
+        text = (tables(tiny, files, tmp_path / "tables") / "reconstruction.md").read_text()
+        assert "Absent rows: ridge regression: the study has no method with a ridge encoder." in text
+        diffusion = study.foundations.diffusion.model_copy(update={"kind": "ldm"})
+        tiny.study = tiny.study.model_copy(update={"foundations": study.foundations.model_copy(update={"diffusion": diffusion})})
+        text = (tables(tiny, files, tmp_path / "ldm") / "reconstruction.md").read_text()
+        assert "ridge needs a diffusion model that takes the image embedding itself" in text and "kind ldm" in text
+    finally:
+        tiny.study = study
+
+
+def test_metrics_of_another_study_are_refused(scored, tmp_path):
+    tiny, files = scored
+    changed(files["good", "subj01"], lambda content: content.update(dataset="elsewhere"))
+    with pytest.raises(InputError, match=r"good-subj01.json: of data set elsewhere, which the study tiny has not"):
+        tables(tiny, files, tmp_path / "tables")

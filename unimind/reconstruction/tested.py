@@ -1,0 +1,57 @@
+"""Which pictures a stimulus set is tested on, and which of them change places in the controls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from unimind.data.prepared import SPLITS, Stimuli
+from unimind.errors import InputError
+
+
+def pictures_tested(stimuli: Path, prepared: Sequence[Path] = ()) -> NDArray[np.int64]:
+    """Stimulus indices, ascending, of all pictures that a subject may be tested on, whether it is in the study yet or not.
+
+    Parameters
+    ----------
+    stimuli : Path
+        Its pictures that are test pictures by the source's rule, and all with the same pixels.
+    prepared : sequence of Path
+        Subjects whose test pictures are added: where a stimulus set is one subject's own, pictures that other subjects
+        are tested on are test pictures too (`data.prepare.assign_splits`).
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    with Stimuli(stimuli) as pictures:
+        test = np.isin(pictures.sha256, pictures.sha256[pictures.test])
+    found = [np.flatnonzero(test)]
+    for path in prepared:
+        with h5py.File(path) as file:
+            found.append(file["stimulus"][:][file["split"][:] == SPLITS["test"]].astype(np.int64))
+    tested = np.unique(np.concatenate(found))
+    if not len(tested):
+        raise InputError(f"{stimuli}: no test pictures; check the data set's test rule")
+    return tested
+
+
+def derangement(n: int, seed: int | Sequence[int] = 0) -> NDArray[np.int64]:
+    """A random permutation (n,) of which no element stays in place: one random cycle (Sattolo 1986).
+
+    Raises
+    ------
+    ValueError
+        With n < 2 there is none.
+    """
+    if n < 2:
+        raise ValueError(f"{n} element has no derangement")
+    random = np.random.default_rng(seed)
+    order = np.arange(n)
+    for last in range(n - 1, 0, -1):
+        other = random.integers(last)
+        order[last], order[other] = order[other], order[last]
+    return order
