@@ -1,11 +1,13 @@
 """Stands in for `unimind/__main__.py`: takes a stage's arguments, writes what the stage would write, computes nothing.
 
 `STANDIN_FAIL=<stage>` makes that stage fail once it has written a checkpoint, `STANDIN_REFUSE=<stage>` makes it refuse what it is
-given. Every call is recorded in `calls.tsv`.
+given. `STANDIN_MEMORY=<stage>:<megabytes>` makes it hold so much memory for some seconds. Every call is recorded in `calls.tsv`.
 """
 
+import mmap
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +30,12 @@ if os.environ.get("STANDIN_FAIL") == stage:
 if os.environ.get("STANDIN_REFUSE") == stage:
     print(f"unimind {stage}: not this", file=sys.stderr)
     sys.exit(2)
+greedy, _, megabytes = os.environ.get("STANDIN_MEMORY", "").partition(":")
+if greedy == stage:
+    with tempfile.TemporaryFile() as file:  # 64 megabytes mapped many times: the kernel counts every mapping, the machine need not have the memory
+        file.truncate(64 * 2**20)
+        held = [mmap.mmap(file.fileno(), 64 * 2**20, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE) for _ in range(int(megabytes) // 64)]
+        time.sleep(5)
 time.sleep(float(os.environ.get("STANDIN_SECONDS", 0)))
 if out.suffix:
     out.write_text(f"made by {stage}\n")
