@@ -36,18 +36,28 @@ def test_jobs_run_in_their_rules_environments(bare, tmp_path):
     assert "torch==" in packages["fit"] and "matplotlib" in packages["report"]
 
 
-@pytest.mark.slow
-@pytest.mark.longest
-def test_real_stages_find_all_they_import(tmp_path):
-    study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(small(), sort_keys=False))
+def run(folder: Path, *arguments: str, **more: str) -> Path:
+    """The small study, run with its real stages; the folder of its tables."""
+    folder.mkdir()
+    (folder / "study.yaml").write_text(yaml.safe_dump(small(), sort_keys=False))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "PYTHONPATH"))}
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "--nocolor", "--use-conda", "--configfile", str(study)],
-        cwd=tmp_path, env=inherited | environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "--nocolor", *arguments, "--configfile", "study.yaml"],
+        cwd=folder, env=inherited | more, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-    assert (tmp_path / "results/tiny/report.html").stat().st_size > 0
+    assert (folder / "results/tiny/report.html").stat().st_size > 0
+    return folder / "results/tiny/tables"
+
+
+@pytest.mark.slow
+@pytest.mark.longest
+def test_real_stages_find_all_they_import_and_make_the_tables_of_a_run_without_conda(tmp_path):
+    within, without = run(tmp_path / "conda", "--use-conda", **environment()), run(tmp_path / "local")
+    assert (tmp_path / "conda/.snakemake/conda").is_dir() and not any((tmp_path / "local/.snakemake/conda").glob("*"))
+    for name in ("reconstruction.csv", "reconstruction.md", "reconstruction.tex"):
+        assert (within / name).read_bytes() == (without / name).read_bytes()
+    assert "ridge" in (within / "reconstruction.csv").read_text()
 
 
 def test_standin_refuses_a_version_that_is_not_installed(tmp_path):

@@ -90,7 +90,9 @@ def test_every_rule_s_environment_holds_what_its_stage_imports():
 def test_conda_packages_are_valid_match_specs(path):
     rattler = pytest.importorskip("rattler", reason="py-rattler is not installed; conda itself checks this in the GitHub workflow")
     for entry in environment(path)[0]:
-        assert rattler.MatchSpec(entry).name is not None, entry
+        assert str(rattler.MatchSpec(entry, strict=True)).split()[0] == entry.split()[0]
+    with pytest.raises(Exception, match="unable to parse version spec"):
+        rattler.MatchSpec("python >=3.11,", strict=True)
 
 
 def test_container_holds_what_the_workflow_reads():
