@@ -115,7 +115,7 @@ def _transfer(study: Study, method: str, dataset: str) -> dict[str, Any]:
 
 
 def _everything(study: Study) -> dict[str, Any]:
-    return {key: value for key, value in study.model_dump(mode="json").items() if key != "threads"}
+    return {key: value for key, value in study.model_dump(mode="json").items() if key not in ("threads", "processes")}
 
 
 _SETTINGS: dict[str, Callable[..., dict[str, Any]]] = {

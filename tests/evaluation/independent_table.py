@@ -77,7 +77,7 @@ def random_weights(wanted: Collection[str] = tuple(networks.WEIGHTS_OF)) -> Iter
 
     def inception() -> tv.Inception3:
         model = tv.inception_v3(weights=None, transform_input=True, init_weights=False)
-        torch.nn.init.normal_(model.fc.weight, std=0.5)
+        torch.nn.init.normal_(model.fc.weight, std=0.005)
         return settled(model, 299)
 
     builders: dict[str, Callable[[], torch.nn.Module]] = {

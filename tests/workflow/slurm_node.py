@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge")
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
+SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"  # not what is on PATH: a wrapper of `srun` may be there
 
-# More memory than there is, so that jobs may ask for what a whole study needs. Two processors, as on the smallest machine.
+# More memory than there is, so that jobs may ask for what a whole study needs.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost=localhost
@@ -110,7 +110,7 @@ class SlurmNode:
 
     def jobs(self) -> list[dict[str, str]]:
         """All jobs of the last hour, in the words of `scontrol`: `JobState`, `Comment`, `TRES`, ..."""
-        lines = self._run("scontrol", "--oneliner", "--details", "show", "jobs").splitlines()
+        lines = self._run("scontrol", "--oneliner", "show", "jobs").splitlines()
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
 
     def _configure(self) -> None:

@@ -50,12 +50,12 @@ def fetched(tmp_path_factory) -> Clone:
 
 
 def snakemake(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "snakemake"), **environment: str) -> subprocess.Popen[str]:
-    """Snakemake, started in a folder, in a session of its own; what it says goes to `said` there."""
+    """Snakemake, started in a folder; what it says goes to `said` there."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "PYTHONPATH"))}
     with open(folder / "said", "w") as said:
         return subprocess.Popen(
             [sys.executable, *program, "--nocolor", *arguments],
-            cwd=folder, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            cwd=folder, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def ended(going: subprocess.Popen[str], folder: Path, minutes: float) -> None:
     try:
         going.wait(timeout=60 * minutes)
     except subprocess.TimeoutExpired:
-        os.killpg(going.pid, signal.SIGINT)
+        going.send_signal(signal.SIGINT)
         raise
     assert going.returncode == 0, (folder / "said").read_text()[-8000:]
 
@@ -110,7 +110,7 @@ def went_right(node: SlurmNode, slurm: Path, local: Path) -> None:
     assert {job["JobState"] for each in jobs.values() for job in each} == {"COMPLETED"}
     # What needs the network runs where Snakemake runs.
     assert "Fetch the fMRI of subj01" in (slurm / "said").read_text() and not any(rule.startswith(("fetch", "get")) for rule in jobs)
-    with_card = [job for each in jobs.values() for job in each if job.get("TresPerJob") == "gres:gpu:1"]
+    with_card = [job for each in jobs.values() for job in each if re.fullmatch("gres[:/]gpu[:=]1", job.get("TresPerJob", ""))]
     assert {rule for rule, each in jobs.items() if each[0] in with_card} == rules_with_card() & set(jobs)
     times = sorted((job["StartTime"], job["EndTime"]) for job in with_card)
     assert len(times) > 5 and all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
@@ -151,8 +151,12 @@ def test_study_by_slurm_has_the_tables_of_a_local_run(node, tmp_path):
     for folder in (local, slurm):
         folder.mkdir()
     going = {slurm: by_slurm(slurm, node, *arguments), local: snakemake(local, "--cores", "1", *arguments)}
-    for folder, run in going.items():
-        ended(run, folder, minutes=90)
+    try:
+        for folder, run in going.items():
+            ended(run, folder, minutes=90)
+    finally:
+        for run in going.values():
+            run.send_signal(signal.SIGINT)
     went_right(node, slurm, local)
     assert (slurm / "results/tiny/report.html").stat().st_size > 0
     assert rules_with_card() < set(submitted(node, slurm))
@@ -167,7 +171,7 @@ def test_job_out_of_memory_is_submitted_again_with_more(node, tmp_path):
     assert (clone.folder / target).exists()
     (rule, (first, second)), *others = submitted(node, clone.folder).items()
     assert rule == "prepare_unpaired" and not others
-    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    assert first["JobState"] in ("FAILED", "OUT_OF_MEMORY") and second["JobState"] == "COMPLETED"
     assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("8000M", "16000M")
     assert (first["TimeLimit"], second["TimeLimit"]) == ("02:00:00", "04:00:00")
     # SLURM's own log of the failed job stays.
@@ -193,7 +197,7 @@ def test_interrupt_leaves_no_job_behind(node, fetched, tmp_path):
         assert wait_until(lambda: states() == ["PENDING", "RUNNING", "RUNNING"] and len(at_work()) == 2, seconds=120), (clone.folder / "said").read_text()
     finally:
         going.send_signal(signal.SIGINT)
-        going.wait(timeout=120)
+        going.wait(timeout=240)
     assert going.returncode != 0
     assert wait_until(lambda: not node.queue(), seconds=30)
     assert set(states()) == {"CANCELLED"}

@@ -291,6 +291,7 @@ class _Run:
 
     def train(self, draw: Callable, losses: Callable, validate: Callable | None, on_step: Callable | None) -> Trained:
         self._resume()
+        self.accelerator.wait_for_everyone()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if self.record["flops"] is None:
@@ -566,6 +567,8 @@ def _accelerator(precision: str) -> Accelerator:
     alone = "LOCAL_RANK" not in os.environ
     if device.index is not None and not alone:
         raise InputError(f"UNIMIND_DEVICE: {device} given, but each of several processes has a GPU of its own; set UNIMIND_DEVICE=cuda")
+    if not alone and device.type == "cuda" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+        raise InputError(f"processes: more than the {torch.cuda.device_count()} GPUs here; lower `processes`")
     AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
     if precision == "fp16" and device.type == "cpu":
         raise InputError("training.precision: fp16 needs a GPU; use bf16 or fp32")
