@@ -45,6 +45,8 @@ ELSEWHERE = {
     "make lint": "tests/workflow/test_workflow.py::test_style_and_types_are_clean",
     "python -m unimind fetch --study config/thesis.yaml --dataset nsd --subject subj01 --out results/thesis/fetched/nsd/subj01.json":
         "tests/workflow/test_servers_to_prepared.py::test_nsd",
+    "python tests/evaluation/independent_table.py":
+        "tests/evaluation/test_metrics_independent.py::test_the_whole_panel_is_what_other_software_makes_of_the_same_networks",
 }  # fmt: skip
 #: Commands that no test runs: command -> why. `make` targets are looked up in the Makefile, options of scripts in the script.
 NOT_RUN = {
@@ -60,6 +62,7 @@ NOT_RUN = {
     "aws configure --profile hcp": "asks for keys",
     "export AWS_PROFILE=hcp": "belongs to the one above",
     "hf download <repository>": "a network",
+    "pip install tensorboard": "a network; tests/training/test_loop.py writes for it",
     "unimind benchmark": "minutes; tests/training/test_training_stages.py measures small ones",
     "python benchmarks/equal_time.py config/macaque_v4.yaml": "recordings and minutes",
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
