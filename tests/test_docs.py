@@ -63,6 +63,7 @@ NOT_RUN = {
     "export AWS_PROFILE=hcp": "belongs to the one above",
     "hf download <repository>": "a network",
     "pip install tensorboard": "a network; tests/training/test_loop.py writes for it",
+    "python benchmarks/stages.py config/thesis.yaml": "a GPU; tests/training/test_stage_benchmark.py measures small ones",
     "unimind benchmark": "minutes; tests/training/test_training_stages.py measures small ones",
     "python benchmarks/equal_time.py config/macaque_v4.yaml": "recordings and minutes",
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
@@ -324,6 +325,7 @@ def tutorial(served) -> tuple[Path, dict[str, dict[str, str]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_tutorial_shows_what_is_printed(tutorial):
     clone, _ = tutorial
     assert "done" in bash("unimind status --study tutorial.yaml", clone).splitlines()[0]
@@ -332,6 +334,7 @@ def test_the_tutorial_shows_what_is_printed(tutorial):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_tutorials_new_subject_leaves_shared_weights_alone(tutorial):
     before, after = list(tutorial[1].values())[2:4]
     assert before.items() <= after.items()
@@ -339,6 +342,7 @@ def test_the_tutorials_new_subject_leaves_shared_weights_alone(tutorial):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_what_the_tutorial_says_of_its_tables(tutorial):
     clone, _ = tutorial
     table = pd.read_csv(clone / "results/tutorial/tables/reconstruction.csv")

@@ -142,8 +142,10 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def score_of(logits: np.ndarray, parts: int = 10) -> float:
-    p = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(1, keepdims=True)
-    return float(np.mean([np.exp((q * np.log(q / q.mean(0))).sum(1).mean()) for q in np.array_split(p, parts)]))
+    from scipy.special import rel_entr, softmax
+
+    p = softmax(logits.astype(float), axis=1)
+    return float(np.mean([np.exp(rel_entr(q, q.mean(0)).sum(1).mean()) for q in np.array_split(p, parts)]))
 
 
 def drawn_classes(truth: np.ndarray, logits: np.ndarray, ways: int = 50, draws: int = 4000) -> list[float]:

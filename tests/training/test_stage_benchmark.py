@@ -60,7 +60,7 @@ def test_every_stage_of_a_method_takes_steps(study, folder):
     for stage, line in rows.items():
         assert not line["failed"], stage
         assert line["batch"] == BATCH and line["precision"] == "fp32" and line["micro_batches"] == 1
-        assert line["samples_per_second"] == pytest.approx(BATCH / line["seconds"]) and line["seconds"] > 0 and line["memory"] > 0
+        assert line["samples_per_second"] == pytest.approx(BATCH / line["seconds"]) and line["seconds"] > 0
     mixing = (3 * 8 + 8) + 2 * 8 + (8 * 8 + 8) + 2 * 8
     stem, position = 16 * 8 + 8, 8 * 16
     assert rows["pretrain"]["parameters"] == stem + position + 4 * mixing + 8 + 8 * mixing + (8 * 16 + 1)

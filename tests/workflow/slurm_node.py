@@ -56,6 +56,7 @@ GRES_CONF = """\
 AutoDetect=off
 NodeName=localhost Name=gpu File=/dev/null
 """
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"  # not used; found out by itself, it may want systemd
 
 
 class Unavailable(Exception):
@@ -125,6 +126,7 @@ class SlurmNode:
             SLURM_CONF.format(folder=self.folder, user=getpass.getuser(), cpus=self.cpus, controller_port=controller_port, node_port=node_port)
         )
         (self.folder / "gres.conf").write_text(GRES_CONF)
+        (self.folder / "cgroup.conf").write_text(CGROUP_CONF)
         # Snakemake's plugin takes SLURM_CONF out of the environment of the `srun` inside a job.
         srun = self.folder / "bin" / "srun"
         srun.write_text(f'#!/bin/sh\nSLURM_CONF="{self.folder}/slurm.conf" exec {shutil.which("srun", path=SEARCHED)} "$@"\n')
