@@ -11,7 +11,8 @@ measured in a process of its own; a step is drawing a batch, forward and backwar
 
 Memory is the most that tensors take on a GPU, or the growth of the process on a CPU: in a step, and in the validation and
 count of operations before the first one. With `--estimate` nothing is computed: one step runs on tensors without contents, and
-those alive at once are added up. Not in it are CUDA's context, the libraries' workspaces and fragmentation, about 1 GB.
+those alive at once are added up. Not in it are CUDA's context, the libraries' workspaces and fragmentation, about 1 GB. A CPU's
+process also keeps memory that it has freed; with `MALLOC_MMAP_THRESHOLD_=65536` in the environment it does not, and is slower.
 """
 
 import argparse
