@@ -104,6 +104,7 @@ def wrapped():
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "somewhere"), "somewhere: not a folder; correct the path"),
         (MemoryError(), "out of memory; give the job more memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory; give the job more memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory; give the job more memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "out of memory; give the job more memory"),
     ],
 )

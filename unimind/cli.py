@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unimind import __version__
-from unimind.errors import InputError
+from unimind.errors import InputError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def machine_failure(error: BaseException, stage: str, given: Mapping[str, Any]) 
     given : mapping
         The arguments of the stage.
     """
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))):
+    if is_out_of_memory(error):
         lower = "--batch-size" if "batch_size" in given or "batch-size" in given else "evaluation.batch_size" if stage in BATCHED else None
         return f"out of memory; {f'lower {lower}, or ' if lower else ''}give the job more memory"
     paths = [path for value in given.values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]

@@ -34,7 +34,7 @@ def run(folder, stage, out, **options):
     return subprocess.run([sys.executable, "-m", "unimind", stage, *map(str, given)], capture_output=True, text=True, **options)
 
 
-def refused(done, out, words):
+def assert_refused(done, out, words):
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"unimind {done.args[3]}: {out.parent}: {words}") and "Traceback" not in done.stderr
     assert not [path for path in out.parent.iterdir() if path.is_file()]
@@ -49,7 +49,7 @@ def test_a_full_disk(written, tmp_path, stage, size):
     if not mounted:
         pytest.skip("a small disk can only be mounted by root")
     try:
-        refused(run(written, stage, disk / "out.h5"), disk / "out.h5", "the disk is full; free some space and run again")
+        assert_refused(run(written, stage, disk / "out.h5"), disk / "out.h5", "the disk is full; free some space and run again")
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -57,7 +57,7 @@ def test_a_full_disk(written, tmp_path, stage, size):
 @pytest.mark.parametrize("stage", ["stimuli", "prepare"])
 def test_a_file_larger_than_allowed(written, tmp_path, stage):
     done = run(written, stage, tmp_path / "out.h5", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
-    refused(done, tmp_path / "out.h5", "a file is larger than is allowed there; see `ulimit -f` and run again")
+    assert_refused(done, tmp_path / "out.h5", "a file is larger than is allowed there; see `ulimit -f` and run again")
 
 
 def test_a_folder_one_may_not_write_to(written, tmp_path):

@@ -147,7 +147,9 @@ def test_foundations_that_compare_rows_are_not_shared_out(network):
     ],
 )
 def test_what_can_be_shared_out_is_taken(changes):
-    make_study(**changes)
+    (stage,) = changes
+    training = getattr(make_study(**changes).methods["m"], stage).training
+    assert training.accumulate == 2 and training.batch_size == changes[stage]["training"]["batch_size"]
 
 
 def test_accumulation_says_what_it_changes():

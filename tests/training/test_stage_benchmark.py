@@ -127,6 +127,7 @@ def test_the_table(study):
         study, "nsd", device="cpu", precisions=["bf16"], factor=1, stages=["pretrain", "adapt"], methods=[MINDVIS], batch=None, estimate=False
     )  # fmt: skip
     assert [(line["method"], line["stage"], line["precision"]) for line in rows] == [("MinD-Vis", "pretrain", "bf16")]
+    assert rows[0]["memory"] > 0
     head, _, line = stages.markdown(rows).splitlines()
     columns = [cell.strip() for cell in head.strip("|").split("|")]
     assert columns == [

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from unimind.models.recompute import Recomputing
 
 
 class Mixing(nn.Module):
@@ -35,7 +36,7 @@ class Mixing(nn.Module):
         return self.norm_within(nn.functional.gelu(self.within(x)))
 
 
-class ConvMixerTrunk(nn.Module):
+class ConvMixerTrunk(Recomputing):
     """Strided patch embedding, mixing layers, and, for pretraining, a mixing decoder.
 
     Parameters
@@ -51,7 +52,6 @@ class ConvMixerTrunk(nn.Module):
     def __init__(self, channels: int, size: int, *, width: int, depth: int, patch: int, kernel: int, decoder_depth: int, decoder: bool = False) -> None:
         super().__init__()
         self.width, self.patch, self.n_patches, self.n_tokens = width, patch, size // patch, size // patch
-        self.gradient_checkpointing = False
         self.stem = nn.Conv1d(channels, width, patch, stride=patch)
         self.position = nn.Parameter(torch.randn(width, self.n_patches) * 0.02)
         self.layers = nn.ModuleList(Mixing(width, kernel) for _ in range(depth))
@@ -63,15 +63,6 @@ class ConvMixerTrunk(nn.Module):
                     "out": nn.ConvTranspose1d(width, channels, patch, stride=patch),
                 }
             )
-
-    def _through(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
-        for layer in layers:
-            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and self.training else layer(x)
-        return x
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the layers' activations in the backward pass of training."""
-        self.gradient_checkpointing = True
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of a signal; hidden patches are replaced by one learned vector before any mixing.
@@ -92,8 +83,8 @@ class ConvMixerTrunk(nn.Module):
         if mask is not None:
             x = torch.where(mask[:, None], self.hidden[:, None].to(x.dtype), x)
         x = x + self.position
-        return self._through(self.layers, x).transpose(1, 2)
+        return self.through(self.layers, x).transpose(1, 2)
 
     def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The signal as decoded from its tokens: (B, channels, size)."""
-        return self.decoder["out"](self._through(self.decoder["layers"], self(x, mask).transpose(1, 2)))
+        return self.decoder["out"](self.through(self.decoder["layers"], self(x, mask).transpose(1, 2)))

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from unimind.models.recompute import Recomputing
 
 
 def sine_positions(length: int, width: int) -> Tensor:
@@ -12,7 +13,7 @@ def sine_positions(length: int, width: int) -> Tensor:
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2)).float()
 
 
-class ViTTrunk(nn.Module):
+class ViTTrunk(Recomputing):
     """Patch embedding, class token, fixed positions, pre-norm blocks, and, for pretraining, a masked-autoencoder decoder.
 
     Only the visible patches pass the encoder; the decoder sees them and one learned vector for every hidden patch.
@@ -47,7 +48,6 @@ class ViTTrunk(nn.Module):
         self.width, self.patch, self.channels = width, patch, channels
         self.n_patches = size // patch
         self.n_tokens = self.n_patches + 1
-        self.gradient_checkpointing = False
         self.stem = nn.Conv1d(channels, width, patch, stride=patch)
         self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.register_buffer("position", sine_positions(self.n_tokens, width), persistent=False)
@@ -65,15 +65,6 @@ class ViTTrunk(nn.Module):
             )
             self.hidden = nn.Parameter(torch.randn(1, 1, decoder_width) * 0.02)
             self.register_buffer("decoder_position", sine_positions(self.n_tokens, decoder_width), persistent=False)
-
-    def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        for block in blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.gradient_checkpointing and self.training else block(x)
-        return x
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the layers' activations in the backward pass of training."""
-        self.gradient_checkpointing = True
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the visible patches, the class token first.
@@ -94,7 +85,7 @@ class ViTTrunk(nn.Module):
         if mask is not None:
             x = x[~mask].view(len(x), -1, self.width)
         x = torch.cat([(self.cls + self.position[:1]).expand(len(x), -1, -1).to(x.dtype), x], 1)
-        return self.norm(self._through(self.blocks, x))
+        return self.norm(self.through(self.blocks, x))
 
     def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The signal as decoded from its visible patches: (B, channels, size)."""
@@ -102,6 +93,6 @@ class ViTTrunk(nn.Module):
         if mask is not None:
             patches = self.hidden.to(tokens.dtype).expand(len(x), self.n_patches, -1).masked_scatter(~mask[..., None], tokens[:, 1:])
             tokens = torch.cat([tokens[:, :1], patches], 1)
-        tokens = self._through(self.decoder["blocks"], tokens + self.decoder_position)
+        tokens = self.through(self.decoder["blocks"], tokens + self.decoder_position)
         out = self.decoder["out"](self.decoder["norm"](tokens))[:, 1:]
         return out.view(len(x), self.n_patches, self.channels, self.patch).permute(0, 2, 1, 3).flatten(2)

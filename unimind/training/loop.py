@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimind import study
-from unimind.errors import InputError
+from unimind.errors import InputError, is_out_of_memory
 from unimind.progress import say, track
 from unimind.provenance import code_hash
 from unimind.storage import content_hash, file_hash, save_model, whole_directory, whole_file, write_json
@@ -231,7 +231,7 @@ def train(
         )
         return run.train(draw, losses, validate, on_step)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         shared_out = "" if compares_rows else f" or raise training.accumulate (now {settings.accumulate})"
         raise InputError(
@@ -531,12 +531,6 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory did not suffice, on a GPU or not; some libraries say so in words only."""
-    words = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "allocation failed")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error).lower() for word in words)
 
 
 def on_device(device: torch.device | str | None = None) -> torch.device:
