@@ -11,7 +11,7 @@ help:
 	@echo "make install    set up $(VENV) with everything the workflow needs"
 	@echo "make reproduce  run the embedded study from nothing to its report"
 	@echo "make test       run the tests, in less than 20 minutes on two cores"
-	@echo "make test-all   run all tests: also studies killed and started again, and the conda stand-in"
+	@echo "make test-all   run all tests: also studies killed and started again, the tutorial, SLURM and the conda stand-in"
 	@echo "make lint       check style and types"
 	@echo "make reference  bring config/README.md and config/study.schema.json in step with the study's types"
 

@@ -93,6 +93,7 @@ def test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with(labor
             np.testing.assert_allclose(subject.responses[:][at], expected[:, subject.stored], atol=1e-4)
 
 
+@pytest.mark.longest
 def test_the_whole_path_ends_in_the_curve_of_the_new_person(laboratory):
     clone = laboratory[0]
     run(clone, COMMANDS[-1])
