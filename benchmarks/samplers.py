@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from unimind.data.prepared import PreparedSubject
+from unimind.device import on_device
 from unimind.evaluation.panel import Panel, Whole, measure
 from unimind.evaluation.pictures import Pictures
 from unimind.evaluation.score import rows_at
@@ -23,7 +24,6 @@ from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
 from unimind.study import Sampling, read_study
-from unimind.training.loop import on_device
 from unimind.workflow_settings import serving_model
 
 

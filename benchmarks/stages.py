@@ -43,6 +43,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from unimind.data.prepared import write_prepared, write_unpaired
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations.hub import save_unet
 from unimind.foundations.ldm import SCHEDULER
@@ -234,7 +235,7 @@ class Watch:
         self.estimate = estimate
         self.found: dict[str, Any] = {}
         self.alive: Alive | None = None
-        self.device = loop.on_device()
+        self.device = on_device()
         self.resident = resident()
 
     def train(self, module: nn.Module, *, draw: Callable, validate: Callable | None = None, trainable: Any = None, **more: Any) -> None:
@@ -463,7 +464,7 @@ def main() -> None:
             raise InputError(f"{given.study}: has methods {', '.join(study.methods)} and data sets {', '.join(study.datasets)}; name some of these")
         if given.device:
             os.environ["UNIMIND_DEVICE"] = given.device
-        device = "cpu" if given.estimate else str(loop.on_device())
+        device = "cpu" if given.estimate else str(on_device())
         precisions = [None if name == "study" else name for name in given.precision]
         rows = measured(
             study, dataset, device=device, precisions=precisions, factor=given.shrink, stages=given.stages, methods=methods, batch=given.batch,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from unimind import study
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.training import loop
 
@@ -274,7 +275,7 @@ def test_rows_that_are_compared_are_not_shared_out(tmp_path):
 def test_a_device_that_is_not_there_is_refused_in_words(monkeypatch, tmp_path, given, words):
     monkeypatch.setenv("UNIMIND_DEVICE", given)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for call in (loop.on_device, lambda: run(network(), tmp_path)):
+    for call in (on_device, lambda: run(network(), tmp_path)):
         with pytest.raises(InputError, match=words):
             call()
 
@@ -284,10 +285,10 @@ def test_one_of_several_gpus_can_be_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for given, device in (("cuda:1", "cuda:1"), ("CUDA", "cuda"), ("cpu", "cpu"), ("", "cuda")):
         monkeypatch.setenv("UNIMIND_DEVICE", given)
-        assert loop.on_device() == torch.device(device)
+        assert on_device() == torch.device(device)
     monkeypatch.setenv("UNIMIND_DEVICE", "cuda:2")
     with pytest.raises(InputError, match="there are 2 GPUs here, counted from cuda:0"):
-        loop.on_device()
+        on_device()
 
 
 def test_losses_in_tensorboard_are_those_of_the_table(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from unimind.data.hdf5 import NewFile
 from unimind.errors import InputError
 from unimind.evaluation import networks
 from unimind.evaluation.panel import Panel, truth_features
@@ -33,7 +34,7 @@ def features(study: Study, stimuli: Path, prepared: list[Path], embedding: Path,
     with h5py.File(stimuli) as file:
         truths = Pictures(file["images"][stimulus])
     found = truth_features(panel, truths, study.evaluation.batch_size)
-    with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = stimulus.astype(np.int32)
         for network in panel.vectors:
             group = file.create_group(network.name)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.evaluation.metrics import perceptual_vectors
 from unimind.evaluation.pictures import SIDE, resize
@@ -36,10 +37,10 @@ CONTRASTIVE = ("study-clip", "open-clip")
 
 
 def device() -> torch.device:
-    """The GPU where there is one; fp32 there means fp32 (no TF32), so that numbers agree with the CPU's."""
+    """The device of `unimind.device`; fp32 on a GPU means fp32 (no TF32), so that numbers agree with the CPU's."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return on_device()
 
 
 @functools.cache

@@ -492,7 +492,7 @@ def _efficiency_rows(study: Study, records: list[dict[str, Any]], labels: dict[s
     reference = next((name for name in transformers if study.methods[name].align is not None), transformers[0] if transformers else None)
     order = {name: k for k, name in enumerate(study.methods)}
     rows = []
-    for method, stage in sorted({key[:2] for key in means}, key=lambda key: order.get(key[0], len(order))):
+    for method, stage in sorted({key[:2] for key in means}, key=lambda key: (order.get(key[0], len(order)), key)):
         cells = []
         for quantity in quantities:
             value = means.get((method, stage, quantity))

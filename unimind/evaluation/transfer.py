@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from unimind.data.prepared import PreparedSubject
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure
@@ -25,7 +26,7 @@ from unimind.study import Study
 from unimind.training.adapt import scratch, write_adapted
 from unimind.training.data import budget_rows
 from unimind.training.fit import fitted, write_fitted
-from unimind.training.loop import fingerprint, on_device
+from unimind.training.loop import fingerprint
 from unimind.training.prior import Taught, read_trials, teach
 
 #: Measures of pictures, where the study wants them.

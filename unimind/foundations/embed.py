@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from unimind.data.hdf5 import NewFile
+from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.progress import track
 from unimind.storage import file_hash, whole_file
@@ -18,7 +19,7 @@ AT_ONCE = 16
 
 def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: Path) -> None:
     """Write `embedding` (n, d) and `latent` (n, c, h, w), float32, in the order of the stimuli; pictures are streamed."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = on_device()
     embedder, coder = load_embedding(embedding).to(device), load_autoencoder(autoencoder).to(device)
     size = study.evaluation.batch_size if device.type == "cuda" else min(study.evaluation.batch_size, AT_ONCE)
     with h5py.File(stimuli) as source, whole_file(out) as temporary, NewFile(temporary) as target:

@@ -7,14 +7,15 @@ import h5py
 import numpy as np
 import torch
 
+from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
+from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Condition
 from unimind.reconstruction.reconstruct import draw_pictures
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Sampling, Study
-from unimind.training.loop import on_device
 
 
 def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
@@ -50,7 +51,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
     nothing = Condition(null.context.expand(len(order), -1, -1), null.time.expand(len(order), -1))
     pictures["unconditional"] = draw_pictures(network, coder, nothing, null, plain, keys, batch, "unconditional pictures")
-    with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
         for name, values in pictures.items():
             file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Condition, Diffusion
@@ -20,7 +22,6 @@ from unimind.reconstruction.samplers import sample
 from unimind.reconstruction.tested import derangement
 from unimind.storage import file_hash, whole_file
 from unimind.study import Sampling, Study
-from unimind.training.loop import on_device
 
 #: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
 DECODED_AT_ONCE = 8
@@ -162,7 +163,7 @@ def reconstruct(
         reference = decoder.predict(train_responses).features
     nearest = train_stimulus[_agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
     samples = pictures.reshape(len(stimulus), count, *pictures.shape[1:])
-    with whole_file(out) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest
         for name, values in (("samples", samples), ("shuffled", control)):
             file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))

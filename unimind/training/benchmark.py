@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 
 from unimind import study
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.models.encoder import TRUNKS
 from unimind.progress import say
 from unimind.storage import whole_file
-from unimind.training.loop import count_flops, on_device
+from unimind.training.loop import count_flops
 from unimind.training.objectives.masked import MaskedModelling, draw_masks
 
 #: NSD's subject 1 (nsdgeneral), to which the thesis brings every subject.

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.diffusion import Diffusion, alphas_cumprod, noised
 from unimind.study import Study, StudyDiffusion
 from unimind.training.foundations.pictures import drawn_pictures, unit
-from unimind.training.loop import drawn, fingerprint, generator, on_device, train, write_model
+from unimind.training.loop import drawn, fingerprint, generator, train, write_model
 from unimind.training.objectives.denoising import draw_noise
 
 NAME = "study latent diffusion"

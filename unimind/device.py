@@ -1,0 +1,30 @@
+"""The device that networks run on."""
+
+import os
+import re
+
+import torch
+
+from unimind.errors import InputError
+
+
+def on_device(device: torch.device | str | None = None) -> torch.device:
+    """A device: the one given, else the one that `UNIMIND_DEVICE` names (cpu, cuda, cuda:1), else a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        `UNIMIND_DEVICE` names no device, or one that is not there.
+    """
+    if device:
+        return torch.device(device)
+    given = os.environ.get("UNIMIND_DEVICE", "").lower()
+    if not re.fullmatch(r"|cpu|cuda(:\d+)?", given):
+        raise InputError(f"UNIMIND_DEVICE: {given!r} given; expected cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ...")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if given.startswith("cuda") and not count:
+        raise InputError(f"UNIMIND_DEVICE: {given} given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
+    named = torch.device(given or ("cuda" if count else "cpu"))
+    if named.index is not None and named.index >= count:
+        raise InputError(f"UNIMIND_DEVICE: {given} given, but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'} here, counted from cuda:0")
+    return named
