@@ -35,7 +35,7 @@ class Mosaic:
         """Write a PNG."""
         from PIL import Image
 
-        Image.fromarray(self.pixels).save(path, optimize=True)
+        Image.fromarray(self.pixels).save(path)
 
 
 def tile_side(side: int) -> int:
