@@ -43,6 +43,8 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s.pop("unpaired"), ["pretrain", "unpaired"]),
         (lambda s: s["methods"]["mindvis"]["voxels"].update(size=63), ["methods.mindvis", "63", "patch"]),
         (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis", "condition"]),
+        (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["methods.ridge.sampling.strength: 0.8", "write 0", "autoencoder alone"]),
+        (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "no latent"]),
         (lambda s: s["evaluation"].update(metrics=["psnr"]), ["evaluation", "psnr", "ssim"]),
         (lambda s: s["foundations"]["embedding"]["training"].update(epochs=3), ["foundations.embedding.training", "steps and epochs"]),
     ],

@@ -516,7 +516,7 @@ class Sampling(Section):
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
     samples: Positive = Field(5, description="Pictures per stimulus. The one shown agrees best with the encoder's own embedding.")
-    strength: float = Field(1.0, gt=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule (ridge).")
+    strength: float = Field(1.0, ge=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule (ridge, prior); 0: the autoencoder alone decodes that latent.")
 
 
 class Method(Section):
@@ -547,6 +547,8 @@ class Method(Section):
             raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
         if isinstance(self.encoder, ConvMixer | ViT) and self.voxels.size % self.encoder.patch:
             raise ValueError(f"voxels.size: {self.voxels.size} is not a multiple of encoder.patch = {self.encoder.patch}")
+        if self.sampling.strength == 0 and not self.fitted:
+            raise ValueError(f"sampling.strength: 0 given, but encoder.kind {self.encoder.kind} predicts no latent that the autoencoder could decode; write 1")
         if self.encoder.kind == "vit" and self.encoder.width % self.encoder.heads:
             raise ValueError(f"encoder.width: {self.encoder.width} is not a multiple of encoder.heads = {self.encoder.heads}")
         return self
@@ -626,9 +628,18 @@ class Study(Section):
                         raise ValueError(f"datasets.{key}.training_subjects: empty, but methods.{name} shares one model per data set; name a training subject")
             if method.encoder.kind == "prior" or (method.adapt is not None and method.adapt.start == "prior"):
                 self._teachers(f"methods.{name}", method)
-            if method.condition is None and self.foundations.diffusion.kind != "study":
-                raise ValueError(f"methods.{name}.condition: missing; only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {self.foundations.diffusion.kind!r} given")
+            self._drawn(f"methods.{name}", method)
         return self
+
+    def _drawn(self, where: str, method: Method) -> None:
+        kind = self.foundations.diffusion.kind
+        if method.condition is not None or kind == "study":
+            return
+        only = f"only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {kind!r} given"
+        if not method.fitted:
+            raise ValueError(f"{where}.condition: missing; {only}")
+        if method.sampling.strength > 0:
+            raise ValueError(f"{where}.sampling.strength: {method.sampling.strength:g} given; {only}; write 0, and the autoencoder alone decodes the predicted latent")
 
     def _teachers(self, where: str, method: Method) -> None:
         for key, dataset in self.datasets.items():
@@ -648,6 +659,7 @@ class Study(Section):
                 raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
             if not method.fitted and (method.adapt is None or method.pretrain is not None and self.unpaired is None):
                 raise ValueError(f"transfer.baselines.{name}: neither adapted nor fitted in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`")
+            self._drawn(f"transfer.baselines.{name}", method)
             if method.encoder.kind == "prior" or (method.adapt is not None and method.adapt.start == "prior"):
                 self._teachers(f"transfer.baselines.{name}", method)
             for key, dataset in self.datasets.items():

@@ -160,10 +160,6 @@ def test_a_study_without_ridge_says_why(scored, tmp_path):
     try:
         text = (tables(tiny, files, tmp_path / "tables") / "reconstruction.md").read_text()
         assert "Absent rows: ridge regression: the study has no method with a ridge encoder." in text
-        diffusion = study.foundations.diffusion.model_copy(update={"kind": "ldm"})
-        tiny.study = tiny.study.model_copy(update={"foundations": study.foundations.model_copy(update={"diffusion": diffusion})})
-        text = (tables(tiny, files, tmp_path / "ldm") / "reconstruction.md").read_text()
-        assert "ridge needs a diffusion model that takes the image embedding itself" in text and "kind ldm" in text
     finally:
         tiny.study = study
 

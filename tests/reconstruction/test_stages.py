@@ -14,7 +14,7 @@ from unimind.reconstruction.controls import controls
 from unimind.reconstruction.reconstruct import reconstruct, responses_by_image
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
-from unimind.study import parse_study
+from unimind.study import Sampling, parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
 from unimind.training.fit import fit
@@ -77,8 +77,8 @@ def world(tmp_path_factory):
     return root
 
 
-def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, out="out.h5"):
-    reconstruct(study or make_study(), name, "d", "subj01", prepared or root / "subj01.h5", root / "e.h5", model or root / name, root / "diffusion",
+def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, out="out.h5", diffusion="diffusion"):
+    reconstruct(study or make_study(), name, "d", "subj01", prepared or root / "subj01.h5", root / "e.h5", model or root / name, root / diffusion,
                 root / "autoencoder", root / "embedding", stimuli or root / "stimuli.h5", root / out, root / "grid.png")  # fmt: skip
     with h5py.File(root / out) as file:
         return {key: value[:] for key, value in file.items()}
@@ -242,12 +242,30 @@ def draw_controls(root, diffusion="diffusion"):
     controls(make_study(), root / "stimuli.h5", [], root / "e.h5", *folders, root / "controls.h5")
 
 
-def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world):
+@pytest.fixture(scope="module")
+def unconditioned(world):
+    """Name of a diffusion model that takes no image embedding."""
     state, config = load_model(world / "diffusion")
     config["arguments"]["conditioner"] = None
     with whole_directory(world / "unconditioned") as folder:
         save_model(folder, {name: value for name, value in state.items() if not name.startswith("conditioner.")}, config)
-    draw_controls(world, "unconditioned")
+    return "unconditioned"
+
+
+def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(world, unconditioned):
+    study = make_study()
+    study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0, samples=1)})
+    result = pictures(world, "ridge", study, diffusion=unconditioned)
+    state, _ = load_model(world / "ridge")
+    with h5py.File(world / "subj01.h5") as file:
+        responses = np.stack([file["responses"][:][file["stimulus"][:] == image].mean(0) for image in range(TEST)])
+    latent = torch.from_numpy(responses - state["mean"].numpy()) @ state["latent.weight"] + state["latent.bias"]
+    decoded = load_autoencoder(world / "autoencoder").decode(latent.view(TEST, 4, 8, 8)).clamp(0, 1).permute(0, 2, 3, 1).detach().numpy() * 255
+    assert np.abs(result["samples"][:, 0] - decoded).max() < 0.51 and result["predicted"].shape == (TEST, 12)
+
+
+def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world, unconditioned):
+    draw_controls(world, unconditioned)
     with h5py.File(world / "controls.h5") as file:
         reasons = json.loads(file.attrs["absent"])
         assert "embedding_ceiling" not in file and len(file["unconditional"]) == TEST

@@ -359,11 +359,7 @@ def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
     notes = layout.absences("Absent rows", of_methods, {file["label"] for file in files})
     notes += layout.absences("Absent rows", of_subjects, {file["subject"] for file in files})
     if files and not any(method.encoder.kind == "ridge" for method in study.methods.values()):
-        kind = study.foundations.diffusion.kind
-        reason = "the study has no method with a ridge encoder"
-        if kind != "study":
-            reason += f"; ridge needs a diffusion model that takes the image embedding itself, and this one (foundations.diffusion.kind {kind}) does not"
-        notes.append(f"Absent rows: ridge regression: {reason}.")
+        notes.append("Absent rows: ridge regression: the study has no method with a ridge encoder.")
     return notes
 
 

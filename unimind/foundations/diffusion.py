@@ -126,6 +126,13 @@ class Diffusion(nn.Module):
             )
         self.latent_shape = tuple(shape)
 
+    def null(self) -> Condition:
+        """The condition of unconditional samples, one row: the conditioner's own, or zeros where there is none."""
+        if self.conditioner is not None:
+            return self.conditioner.null()
+        weight = self.unet.time_embedding.linear_2.weight
+        return Condition(weight.new_zeros(1, 1, self.context_dim), weight.new_zeros(1, self.time_dim))
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass."""
         self.unet.enable_gradient_checkpointing()

@@ -42,12 +42,13 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
             rounded.append(coder.decode(coder.encode(images)).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
     pictures["autoencoder_ceiling"] = np.concatenate(rounded)
     plain = Sampling(sampler=sampling.sampler, steps=sampling.steps, guidance=1.0, samples=1)
+    with torch.no_grad():
+        null = network.null()
     if network.conditioner is not None:
         with torch.no_grad():
-            null, condition = network.conditioner.null(), network.conditioner(vectors)
+            condition = network.conditioner(vectors)
         pictures["embedding_ceiling"] = draw_pictures(network, coder, condition, null, sampling, keys, batch, "pictures from the true embedding")
     else:
-        null = Condition(torch.zeros(1, 1, network.context_dim, device=device), torch.zeros(1, network.time_dim, device=device))
         absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
     nothing = Condition(null.context.expand(len(order), -1, -1), null.time.expand(len(order), -1))
     pictures["unconditional"] = draw_pictures(network, coder, nothing, null, plain, keys, batch, "unconditional pictures")

@@ -71,7 +71,7 @@ class Decoder:
                 if unknown:
                     raise InputError(f"{directory}: trained for another UNet (it has no {sorted(unknown)[0]}); run the condition stage again")
                 diffusion.unet.load_state_dict(changed, strict=False)
-        if self.stage is None and diffusion.conditioner is None:
+        if self.stage is None and self.ridge is None and diffusion.conditioner is None:
             raise InputError(f"{directory}: has no condition stage, and {diffusion.name} takes no image embedding; give the method a `condition:`")
         self.aligned = self.ridge is not None or bool(config.get("aligned", True))
 
@@ -84,20 +84,20 @@ class Decoder:
 
     def null(self) -> Condition:
         """The condition of unconditional samples."""
-        if self.stage is not None:
-            return self.stage.null()
-        assert self.diffusion.conditioner is not None
-        return self.diffusion.conditioner.null()
+        return self.diffusion.null() if self.stage is None else self.stage.null()
 
     @torch.no_grad()
     def predict(self, responses: NDArray[np.float32]) -> Prediction:
         """Responses (n, R, V) of the subject to a prediction."""
         conditioner = self.diffusion.conditioner
         if self.ridge is not None:
-            assert conditioner is not None
             embedding, latent = (torch.from_numpy(np.asarray(values, np.float32)).to(self.device) for values in self.ridge.predict(responses.mean(1)))
             latent = latent.view(len(embedding), *self.diffusion.latent_shape)
-            return Prediction(conditioner(functional.normalize(embedding, dim=1)), embedding, latent, embedding)
+            if conditioner is not None:
+                condition = conditioner(functional.normalize(embedding, dim=1))
+            else:
+                condition = Condition(*(part.expand(len(embedding), *part.shape[1:]) for part in self.null()))
+            return Prediction(condition, embedding, latent, embedding)
         assert self.encoder is not None
         output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)
         embedding = self.encoder.embed(output.pooled).float() if self.aligned else None

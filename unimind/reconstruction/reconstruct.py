@@ -172,7 +172,8 @@ def reconstruct(
         file["features"] = prediction.features.cpu().numpy()
         chosen = "agreement with the predicted embedding" if count > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
-            "method": method, "dataset": dataset, "subject": subject, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
+            "method": method, "dataset": dataset, "subject": subject, "guidance": sampling.guidance,
+            "sampler": sampling.sampler if sampling.strength else "none: the autoencoder alone", "steps": sampling.steps if sampling.strength else 0,
             "samples": count, "strength": sampling.strength, "shown": chosen, "choice": choice_of_sample(count),
             "repeats": REPEATS, "trials_per_picture": trials, "repeats_as": settings.voxels.repeats,
             "model_sha256": file_hash(model / "model.safetensors"),

@@ -51,7 +51,7 @@ def sample(
     keys : sequence of tuple
         What seeds each row's noise, such as (seed, stimulus, sample).
     start : Tensor, optional
-        Latents (n, c, h, w) to start from: noised to the share `sampling.strength` of the schedule.
+        Latents (n, c, h, w) to start from: noised to the share `sampling.strength` of the schedule. With strength 0 they are returned.
 
     Returns
     -------
@@ -59,6 +59,8 @@ def sample(
         (n, c, h, w).
     """
     device = condition.context.device
+    if start is not None and sampling.strength == 0:
+        return start.to(device)
     scheduler = build_scheduler(sampling, diffusion.scheduler, device)
     noise = starting_noise(diffusion.latent_shape, keys).to(device)
     timesteps = scheduler.timesteps
