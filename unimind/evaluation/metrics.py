@@ -135,13 +135,13 @@ def perceptual_vectors(maps: list[torch.Tensor], heads: list[torch.Tensor] | Non
     -------
     tensor of shape (n, sum of c_l h_l w_l)
     """
-    parts = []
-    for layer, m in enumerate(maps):
-        unit = m.permute(0, 2, 3, 1)
-        unit = unit / (unit.norm(dim=-1, keepdim=True) + 1e-10)
+    vectors = maps[0].new_empty(len(maps[0]), sum(m[0].numel() for m in maps))
+    for layer, (m, part) in enumerate(zip(maps, vectors.split([m[0].numel() for m in maps], 1), strict=True)):
+        values = m.permute(0, 2, 3, 1)
         weight = torch.ones(m.shape[1]) if heads is None else heads[layer]
-        parts.append(unit.mul_((weight / (m.shape[2] * m.shape[3])).sqrt().to(unit)).flatten(1))
-    return torch.cat(parts, 1)
+        scaled = torch.mul(values, (weight / (m.shape[2] * m.shape[3])).sqrt().to(m), out=part.view(values.shape))
+        scaled.mul_(values.norm(dim=-1, keepdim=True).add_(1e-10).reciprocal_())
+    return vectors
 
 
 def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

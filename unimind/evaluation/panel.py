@@ -24,7 +24,9 @@ DISTANCE = ("effnet", "swav")
 SIMILARITY = ("clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
 SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
 FEW_FOR_INCEPTION_SCORE = 5000
-PAIRS_AT_ONCE = 8  # pictures per step of the pair measures, whose maps are large; results do not depend on it
+# Results depend on neither of these.
+PAIRS_AT_ONCE = 8  # truths per step of the pair measures, whose maps are large
+MAPS_AT_ONCE = 2  # pictures whose maps are made together on a CPU: more than two, and they leave its caches
 
 
 @dataclass
@@ -351,26 +353,31 @@ def paired(
     values: np.ndarray | None = None
     vectors: list[dict[int, torch.Tensor]] = [{}, {}]
     order = chained(pairs, len(truths))
+    together = batch_size if networks.device().type == "cuda" else min(batch_size, MAPS_AT_ONCE)
     for part in track(list(slices(len(truths), batch_size)), label):
         own = np.sort(order[part])
         place = np.flatnonzero(np.isin(pairs[:, 0], own))
         here = pairs[place]
-        truth, vector = prepare(truths.batch(own))
-        if vector is not None:
-            vectors[0].update(zip(own.tolist(), vector, strict=True))
+        truth: dict[int, Any] = {}
+        for piece in slices(len(own), together):
+            numbers = own[piece]
+            made, vector = prepare(truths.batch(numbers))
+            truth |= {number: made[k : k + 1] for k, number in enumerate(numbers.tolist())}
+            if vector is not None:
+                vectors[0].update(zip(numbers.tolist(), vector, strict=True))
         needed = np.unique(here[:, 1])
         if only_pictures:
             needed = np.array([i for i in needed if i not in vectors[1]], int)
-        for piece in slices(len(needed), batch_size):
+        for piece in slices(len(needed), together):
             numbers = needed[piece]
-            picture, vector = prepare(pictures.batch(numbers))
+            made, vector = prepare(pictures.batch(numbers))
             if vector is not None:
                 vectors[1].update(zip(numbers.tolist(), vector, strict=True))
             if only_pictures:
                 continue
             for at in np.flatnonzero(np.isin(here[:, 1], numbers)).tolist():
-                i, j = np.searchsorted(own, here[at, 0]), np.searchsorted(numbers, here[at, 1])
-                found = compare(truth[i : i + 1], picture[j : j + 1]).cpu().numpy()
+                j = np.searchsorted(numbers, here[at, 1])
+                found = compare(truth[here[at, 0]], made[j : j + 1]).cpu().numpy()
                 if values is None:
                     values = np.empty((len(pairs), found.shape[1]))
                 values[place[at]] = found[0]
@@ -380,8 +387,8 @@ def paired(
         return values, None
     count = len(pictures)
     missing = [i for i in range(count) if i not in vectors[1]]
-    for piece in slices(len(missing), batch_size):
-        picture, vector = prepare(pictures.batch(missing[piece]))
+    for piece in slices(len(missing), together):
+        made, vector = prepare(pictures.batch(missing[piece]))
         assert vector is not None
         vectors[1].update(zip(missing[piece], vector, strict=True))
     return values, (torch.stack([vectors[0][i] for i in range(len(truths))]).numpy(), torch.stack([vectors[1][i] for i in range(count)]).numpy())
