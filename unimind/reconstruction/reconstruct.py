@@ -156,11 +156,12 @@ def reconstruct(
     if prediction.embedding is not None:
         with h5py.File(embeddings) as targets:
             reference = torch.from_numpy(targets["embedding"][:][train_stimulus]).to(device)
+    else:
+        reference = decoder.predict(train_responses).features
+    shown = np.zeros(len(stimulus), np.int64)
+    if prediction.embedding is not None and count > 1:
         own = _embedded(embedder, pictures, device, batch).view(len(stimulus), count, -1)
         shown = _agreement(own, prediction.embedding[:, None], reference.mean(0)).argmax(1).cpu().numpy()
-    else:
-        shown = np.zeros(len(stimulus), np.int64)
-        reference = decoder.predict(train_responses).features
     nearest = train_stimulus[_agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
     samples = pictures.reshape(len(stimulus), count, *pictures.shape[1:])
     with whole_file(out) as temporary, NewFile(temporary) as file:
