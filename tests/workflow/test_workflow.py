@@ -127,6 +127,13 @@ def test_nothing_is_trained_before_everybodys_data_is_in_order(finished):
 # --- when jobs run again ----------------------------------------------------------------------------------------------
 
 
+def test_finished_jobs_add_no_periodic_looks_at_all_jobs(bare, tmp_path):
+    done = bare.copy(tmp_path / "unimind").snakemake("--verbose")
+    assert done.returncode == 0, done.stdout + done.stderr
+    looks, jobs = ((done.stdout + done.stderr).count(words) for words in ("Resources before job selection", "Finished jobid"))
+    assert jobs > 20 and looks <= jobs + 1
+
+
 def test_second_run_does_nothing(clone):
     assert clone.planned() == {}
 
