@@ -254,14 +254,15 @@ def unconditioned(world):
 
 def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(world, unconditioned):
     study = make_study()
-    study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0, samples=1)})
+    study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0, samples=3)})
     result = pictures(world, "ridge", study, diffusion=unconditioned)
     state, _ = load_model(world / "ridge")
     with h5py.File(world / "subj01.h5") as file:
         responses = np.stack([file["responses"][:][file["stimulus"][:] == image].mean(0) for image in range(TEST)])
     latent = torch.from_numpy(responses - state["mean"].numpy()) @ state["latent.weight"] + state["latent.bias"]
     decoded = load_autoencoder(world / "autoencoder").decode(latent.view(TEST, 4, 8, 8)).clamp(0, 1).permute(0, 2, 3, 1).detach().numpy() * 255
-    assert np.abs(result["samples"][:, 0] - decoded).max() < 0.51 and result["predicted"].shape == (TEST, 12)
+    assert result["samples"].shape[1] == 3 and not result["shown"].any()
+    assert np.abs(result["samples"] - decoded[:, None]).max() < 0.51 and result["predicted"].shape == (TEST, 12)
 
 
 def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world, unconditioned):

@@ -19,6 +19,8 @@ from torch import nn
 from unimind import study
 from unimind.device import on_device
 from unimind.errors import InputError
+from unimind.evaluation import networks
+from unimind.foundations.embed import embed
 from unimind.training import loop
 
 INPUTS = torch.randn(50, 8, generator=loop.generator("inputs"))
@@ -275,7 +277,7 @@ def test_rows_that_are_compared_are_not_shared_out(tmp_path):
 def test_a_device_that_is_not_there_is_refused_in_words(monkeypatch, tmp_path, given, words):
     monkeypatch.setenv("UNIMIND_DEVICE", given)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for call in (on_device, lambda: run(network(), tmp_path)):
+    for call in (on_device, networks.device, lambda: run(network(), tmp_path), lambda: embed(*[None] * 5)):
         with pytest.raises(InputError, match=words):
             call()
 

@@ -135,8 +135,9 @@ def perceptual_vectors(maps: list[torch.Tensor], heads: list[torch.Tensor] | Non
     -------
     tensor of shape (n, sum of c_l h_l w_l)
     """
-    vectors = maps[0].new_empty(len(maps[0]), sum(m[0].numel() for m in maps))
-    for layer, (m, part) in enumerate(zip(maps, vectors.split([m[0].numel() for m in maps], 1), strict=True)):
+    sizes = [m[0].numel() for m in maps]
+    vectors = maps[0].new_empty(len(maps[0]), sum(sizes))
+    for layer, (m, part) in enumerate(zip(maps, vectors.split(sizes, 1), strict=True)):
         values = m.permute(0, 2, 3, 1)
         weight = torch.ones(m.shape[1]) if heads is None else heads[layer]
         scaled = torch.mul(values, (weight / (m.shape[2] * m.shape[3])).sqrt().to(m), out=part.view(values.shape))

@@ -26,6 +26,10 @@ class Condition(NamedTuple):
         context = torch.where(kept[:, None, None], self.context, null.context.expand_as(self.context))
         return Condition(context, torch.where(kept[:, None], self.time, null.time.expand_as(self.time)))
 
+    def expand(self, n: int) -> "Condition":
+        """A condition of one row, n times, without copies."""
+        return Condition(self.context.expand(n, -1, -1), self.time.expand(n, -1))
+
 
 class EmbeddingConditioner(nn.Module):
     """Image embedding -> condition, trained together with a UNet of the study.

@@ -11,7 +11,6 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
-from unimind.foundations.diffusion import Condition
 from unimind.reconstruction.reconstruct import draw_pictures
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
@@ -44,14 +43,12 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     plain = Sampling(sampler=sampling.sampler, steps=sampling.steps, guidance=1.0, samples=1)
     with torch.no_grad():
         null = network.null()
-    if network.conditioner is not None:
-        with torch.no_grad():
-            condition = network.conditioner(vectors)
+        condition = None if network.conditioner is None else network.conditioner(vectors)
+    if condition is not None:
         pictures["embedding_ceiling"] = draw_pictures(network, coder, condition, null, sampling, keys, batch, "pictures from the true embedding")
     else:
         absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
-    nothing = Condition(null.context.expand(len(order), -1, -1), null.time.expand(len(order), -1))
-    pictures["unconditional"] = draw_pictures(network, coder, nothing, null, plain, keys, batch, "unconditional pictures")
+    pictures["unconditional"] = draw_pictures(network, coder, null.expand(len(order)), null, plain, keys, batch, "unconditional pictures")
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
         for name, values in pictures.items():

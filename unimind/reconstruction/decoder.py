@@ -93,10 +93,7 @@ class Decoder:
         if self.ridge is not None:
             embedding, latent = (torch.from_numpy(np.asarray(values, np.float32)).to(self.device) for values in self.ridge.predict(responses.mean(1)))
             latent = latent.view(len(embedding), *self.diffusion.latent_shape)
-            if conditioner is not None:
-                condition = conditioner(functional.normalize(embedding, dim=1))
-            else:
-                condition = Condition(*(part.expand(len(embedding), *part.shape[1:]) for part in self.null()))
+            condition = self.null().expand(len(embedding)) if conditioner is None else conditioner(functional.normalize(embedding, dim=1))
             return Prediction(condition, embedding, latent, embedding)
         assert self.encoder is not None
         output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)

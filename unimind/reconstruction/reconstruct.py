@@ -137,9 +137,10 @@ def reconstruct(
         trials = trials_per_picture(data)
         train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels.repeats, channels)
     count = sampling.samples
+    drawn = count if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
     prediction, shuffled = decoder.predict(responses), decoder.predict(responses[derangement(len(stimulus), (study.seed, 7))])
-    condition, start = _repeated(prediction, count)
-    keys = [(study.seed, int(image), k) for image in stimulus for k in range(count)]
+    condition, start = _repeated(prediction, drawn)
+    keys = [(study.seed, int(image), k) for image in stimulus for k in range(drawn)]
     label = f"{settings.label or method}, {dataset} {subject}"
     pictures = draw_pictures(network, coder, condition, decoder.null(), sampling, keys, batch, f"{label}: {len(keys)} pictures", start)
     control = draw_pictures(
@@ -159,11 +160,11 @@ def reconstruct(
     else:
         reference = decoder.predict(train_responses).features
     shown = np.zeros(len(stimulus), np.int64)
-    if prediction.embedding is not None and count > 1:
-        own = _embedded(embedder, pictures, device, batch).view(len(stimulus), count, -1)
+    if prediction.embedding is not None and drawn > 1:
+        own = _embedded(embedder, pictures, device, batch).view(len(stimulus), drawn, -1)
         shown = _agreement(own, prediction.embedding[:, None], reference.mean(0)).argmax(1).cpu().numpy()
     nearest = train_stimulus[_agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
-    samples = pictures.reshape(len(stimulus), count, *pictures.shape[1:])
+    samples = pictures.reshape(len(stimulus), drawn, *pictures.shape[1:]).repeat(count // drawn, axis=1)
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest
         for name, values in (("samples", samples), ("shuffled", control)):
@@ -171,7 +172,7 @@ def reconstruct(
         if prediction.embedding is not None:
             file["predicted"], file["predicted_shuffled"] = prediction.embedding.cpu().numpy(), shuffled.embedding.cpu().numpy()
         file["features"] = prediction.features.cpu().numpy()
-        chosen = "agreement with the predicted embedding" if count > 1 and prediction.embedding is not None else "first"
+        chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
             "method": method, "dataset": dataset, "subject": subject, "guidance": sampling.guidance,
             "sampler": sampling.sampler if sampling.strength else "none: the autoencoder alone", "steps": sampling.steps if sampling.strength else 0,
