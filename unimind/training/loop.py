@@ -493,8 +493,8 @@ class _Run:
                 tensor.copy_(tensors[f"model.{name}"])
         for name, parameter in self.parameters.items():
             own = {key: tensors[place] for key in ("step", "exp_avg", "exp_avg_sq") if (place := f"optimizer.{key}.{name}") in tensors}
-            if own:  # AdamW keeps its step count on the CPU
-                self.optimizer.state[parameter] = {key: value if key == "step" else value.to(self.device) for key, value in own.items()}
+            if own:  # AdamW keeps its step count on the CPU, its moments as the parameter lies in memory
+                self.optimizer.state[parameter] = {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()}
         self.ema = {name: tensors[f"ema.{name}"].to(self.device) for name in self.ema}
         self.best = {name[5:]: tensor.to(self.device) for name, tensor in tensors.items() if name.startswith("best.")}
         self.step, self.record = state["step"], state["record"]

@@ -298,6 +298,11 @@ def foundations_before(name, wildcard):
     )
 
 
+def first_where_others_wait(wildcards):
+    """Priority of a network's training: everything waits for them, the classifier only measures."""
+    return 0 if wildcards.trained == "classifier" else 1
+
+
 def viewers(wildcards):
     """Whose pictures a stimulus set is, if one subject's own; a shared set itself says which may be tested on, so that a new subject changes nothing."""
     return [

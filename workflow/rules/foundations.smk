@@ -46,6 +46,7 @@ rule train_foundation:
         f"{LOGS}/foundations/{{trained}}.log",
     benchmark:
         f"{BENCHMARKS}/foundations/{{trained}}.tsv"
+    priority: first_where_others_wait
     conda:
         "../../envs/networks.yaml"
     threads: STUDY.threads

@@ -23,7 +23,7 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
     assert isinstance(settings, Settings)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
-    model = StudyAutoencoder(settings.latent_channels, settings.downsampling, settings.width)
+    model = StudyAutoencoder(settings.latent_channels, settings.downsampling, settings.width).to(memory_format=torch.channels_last)
 
     side = study.picture_size // settings.downsampling
 

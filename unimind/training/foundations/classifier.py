@@ -18,7 +18,7 @@ def train_classifier(study: Study, checkpoints: Path, out: Path) -> None:
     assert settings is not None
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
-    model = StudyClassifier(list(CLASSES))
+    model = StudyClassifier(list(CLASSES)).to(memory_format=torch.channels_last)
 
     def draw(step: int) -> dict:
         index = drawn(len(pictures.images), settings.training.batch_size, step, study.seed, "classifier")

@@ -51,7 +51,7 @@ def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
     assert isinstance(settings, StudyEmbedding)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
-    model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words)
+    model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words).to(memory_format=torch.channels_last)
     tokens, held_out_tokens = model.words(pictures.captions), model.words(pictures.held_out_captions)
 
     def draw(step: int) -> dict:
