@@ -198,6 +198,39 @@ def test_rows_of_another_protocol_never_share_a_column(told, scores):
     assert "Not all rows were made under the same protocol" in found.words
 
 
+@pytest.fixture
+def trained(fake, tmp_path):
+    """A page of the fake study with other values of one validation term in the models at some places."""
+
+    def make(values):
+        shutil.copytree(fake.root / "models", tmp_path / "models")
+        for place, (term, curve) in values.items():
+            path = tmp_path / "models" / place / "losses.csv"
+            table = pd.read_csv(path)
+            rest = table[table.split == "train"]
+            own = pd.DataFrame([(step, "validation", term, value) for step, value in curve.items()], columns=table.columns)
+            pd.concat([rest, own]).to_csv(path, index=False)
+        models = sorted(path.parent for path in (tmp_path / "models").rglob("config.json"))
+        report(fake.study, fake.overview, fake.root / "tables", tmp_path, fake.metrics, models, tmp_path / "report.html")
+        return Page((tmp_path / "report.html").read_text())
+
+    return make
+
+
+def test_alignment_that_added_nothing_is_said_first(trained):
+    worse, better = ("embedding", {0: 0.5, 200: 0.7, 400: 0.6}), ("embedding", {0: 0.5, 200: 0.3, 400: 0.6})
+    page = trained({"unimind-convmixer/align/drawings": worse, "unimind-vit/align/drawings": better})
+    sentence = "Alignment trained unimind-convmixer and no step was better on validation pictures than the start, ridge regression"
+    assert sentence in page.words and page.words.index(sentence) < page.words.index("Mean over 3 training subjects")
+    kept = page.table("Weights that validation kept")
+    exact = [[shown for _, shown in cells] for label, cells in kept if label.startswith("align")]
+    assert exact == [["0", "400", "embedding", "0.5", "0.5"], ["200", "400", "embedding", "0.5", "0.3"]]
+
+
+def test_alignment_that_helped_is_not_said_to_be_idle(read):
+    assert "no step was better" not in read.words
+
+
 def test_a_run_with_nothing_says_so(fake, tmp_path):
     for name in ("tables", "figures"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,7 @@
 """The stage `figures`: everything the report shows that is not text, as PNG files, with `captions.json` beside them."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +24,6 @@ QUANTITIES = {
     "parameters": "Parameters", "trainable_parameters": "Trained parameters", "flops_per_sample": "FLOPs per sample", "peak_memory": "Peak memory",
     "samples_per_second": "Samples per second", "seconds": "Time",
 }  # fmt: skip
-STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
-
-
-def stage_order(stage: str) -> int:
-    """Place of a stage, or of a model of it (`align/all`), in the order in which they run."""
-    return next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES))
 
 
 @dataclass(frozen=True)
@@ -468,7 +463,7 @@ def _efficiency(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[Fig
     if not names:
         return
     stages = list(dict.fromkeys(table.stage))
-    stages.sort(key=stage_order)
+    stages.sort(key=results.stage_order)
     lines = [(stage, key) for stage in stages for key in study.methods if ((table.stage == stage) & (table.key == key)).any()]
     figure, axes = _panels(len(names), 3, 0.6 + 0.21 * len(lines), sharey=True)
     for axis, name in zip(axes, names, strict=True):
@@ -517,32 +512,19 @@ def _short(value: float) -> str:
 
 def _losses(study: Study, models: Sequence[Path], folder: Path) -> Iterator[Figure]:
     """One figure per method: a panel per trained model, training thin, validation with points, every term on its own."""
-    curves: dict[str, list[tuple[str, pd.DataFrame]]] = {}
-    for model in map(Path, models):
-        table = results.read_table(model, "losses")
-        if table is None:
-            continue
-        missing = {"step", "split", "term", "value"} - set(table)
-        if missing:
-            raise InputError(f"{model}/losses.csv: no column {', '.join(sorted(missing))}; delete the model and train again")
-        place = next((number for number, part in enumerate(model.parts) if part in study.methods and model.parts[number - 1] == "models"), None)
-        owner, name = (model.parts[place], " · ".join(model.parts[place + 1 :])) if place is not None else ("foundations", model.name)
-        curves.setdefault(owner, []).append((name, table))
-    for owner in [*study.methods, "foundations"]:
-        if owner not in curves:
-            continue
-        curves[owner].sort(key=lambda item: (stage_order(item[0]), item[0]))
-        figure, axes = _panels(len(curves[owner]), 3, 2.5)
-        for axis, (name, table) in zip(axes, curves[owner], strict=True):
-            _curve(axis, table)
-            axis.set_title(name)
+    for owner, group in itertools.groupby(results.read_losses(study, models), key=lambda one: one.owner):
+        curves = list(group)
+        figure, axes = _panels(len(curves), 3, 2.5)
+        for axis, one in zip(axes, curves, strict=True):
+            _curve(axis, one.rows)
+            axis.set_title(one.name)
             axis.set_xlabel("step")
         label = results.labels(study).get(owner, "networks trained in the study")
         file = f"losses_{owner}.png"
         _save(figure, folder / file)
         yield Figure(
             file, "training", f"{label}: training (thin) and validation (points) loss of every trained part, term by term.",
-            f"Loss curves of {', '.join(name for name, _ in curves[owner])}", title=label,
+            f"Loss curves of {', '.join(one.name for one in curves)}", title=label,
         )  # fmt: skip
 
 

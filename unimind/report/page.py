@@ -3,6 +3,7 @@
 import base64
 import importlib.metadata
 import io
+import itertools
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from unimind import __version__
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.report import results
-from unimind.report.figures import QUANTITIES, UNITS, stage_order
+from unimind.report.figures import QUANTITIES, UNITS
 from unimind.report.results import CONTROLS
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
@@ -113,7 +114,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
     metrics : sequence of paths
         Metrics files, for the protocol and the metrics that could not be computed.
     models : sequence of paths
-        Model folders, for the record of what was trained.
+        Model folders, for the record of what was trained and of what validation kept.
     out : path
         The HTML file: pictures, style and numbers in it, no request to anywhere when it is opened.
 
@@ -134,7 +135,9 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         loader=jinja2.PackageLoader("unimind.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     networks = _networks(read.values())
+    losses = results.read_losses(study, models)
     answer = _answer(study, scores, comparisons, networks)
+    answer.paragraphs += _untrained(study, losses)
     html = environment.get_template("report.html").render(
         title=study.title or study.name,
         study=study,
@@ -150,6 +153,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         alignment=[picture for _, picture in drawn.get("alignment", [])],
         efficiency=_efficiency(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
+        kept=_kept(study, losses),
         other=[picture for name, pictures in drawn.items() if name not in SECTIONS for _, picture in pictures],
         data=_data(Path(overview)),
         protocol=_protocol(study, read),
@@ -677,7 +681,7 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
     for method in dict.fromkeys(table.method):
         own = {(str(row.stage), row.quantity): row for row in table[table.method == method].itertuples() if not pd.isna(row.value)}
         rows = []
-        for stage in sorted(dict.fromkeys(stage for stage, _ in own), key=stage_order):
+        for stage in sorted(dict.fromkeys(stage for stage, _ in own), key=results.stage_order):
             found = [own.get((stage, name)) for name in names]
             cells = [
                 row and Cell(_quantity(row.value / UNITS.get(str(row.unit), (1,))[0]), exact=f"{row.value:.6g}", words=f"{row.value:.6g}") for row in found
@@ -686,6 +690,48 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
         blocks.append(Block(rows, labels.get(method, method)))
     section.tables.append(Table("Cost of every stage", "stage", heads, blocks, "Measured in this run, on the machine that ran it."))
     return section
+
+
+STARTS = {"ridge": "ridge regression to the image embedding for each subject", "plain": "plain interpolation"}
+
+
+def _untrained(study: Study, losses: Sequence[results.Losses]) -> list[str]:
+    """A paragraph on the methods whose alignment validation found no better than where it started; none where there is no such method."""
+    labels, idle = results.labels(study), []
+    for key, method in study.methods.items():
+        found = [results.kept(one.rows) for one in losses if one.owner == key and one.name.startswith("align")]
+        if method.align and found and all(one is not None and one.step == 0 < one.last for one in found):
+            idle.append(key)
+    if not idle:
+        return []
+    starts = _list(list(dict.fromkeys(STARTS[align.start] for key in idle if (align := study.methods[key].align))))
+    return [
+        f"Alignment trained {_list([labels[key] for key in idle])} and no step was better on validation pictures than the start, {starts}; "
+        f"so the start was kept, and this study cannot tell {'these encoders apart' if len(idle) > 1 else 'what the encoder adds to it'}."
+    ]
+
+
+def _kept(study: Study, losses: Sequence[results.Losses]) -> Table | None:
+    """Which step's weights validation kept in every training, beside the value that chose them; None where nothing was validated."""
+    heads = [
+        ("kept: step", "weights of this step are used; 0 is the start"),
+        ("of", "steps trained"),
+        ("validated by", "the term whose lowest value on validation pictures decides"),
+        ("before training", "its value before any step"),
+        ("kept: value", "its value with the weights that are used"),
+    ]
+    labels, blocks = results.labels(study), []
+    for owner, group in itertools.groupby(losses, key=lambda one: one.owner):
+        rows = []
+        for name, kept in [(one.name, results.kept(one.rows)) for one in group]:
+            if kept is None:
+                continue
+            before, value = (None if number is None else Cell(f"{number:.3g}", exact=f"{number:.6g}") for number in (kept.before, kept.value))
+            rows.append(Row(name, [Cell(f"{kept.step}"), Cell(f"{kept.last}"), Cell(kept.term.replace("_", " ")), before, value]))
+        if rows:
+            blocks.append(Block(rows, labels.get(owner, "networks trained in the study")))
+    caption = "Step 0: training made validation pictures only worse, and the part is used as it started."
+    return Table("Weights that validation kept", "trained part", heads, blocks, caption) if blocks else None
 
 
 def _quantity(value: float) -> str:

@@ -1,6 +1,6 @@
 """What figures and page share: reading the tables, and the names, units and colours under which results are shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,8 @@ METRICS: dict[str, Metric] = {
 }
 #: Metrics that say whether the right picture was read, in the order in which one becomes the page's headline.
 HEADLINES = ("clip", "squeezenet", "inception", "alexnet5", "identification", "classifier", "nway_top1")
+#: Stages in the order in which they run.
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
 #: A paired test between two methods counts below this (Holm-adjusted) p.
 LEVEL = 0.05
 
@@ -112,6 +114,11 @@ def ordered(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order shown: identification first, distances next, low-level last, unknown ones at the end."""
     known = list(METRICS)
     return sorted(set(metrics), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def stage_order(stage: str) -> int:
+    """Place of a stage, or of a model of it (`align/all`), in the order in which they run."""
+    return next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES))
 
 
 def lower_is_better(rows: pd.DataFrame) -> bool:
@@ -160,6 +167,61 @@ def read_table(tables: Path, name: str) -> pd.DataFrame | None:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a table ({error}); delete it and run tabulate again") from None
     return None if table.empty else table
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Loss curves of one trained part: its method (`foundations` for the study's own networks), its place in it, and `losses.csv`."""
+
+    owner: str
+    name: str
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which weights validation kept: the step of the lowest value of the term that chooses, and that value before training and there."""
+
+    term: str
+    step: int
+    last: int
+    before: float | None
+    value: float
+
+
+def read_losses(study: Study, models: Sequence[Path]) -> list[Losses]:
+    """The `losses.csv` of model folders, methods in the study's order and stages in the flow's.
+
+    Raises
+    ------
+    InputError
+        A file is not a table of losses.
+    """
+    found = []
+    for model in map(Path, models):
+        table = read_table(model, "losses")
+        if table is None:
+            continue
+        missing = {"step", "split", "term", "value"} - set(table)
+        if missing:
+            raise InputError(f"{model}/losses.csv: no column {', '.join(sorted(missing))}; delete the model and train again")
+        place = next((number for number, part in enumerate(model.parts) if part in study.methods and model.parts[number - 1] == "models"), None)
+        owner, name = (model.parts[place], " · ".join(model.parts[place + 1 :])) if place is not None else ("foundations", model.name)
+        found.append(Losses(owner, name, table))
+    owners = [*study.methods, "foundations"]
+    return sorted(found, key=lambda one: (owners.index(one.owner), stage_order(one.name), one.name))
+
+
+def kept(rows: pd.DataFrame) -> Kept | None:
+    """What validation kept of one training, or None where nothing was validated."""
+    validation = rows[rows.split == "validation"]
+    if validation.empty:
+        return None
+    term = str(validation.term.iloc[0])
+    own = validation[validation.term == term].sort_values("step", kind="stable")
+    best = own.loc[own.value.idxmin()]
+    before = own.value[own.step == 0]
+    return Kept(term, int(best.step), int(rows.step.max()), float(before.iloc[0]) if len(before) else None, float(best.value))
 
 
 def read_scores(study: Study, tables: Path, name: str = "reconstruction") -> pd.DataFrame | None:
