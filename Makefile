@@ -41,10 +41,10 @@ reproduce: install
 	@python -c 'from pathlib import Path; from unimind.study import read_study; print("The report:", Path(read_study("config/config.yaml").results, "report.html").resolve())'
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not longest"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not longest"
 
 test-all: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	ruff check .
