@@ -89,6 +89,15 @@ def centred_cosine(a, b, mean):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
+def agreements(root, result):
+    """(images, samples): how well each sample's embedding agrees with the predicted one."""
+    drawn = torch.from_numpy(result["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255
+    embedded = load_embedding(root / "embedding").encode(drawn).detach().numpy().reshape(*result["samples"].shape[:2], -1)
+    with h5py.File(root / "e.h5") as file:
+        mean = file["embedding"][TEST + 4 :].mean(0)
+    return centred_cosine(embedded, result["predicted"][:, None], mean)
+
+
 def test_only_what_may_be_trained_is_stored_and_changed(world, tmp_path):
     stimulus = np.repeat(np.arange(IMAGES), 2)
     for subject in VOXELS:  # without validation images the last weights are kept, whatever they are
@@ -125,11 +134,7 @@ def test_every_kind_of_method_reconstructs(world, name):
 @pytest.mark.parametrize("name", ["unimind", "ridge"])
 def test_shown_is_the_sample_that_agrees_best_with_the_prediction(world, name):
     result = pictures(world, name, make_study(samples=4))
-    drawn = torch.from_numpy(result["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255
-    embedded = load_embedding(world / "embedding").encode(drawn).detach().numpy().reshape(TEST, 4, -1)
-    with h5py.File(world / "e.h5") as file:
-        mean = file["embedding"][TEST + 4 :].mean(0)
-    agreement = centred_cosine(embedded, result["predicted"][:, None], mean)
+    agreement = agreements(world, result)
     assert result["shown"].tolist() == agreement.argmax(1).tolist() != agreement.argmin(1).tolist()
 
 
@@ -151,7 +156,9 @@ def test_batches_change_nothing(world):
     one, two = pictures(world, "unimind", make_study(batch_size=64)), pictures(world, "unimind", make_study(batch_size=3))
     difference = np.abs(one["samples"].astype(int) - two["samples"])  # sums in another order, rounded to 8 bits
     assert difference.max() <= 4 and difference.mean() < 0.05
-    assert np.array_equal(one["shown"], two["shown"])
+    first, second = agreements(world, one), agreements(world, two)
+    apart = np.abs(first[:, 0] - first[:, 1]) > 2 * np.abs(first - second).max()  # else the roundings decide which sample is shown
+    assert apart.sum() > TEST / 2 and np.array_equal(one["shown"][apart], two["shown"][apart])
 
 
 def test_other_fmri_gives_other_pictures(world):
