@@ -223,6 +223,14 @@ def test_a_loss_that_is_not_finite_names_step_term_and_samples(tmp_path):
         )
 
 
+@pytest.mark.parametrize(("bad", "step"), [(0, 0), (2, 10)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_validation_that_is_not_finite_names_step_and_term(tmp_path, bad, step, value):
+    values = [1.0] * bad + [value]
+    with pytest.raises(InputError, match=f"test: the validation's 'other' is {value} in step {step}"):
+        run(network(), tmp_path, validate=lambda module: {"mse": 1.0, "other": values.pop(0)})
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -346,6 +354,38 @@ def test_flops_per_sample_is_the_hand_count(tmp_path):
     trained = run(network(), tmp_path)
     assert trained.efficiency["flops_per_sample"] == 2 * (8 * 16 + 16 * 3)
     assert trained.efficiency["parameters"] == sum(p.numel() for p in network().parameters())
+
+
+class Mixed(nn.Module):
+    """An input layer for each of two subjects, and a product that costs the same for any batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.ModuleDict({"a": nn.Linear(8, 4), "b": nn.Linear(5, 4)})
+        self.up, self.down = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, responses, subject):
+        rows = torch.stack([self.enter[name](row[None])[0] for name, row in zip(subject, responses, strict=True)])
+        return rows @ (self.up @ self.down)
+
+
+@pytest.mark.parametrize(("compares_rows", "accumulate"), [(False, 1), (False, 2), (True, 1)])
+def test_flops_of_rows_of_several_subjects_are_the_hand_count_from_few_rows(tmp_path, compares_rows, accumulate):
+    subjects, counted = ["a"] * 5 + ["b"] * 3, []
+
+    def losses(module, batch):
+        if not torch.is_grad_enabled():
+            counted.append(len(batch["responses"]))
+        return {"size": module(batch["responses"], batch["subject"]).square().mean()}
+
+    trained = loop.train(
+        Mixed(), draw=lambda step: {"responses": [torch.ones(8 if name == "a" else 5) for name in subjects], "subject": subjects}, losses=losses,
+        settings=study.Training(steps=1, batch_size=8, accumulate=accumulate), seed=0, checkpoints=tmp_path, fingerprint="x", label="test", n_samples=8,
+        compares_rows=compares_rows,
+    )  # fmt: skip
+    of_rows, of_any_batch = 5 * 2 * 8 * 4 + 3 * 2 * 5 * 4 + 8 * 2 * 4 * 4, 2 * 4 * 2 * 4
+    assert trained.efficiency["flops_per_sample"] == (of_rows + accumulate * of_any_batch) / 8
+    assert max(counted) == (8 if compares_rows else 2)
 
 
 def test_schedule_rises_then_falls_to_zero():

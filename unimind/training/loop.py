@@ -211,7 +211,7 @@ def train(
     Raises
     ------
     InputError
-        A loss is not finite (step, term and samples are named); memory does not suffice; a precision or device that
+        A loss is not finite (step, term and samples are named), or a validation's value; memory does not suffice; a precision or device that
         this machine lacks; a batch that cannot be shared out as asked; activations that cannot be recomputed.
     """
     if trainable is not None:
@@ -230,7 +230,7 @@ def train(
         run = _Run(
             module, accelerator, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size, rate or (lambda name: 1.0)
         )
-        return run.train(draw, losses, validate, on_step)
+        return run.train(draw, losses, validate, on_step, compares_rows)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -290,13 +290,13 @@ class _Run:
         self.record: dict[str, Any] = {"losses": [], "pending": {}, "pending_count": 0, "seconds": 0.0, "flops": None}
         self.record |= {"best_step": None, "best": {}, "waited": 0, "stopped": False}
 
-    def train(self, draw: Callable, losses: Callable, validate: Callable | None, on_step: Callable | None) -> Trained:
+    def train(self, draw: Callable, losses: Callable, validate: Callable | None, on_step: Callable | None, compares_rows: bool) -> Trained:
         self._resume()
         self.accelerator.wait_for_everyone()
+        if self.record["flops"] is None:
+            self.record["flops"] = self._flops(draw(0), losses, compares_rows)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        if self.record["flops"] is None:
-            self.record["flops"] = self._flops(draw(0), losses)
         interrupted = _Signal()
         begun = time.monotonic() - self.record["seconds"]
         with interrupted, _tensorboard(self.label, self.step, self.accelerator.is_main_process) as board:
@@ -407,6 +407,12 @@ class _Run:
             values = {term: float(value) for term, value in validate(self.module).items()}
             if self.accelerator.num_processes > 1:
                 values = broadcast_object_list([values])[0]
+            for term, value in values.items():
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"{self.label}: the validation's {term!r} is {value} in step {self.step}; look for extreme values in the held-out samples, "
+                        f"or lower training.learning_rate (now {self.settings.learning_rate}) or use training.precision: fp32"
+                    )
             record, first = self.record, next(iter(values))
             for term, value in values.items():
                 record["losses"].append([self.step, "validation", term, value])
@@ -454,11 +460,26 @@ class _Run:
         }
         return Trained(self.step, record["best_step"], record["best"], [tuple(row) for row in record["losses"]], efficiency)
 
-    def _flops(self, batch: Any, losses: Callable) -> float:
-        """Floating-point operations of the forward pass (losses included) per sample."""
-        part = _part(batch, 0, min(_rows(batch), self.accelerator.num_processes * self.settings.accumulate), self.device)
+    def _flops(self, batch: Any, losses: Callable, compares_rows: bool) -> float:
+        """Floating-point operations of the forward pass (losses included) per sample of a micro-batch.
+
+        Rows that are not compared cost a subject's share each and, together, what any batch costs: few rows tell both.
+        """
         self.module.eval()
-        return count_flops(lambda: losses(self.module, part)) / _rows(part)
+
+        def count(start: int, stop: int) -> int:
+            with self.accelerator.autocast():
+                part = _between(batch, start, stop, self.device)
+                return count_flops(lambda: losses(self.module, part))
+
+        rows = _rows(batch)
+        if compares_rows:
+            return count(0, rows) / rows
+        subjects = batch.get("subject", [""] * rows) if isinstance(batch, dict) else [""] * rows
+        one = {name: count(row := subjects.index(name), row + 1) for name in dict.fromkeys(subjects)}
+        fixed = sum(one[name] for name in subjects[:2]) - count(0, 2) if rows > 1 else 0
+        parts = min(rows, self.accelerator.num_processes * self.settings.accumulate)
+        return sum(one[name] - fixed for name in subjects) / rows + fixed * parts / rows
 
     # --- checkpoints ---
 
@@ -595,9 +616,15 @@ def _rows(batch: Any) -> int:
 
 def _part(batch: Any, index: int, parts: int, device: torch.device) -> Any:
     """Part `index` of `parts` of a batch's rows, on a device; parts differ by one row at most."""
+    rows = _rows(batch)
+    return _between(batch, index * rows // parts, (index + 1) * rows // parts, device)
+
+
+def _between(batch: Any, start: int, stop: int, device: torch.device) -> Any:
+    """Rows of a batch from `start` to before `stop`, on a device."""
     if isinstance(batch, dict):
-        return {key: _part(column, index, parts, device) for key, column in batch.items()}
-    own = batch[index * len(batch) // parts : (index + 1) * len(batch) // parts]
+        return {key: _between(column, start, stop, device) for key, column in batch.items()}
+    own = batch[start:stop]
     return own.to(device, non_blocking=True) if isinstance(own, Tensor) else [_moved(row, device) for row in own]
 
 
