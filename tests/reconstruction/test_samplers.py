@@ -130,19 +130,32 @@ def test_guidance_is_the_linear_extrapolation():
     torch.testing.assert_close(ours, sample(Guided(), condition, null, Sampling(steps=3), [(1,)]), atol=1e-5, rtol=1e-5)
 
 
-def test_partial_strength_stays_near_its_start():
-    target, start = torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 2.0)
+class Exact(torch.nn.Module):
+    """Knows the one latent there is, and predicts the noise on it."""
 
-    class Nothing(Ideal):
-        def forward(self, latent, timestep, condition):
-            """Velocity of a model that believes in the noised start."""
-            a = self.alphas[timestep]
-            noise = (latent - a.sqrt() * start) / (1 - a).sqrt()
-            return a.sqrt() * noise - (1 - a).sqrt() * start
+    latent_shape, scheduler = (2, 4, 4), COMPVIS
 
-    condition = Condition(torch.zeros(1, 1, 1), torch.zeros(1, 1))
-    latent = sample(Nothing(target), condition, condition, Sampling(steps=20, strength=0.5), [(0,)], start)
-    assert (latent - start).abs().max() < 0.05
+    def __init__(self, target: torch.Tensor) -> None:
+        super().__init__()
+        self.target, self.alphas, self.asked = target, alphas_cumprod(COMPVIS), []
+
+    def forward(self, latent, timestep, condition):
+        self.asked.append(int(timestep))
+        a = self.alphas[timestep]
+        return (latent - a.sqrt() * self.target) / (1 - a).sqrt()
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.2, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim", "plms"])
+def test_partial_strength_takes_that_share_of_the_steps_and_keeps_latent_and_noise(sampler, strength):
+    """Every step of an exact model leads to its latent with the same noise, down to the noise that a sampler ends with."""
+    start, keys = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), [(0, 0), (0, 1)]
+    model, condition = Exact(start), Condition(torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    latent = sample(model, condition, condition, Sampling(sampler=sampler, steps=10, strength=strength), keys, start)
+    assert len(dict.fromkeys(model.asked)) == round(10 * strength)
+    assert abs(model.asked[0] - 1000 * strength) <= 100 and model.asked == sorted(model.asked, reverse=True)
+    a = torch.tensor(1.0) if sampler == "dpm-solver++" else model.alphas[0]
+    torch.testing.assert_close(latent, a.sqrt() * start + (1 - a).sqrt() * starting_noise((2, 4, 4), keys), atol=2e-4, rtol=0)
 
 
 def test_noise_depends_on_its_own_key_alone():

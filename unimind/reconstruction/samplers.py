@@ -65,8 +65,11 @@ def sample(
     noise = starting_noise(diffusion.latent_shape, keys).to(device)
     timesteps = scheduler.timesteps
     if start is not None and sampling.strength < 1:
+        timesteps = timesteps.unique_consecutive()
         first = min(int(round((1 - sampling.strength) * len(timesteps))), len(timesteps) - 1)
         timesteps = timesteps[first:]
+        if sampling.sampler == "plms":
+            timesteps = torch.cat([timesteps[:2], timesteps[1:]])  # its first step is made twice, at the second timestep again
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         latent = scheduler.add_noise(start.to(device), noise, timesteps[:1].expand(len(noise)))
