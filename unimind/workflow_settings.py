@@ -184,9 +184,14 @@ def serving_model(study: Study, method: str, dataset: str, subject: str) -> str:
 
 
 def models_of(study: Study, method: str) -> list[str]:
-    """Folders, below `models/<method>/`, of all models of a method, in the order they are made."""
-    recipe = study.method(method)
-    pairs = list(study.pairs() if recipe.scope == "subject" else study.pairs("train"))
+    """Folders, below `models/<method>/`, of all models of a method, in the order they are made.
+
+    Of a method of the comparison over trial budgets alone, these are what its new subjects are adapted from.
+    """
+    recipe, baseline = study.method(method), method not in study.methods
+    pairs = list(study.pairs("new" if baseline else None if recipe.scope == "subject" else "train"))
+    if baseline and (recipe.fitted or not pairs):
+        return []
     groups = list(dict.fromkeys(study.group(method, *pair) for pair in pairs))
     found = ["pretrain"] if recipe.pretrain else []
     if recipe.fitted:
@@ -195,6 +200,12 @@ def models_of(study: Study, method: str) -> list[str]:
         found += [f"align/{group}" for group in groups]
     if recipe.condition:
         found += [f"condition/{group}" for group in groups]
-    if recipe.scope != "subject":
+    if recipe.scope != "subject" and not baseline:
         found += [f"adapt/{dataset}-{subject}" for dataset, subject in study.pairs("new")]
     return found
+
+
+def resting(study: Study) -> list[str]:
+    """Subjects of the fMRI without pictures, where a model is pretrained on it."""
+    pretrained = any("pretrain" in models_of(study, method) for method in study.all_methods())
+    return study.unpaired.subjects if study.unpaired and pretrained else []

@@ -13,7 +13,8 @@ import yaml
 from unimind.report.status import goes_on, last_word, log_of, refusals, status, steps
 from unimind.study import parse_study
 
-STUDY = parse_study(yaml.safe_load((Path(__file__).parents[1] / "workflow/studies/tiny.yaml").read_text()))
+TINY = Path(__file__).parents[1] / "workflow/studies/tiny.yaml"
+STUDY = parse_study(yaml.safe_load(TINY.read_text()))
 # Makes subj01, refuses subj03, and is long at work on subj02.
 SNAKEFILE = """
 rule all:
@@ -86,6 +87,34 @@ def test_a_snakemake_elsewhere_is_none_here(going, tmp_path):
     assert goes_on(tmp_path / "link")
 
 
+def of_comparison(change) -> list[str]:
+    """Paths of the tiny study's results, with a method of its comparison alone that is pretrained, and a change to it all."""
+    content = yaml.safe_load(TINY.read_text())
+    content["transfer"]["baselines"]["of-1"] = content["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
+    content["methods"] = {"ridge": content["methods"]["ridge"]}
+    change(content)
+    return [step.path for step in steps(parse_study(content))]
+
+
+def test_models_of_a_comparison_are_those_its_new_subjects_are_adapted_from():
+    paths = of_comparison(lambda study: None)
+    assert [path for path in paths if path.startswith("models/of-1")] == [f"models/of-1/{one}" for one in ("pretrain", "align/simulated", "condition/simulated")]
+    assert "prepared/unpaired/100307.h5" in paths and "models/prior/fit/simulated-subj03" not in paths
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda study: study["transfer"]["baselines"]["of-1"].pop("pretrain"),
+        lambda study: study["transfer"]["baselines"].pop("of-1"),
+        lambda study: study["datasets"]["simulated"].pop("new_subjects"),
+    ],
+)
+def test_resting_fmri_that_no_model_is_pretrained_on_is_not_waited_for(change):
+    paths = of_comparison(change)
+    assert not [path for path in paths if "unpaired" in path or "pretrain" in path]
+
+
 # --- what a failed run says last --------------------------------------------------------------------------------------
 
 
@@ -112,6 +141,15 @@ def test_a_job_that_failed_otherwise_leaves_no_refusals(tmp_path, last):
     write_log(tmp_path, "prepared/simulated/subj01.h5", "unimind prepare: refused\n")
     write_log(tmp_path, "metrics/ridge/simulated/subj01.json", f"unimind fetch: of another stage\n{last}\n" if last else "")
     assert refusals(STUDY, tmp_path, 0) is None
+
+
+def test_a_refusal_of_a_comparison_s_training_is_one(tmp_path):
+    content = yaml.safe_load(TINY.read_text())
+    content["transfer"]["baselines"]["of-1"] = content["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
+    log = tmp_path / "logs/tiny/models/of-1/align/simulated.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("unimind align: refused\n")
+    assert refusals(parse_study(content), tmp_path, 0) == ["unimind align: refused"]
 
 
 def test_a_made_result_is_no_refusal(tmp_path):

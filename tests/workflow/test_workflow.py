@@ -117,6 +117,22 @@ def test_status_knows_every_result_of_the_workflow(finished):
     assert {step.path for step in steps(study)} == made
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_status_knows_the_models_of_a_comparison_and_the_resting_fmri_they_need(bare, tmp_path, pretrained):
+    content = tiny()
+    method = content["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
+    content["methods"] = {"ridge": content["methods"]["ridge"]}
+    content["transfer"]["baselines"]["of-1"] = method if pretrained else {key: value for key, value in method.items() if key != "pretrain"}
+    done = bare.snakemake("-n", "--printshellcmds", configfile=written(tmp_path, content))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    made = {path.removeprefix("results/tiny/") for path in re.findall(r" --out (\S+)", said)}
+    assert {step.path for step in steps(parse_study(content))} == made
+    assert {"models/of-1/align/simulated", "models/of-1/condition/simulated"} <= made
+    resting = "results/tiny/prepared/unpaired/100307.h5 results/tiny/prepared/unpaired/100408.h5"
+    assert bool(re.search(rf"unimind pretrain .* --prepared {resting} ", said)) == pretrained
+
+
 def test_nothing_is_trained_before_everybodys_data_is_in_order(finished):
     calls = read_calls(finished)
     checked = next(float(call["ended"]) for call in calls if call["stage"] == "overview")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from unimind.study import Study
-from unimind.workflow_settings import models_of
+from unimind.workflow_settings import models_of, resting
 
 State = Literal["done", "running", "failed", "interrupted", "waiting"]
 
@@ -29,11 +29,10 @@ def steps(study: Study) -> Iterator[Step]:
     """Everything the study makes, in the order it is made."""
     pairs = list(study.pairs())
     sets = list(dict.fromkeys((dataset, study.stimuli(dataset, subject)) for dataset, subject in pairs))
-    resting = study.unpaired.subjects if study.unpaired else []
     for dataset, name in sets:
         yield Step("data", "fetch", f"{dataset} {name}", f"fetched/{dataset}/{name}.json")
         yield Step("data", "stimuli", f"{dataset} {name}", f"prepared/{dataset}/{name}.h5")
-    for dataset, subject in [*pairs, *(("unpaired", name) for name in resting)]:
+    for dataset, subject in [*pairs, *(("unpaired", name) for name in resting(study))]:
         yield Step("data", "fetch", f"{dataset} {subject}", f"fetched/{dataset}/{subject}.json")
         yield Step("data", "prepare", f"{dataset} {subject}", f"prepared/{dataset}/{subject}.h5")
     yield Step("data", "overview", "all subjects", "prepared/overview.csv")
@@ -42,15 +41,14 @@ def steps(study: Study) -> Iterator[Step]:
             yield Step("foundations", "foundation", network, f"foundations/{network}")
     for dataset, name in sets:
         yield Step("foundations", "embed", f"{dataset} {name}", f"embeddings/{dataset}/{name}.h5")
-    for method in study.methods:
+    for method in study.all_methods():
         for folder in models_of(study, method):
             stage, _, group = folder.partition("/")
             yield Step(method, stage, group or "all subjects", f"models/{method}/{folder}")
-        for dataset, subject in pairs:
+        for dataset, subject in pairs if method in study.methods else ():
             yield Step(method, "reconstruct", f"{dataset} {subject}", f"reconstructions/{method}/{dataset}/{subject}.h5")
             yield Step(method, "score", f"{dataset} {subject}", f"metrics/{method}/{dataset}/{subject}.json")
-    for method in study.transferred():
-        for dataset, subject in study.pairs("new"):
+        for dataset, subject in study.pairs("new") if method in study.transferred() else ():
             yield Step(method, "transfer", f"{dataset} {subject}", f"transfer/{method}/{dataset}/{subject}.json")
     for dataset, name in sets:
         yield Step("controls", "reconstruct-controls", f"{dataset} {name}", f"reconstructions/controls/{dataset}/{name}.h5")

@@ -16,6 +16,7 @@ from unimind.workflow_settings import (
     foundation_module,
     is_trained,
     models_of,
+    resting,
     serving_model,
     settings,
     shared_model,
@@ -237,10 +238,7 @@ def prepared(pairs):
 
 
 def unpaired():
-    """Resting fMRI, where a method is pretrained on it."""
-    wanted = STUDY.unpaired and any(one.pretrain for one in STUDY.methods.values())
-    names = STUDY.unpaired.subjects if wanted else []
-    return [f"{RESULTS}/prepared/unpaired/{name}.h5" for name in names]
+    return [f"{RESULTS}/prepared/unpaired/{name}.h5" for name in resting(STUDY)]
 
 
 def embeddings(pairs):
