@@ -20,6 +20,7 @@ from unimind.data.sources import nsd
 from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION, RawSubject, Trials
 from unimind.data.sources.simulated import simulate
 from unimind.data.stimuli import stimuli
+from unimind.errors import InputError
 from unimind.study import resolved
 
 SUBJECTS = ("subj01", "subj02", "subj03")
@@ -158,6 +159,18 @@ def test_an_empty_test_split(flow, tmp_path, capsys):
     other.file.write_text(yaml.safe_dump(content))
     assert other.prepare("subj01") == 2
     assert "sim subj01: the test split is empty" in capsys.readouterr().err and not (tmp_path / "subj01.h5").exists()
+
+
+def test_a_single_test_picture(flow, tmp_path, monkeypatch):
+    """However often it is shown: a picture alone cannot be told apart from others."""
+    with Stimuli(flow.folder / "stimuli.h5") as pictures:
+        shown = np.concatenate([pictures.id[~pictures.test][:8], pictures.id[pictures.test][[0, 0]]])
+    blocks = [np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32)]
+    raw = RawSubject(n_voxels=5, trials=Trials(np.ones(10, int), shown, lambda: iter(blocks)))
+    monkeypatch.setattr("unimind.data.prepare.open_source", lambda *_: SimpleNamespace(subject=lambda _: raw))
+    with pytest.raises(InputError, match="sim subj01: the test split has one picture, and at least 2 are needed"):
+        prepare(flow.study, "sim", "subj01", flow.manifests["subj01"], flow.folder / "stimuli.h5", [], tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists()
 
 
 def test_further_trials_are_all_test_trials_scaled_by_training_ones(flow, tmp_path, monkeypatch):

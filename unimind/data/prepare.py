@@ -42,7 +42,7 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
     ------
     InputError
         One line, before anything is written: files missing or of another grid, a trial of an unknown picture, missing
-        values, an empty split.
+        values, an empty split, a single test picture.
     """
     where = f"{dataset} {subject}"
     root, sources = read_manifest(fetched)
@@ -58,7 +58,8 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
     splits = assign_splits(
         sha256[stimulus], hints, tests, trained if study.role(dataset, subject) == "new" else (), section.validation_fraction, study.seed
     )  # fmt: skip
-    _require_splits(splits, where, section.validation_fraction)
+    counts = {name: len(np.unique(sha256[stimulus[splits.split == code]])) for name, code in SPLITS.items()}
+    _require_splits(counts, where, section.validation_fraction)
     if splits.moved:
         say(f"{where}: {splits.moved} test pictures are training pictures of the training subjects; they are training pictures here too")
     if splits.joined:
@@ -76,7 +77,6 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
     protocol = {"source": section.source, "units": raw.units, "validation_fraction": section.validation_fraction, "seed": study.seed, **raw.protocol}
     session = np.asarray(raw.trials.session)
     kept = splits.split != DROP
-    counts = {name: len(np.unique(sha256[stimulus[splits.split == code]])) for name, code in SPLITS.items()}
     scaled = session_zscores(raw.trials.responses, session, splits.split == TRAIN, where)
     write_prepared(
         out, _kept(track(scaled, f"sessions of {where}", len(np.unique(session))), session, kept, order),
@@ -157,10 +157,12 @@ def _unit_hash(name: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
 
 
-def _require_splits(splits: Splits, where: str, fraction: float) -> None:
-    if not (splits.split == TEST).any():
-        raise InputError(f"{where}: the test split is empty; check the data set's test rule (`split`, `test_repeats` or `sessions`)")
-    if not (splits.split == TRAIN).any():
+def _require_splits(pictures: dict[str, int], where: str, fraction: float) -> None:
+    """Something to train on, and test pictures to tell apart."""
+    if pictures["test"] < 2:
+        found = "has one picture, and at least 2 are needed to compare anything" if pictures["test"] else "is empty"
+        raise InputError(f"{where}: the test split {found}; check the data set's test rule (`split`, `test_repeats` or `sessions`)")
+    if not pictures["train"]:
         raise InputError(f"{where}: the training split is empty; check the data set's test rule and validation_fraction = {fraction}")
 
 
