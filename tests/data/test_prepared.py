@@ -44,6 +44,18 @@ def test_rows_in_any_order(path, responses):
             assert np.array_equal(prepared.read(rows), responses[asked])
 
 
+def test_voxels_in_the_order_of_the_distributed_files(tmp_path):
+    """Written as prepare writes them: column i of the file is the source's column stored[i]; some are left out."""
+    source, stored = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32), np.array([6, 2, 7, 0, 3])
+    write_prepared(
+        tmp_path / "s.h5", source[:, stored], stimulus=STIMULUS, session=np.zeros(9), split=SPLIT, stimuli=5, dataset="d", subject="s", stored=stored,
+    )  # fmt: skip
+    with PreparedSubject(tmp_path / "s.h5") as prepared:
+        for rows in ([3, 0, 3], slice(2, 5)):
+            assert np.array_equal(prepared.read(rows, "stored"), source[rows][:, [0, 2, 3, 6, 7]])
+            assert np.array_equal(prepared.read(rows, "anatomical"), source[rows][:, stored])
+
+
 def test_mean_over_repeats(path, responses):
     expected = pd.DataFrame(responses[SPLIT == 0]).groupby(STIMULUS[SPLIT == 0]).mean()
     with PreparedSubject(path) as prepared:

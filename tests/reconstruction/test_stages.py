@@ -14,7 +14,7 @@ from unimind.reconstruction.controls import controls
 from unimind.reconstruction.reconstruct import reconstruct, responses_by_image
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
-from unimind.study import Sampling, parse_study
+from unimind.study import Sampling, Voxels, parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
 from unimind.training.fit import fit
@@ -210,9 +210,7 @@ def test_every_trial_of_a_picture_counts(tmp_path, repeats, groups):
     )
     own = responses.reshape(repeats, 6, 5)[:, :4]
     with PreparedSubject(tmp_path / "s.h5") as data:
-        images, mean = responses_by_image(data, "test", "mean", 3)
-        _, drawn = responses_by_image(data, "test", "draw", 3)
-        _, channels = responses_by_image(data, "test", "channels", 3)
+        (images, mean), (_, drawn), (_, channels) = (responses_by_image(data, "test", Voxels(repeats=given), 3) for given in ("mean", "draw", "channels"))
     assert images.tolist() == [0, 1, 2, 3] and mean.shape == (4, 1, 5)
     np.testing.assert_allclose(mean[:, 0], own.mean(0), rtol=1e-5)
     np.testing.assert_array_equal(drawn, mean)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import load_encoder
 from unimind.models.ridge import RidgeModel, solve
+from unimind.reconstruction.reconstruct import responses_by_image
 from unimind.storage import load_model
 from unimind.study import Losses, Voxels, parse_study, resolved
 from unimind.training.adapt import adapt, scratch
@@ -103,6 +105,49 @@ def test_pairs_are_drawn_anew_each_epoch(files):
         assert len(set(first)) == len(set(second)) == 44
         epochs.append(set(zip(first, second, strict=True)))
     assert len(epochs[0] & epochs[1]) < 10
+
+
+def reordered(path, out):
+    """A prepared file whose voxels lie in another order than the source's, which is `path`'s."""
+    shutil.copy(path, out)
+    with h5py.File(out, "r+") as file:
+        stored = np.random.default_rng(5).permutation(file["responses"].shape[1])
+        file["responses"][...] = file["responses"][:][:, stored]
+        file["voxel/stored"] = stored.astype(np.int32)
+
+
+def same_model(one, other):
+    return all(torch.equal(tensor, load_model(other)[0][name]) for name, tensor in load_model(one)[0].items())
+
+
+def test_stored_order_is_the_source_s_wherever_responses_are_read(files, tmp_path):
+    """From files of another order with `voxels.order: stored`, the same models and responses as from files of the source's order."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(files / "embeddings.h5", tmp_path / "other")
+    for name in ("subj01", "subj02", "subj03", "rest1", "rest2"):
+        reordered(files / f"{name}.h5", tmp_path / "other" / f"{name}.h5")
+    aligned = {"losses": {"embedding": 1.0, "siamese": 0.0}, "training": IDLE}
+    content = resolved(make_study(align=aligned, adapt={"training": IDLE, "start": "prior"}, pretrain={"training": IDLE}))
+    content["methods"]["prior"] = content["methods"]["ridge"] | {"encoder": {"kind": "prior"}}
+    tables = {}
+    for order, folder in (("anatomical", files), ("stored", tmp_path / "other")):
+        for method in content["methods"].values():
+            method["voxels"]["order"] = order
+        study, out, taught = parse_study(content), tmp_path / order, dict(zip(("training_prepared", "training_embeddings"), group(folder), strict=True))
+        own = folder / "subj03.h5", folder / "embeddings.h5"
+        pretrain(study, "m", [folder / "rest1.h5", folder / "rest2.h5"], tmp_path / "c", out / "pretrain")
+        align(study, "m", "sim", *group(folder), out / "pretrain", tmp_path / "c", out / "align")
+        adapt(study, "m", "sim", "subj03", *own, out / "align", tmp_path / "c", out / "adapt", "40", "3", **taught)
+        for method in ("ridge", "prior"):
+            fit(study, method, "sim-subj03", [own[0]], [own[1]], out / method, **taught)
+        with PreparedSubject(own[0]) as data:
+            voxels = study.methods["m"].voxels
+            tables[order] = SubjectTrials(data, voxels).all("train")[1].numpy(), responses_by_image(data, "train", voxels, 1)[1]
+    for stage in ("pretrain", "align", "adapt", "ridge", "prior"):
+        assert same_model(tmp_path / "anatomical" / stage, tmp_path / "stored" / stage), stage
+    for one, other in zip(*tables.values(), strict=True):
+        assert np.array_equal(one, other)
+    np.testing.assert_allclose(*tables["stored"], atol=1e-6)  # the same in training and in reconstruction
 
 
 def test_no_test_trial_is_ever_read(files):

@@ -18,6 +18,7 @@ from unimind.storage import whole_file
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 Split = Literal["train", "validation", "test"]
+Order = Literal["anatomical", "stored"]
 _CHUNK = 64 * 1024  # bytes: one trial of NSD, several of a smaller data set
 _BLOCK = 32 * 1024 * 1024  # bytes read at once
 
@@ -117,8 +118,17 @@ class _Responses(_File):
         found = self._optional("voxel/stored")
         return np.arange(self.n_voxels, dtype=np.int32) if found is None else found
 
-    def read(self, indices: ArrayLike | slice) -> NDArray[np.float32]:
-        """Responses of some rows, in the order asked for, repeats allowed: float32 (n, n_voxels)."""
+    def read(self, indices: ArrayLike | slice, order: Order = "anatomical") -> NDArray[np.float32]:
+        """Responses of some rows, in the order asked for, repeats allowed: float32 (n, n_voxels).
+
+        Parameters
+        ----------
+        indices : int (n,), or slice
+        order : str
+            Of the voxels: `anatomical`, as in this file, or `stored`, as in the distributed files.
+        """
+        if order == "stored":
+            return self.read(indices)[:, np.argsort(self.stored)]
         if isinstance(indices, slice):
             return self.responses[indices]
         indices = np.asarray(indices, dtype=np.int64).ravel()

@@ -100,7 +100,8 @@ def transfer(
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
         if taught is None and (settings.encoder.kind == "prior" or (settings.adapt is not None and settings.adapt.start == "prior" and cell.way == "adapted")):
-            taught = teach(training_prepared, training_embeddings, getattr(settings.encoder, "mixed", True), study.seed, study.share(method))
+            mixed, share = getattr(settings.encoder, "mixed", True), study.share(method)
+            taught = teach(training_prepared, training_embeddings, mixed, study.seed, share, settings.voxels.order)
         model = _model(study, method, dataset, subject, cell, files, place, taught)
         result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model)}
         write_json(stored, result)
@@ -149,7 +150,7 @@ def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, fi
         if trials != "all":
             with PreparedSubject(files.prepared) as data:
                 rows = budget_rows(data, int(trials), cell.seed)
-        own = read_trials(files.prepared, files.embeddings, rows)
+        own = read_trials(files.prepared, files.embeddings, rows, study.method(method).voxels.order)
         model = fitted(study.method(method), own, taught, cell.seed)
         write_fitted(out, model, study, method, subject_key(dataset, subject), own, time.monotonic() - begun, "")
     return out
@@ -166,7 +167,7 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     decoder = Decoder(model, network, dataset, subject).to(device)
     channels = decoder.encoder.channels if decoder.encoder is not None else 1
     with PreparedSubject(files.prepared) as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
+        stimulus, responses = responses_by_image(data, "test", settings.voxels, channels)
         training, trials = data.images("train"), trials_per_picture(data)
     prediction = decoder.predict(responses)
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}

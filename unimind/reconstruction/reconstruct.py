@@ -21,7 +21,7 @@ from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.samplers import sample
 from unimind.reconstruction.tested import derangement
 from unimind.storage import file_hash, whole_file
-from unimind.study import Sampling, Study
+from unimind.study import Sampling, Study, Voxels
 
 #: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
 DECODED_AT_ONCE = 8
@@ -40,16 +40,16 @@ def trials_per_picture(prepared: PreparedSubject) -> str:
     return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
-def responses_by_image(prepared: PreparedSubject, split: Literal["train", "validation", "test"], repeats: str, channels: int) -> tuple[NDArray, NDArray]:
+def responses_by_image(prepared: PreparedSubject, split: Literal["train", "validation", "test"], voxels: Voxels, channels: int) -> tuple[NDArray, NDArray]:
     """Responses to each picture of a split as a method wants them; every trial counts.
 
     Parameters
     ----------
     prepared : PreparedSubject
     split : str
-    repeats : str
-        `channels`: dealt out in turn to `channels` means, side by side; repeats of a picture with fewer stand several
-        times. Otherwise the mean of all.
+    voxels : study.Voxels
+        Its order of voxels and its repeats. `channels`: dealt out in turn to `channels` means, side by side; repeats of a
+        picture with fewer stand several times. Otherwise the mean of all.
     channels : int
 
     Returns
@@ -59,9 +59,9 @@ def responses_by_image(prepared: PreparedSubject, split: Literal["train", "valid
     """
     trials = prepared.trials(split)
     stimulus = prepared.stimulus[trials]
-    values = prepared.read(trials)
+    values = prepared.read(trials, voxels.order)
     images = np.unique(stimulus)
-    count = channels if repeats == "channels" else 1
+    count = channels if voxels.repeats == "channels" else 1
     rows = [np.flatnonzero(stimulus == image) for image in images]
     rows = [own if len(own) >= count else np.resize(own, count) for own in rows]
     return images, np.stack([np.stack([values[own[channel::count]].mean(0) for channel in range(count)]) for own in rows])
@@ -131,11 +131,11 @@ def reconstruct(
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
     channels = decoder.encoder.channels if decoder.encoder is not None else 1
     with PreparedSubject(prepared) as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, channels)
+        stimulus, responses = responses_by_image(data, "test", settings.voxels, channels)
         if len(stimulus) < 2:
             raise InputError(f"{prepared}: {len(stimulus)} test pictures; at least 2 are needed to compare anything")
         trials = trials_per_picture(data)
-        train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels.repeats, channels)
+        train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels, channels)
     count = sampling.samples
     drawn = count if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
     prediction, shuffled = decoder.predict(responses), decoder.predict(responses[derangement(len(stimulus), (study.seed, 7))])

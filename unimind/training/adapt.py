@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
 from unimind.progress import say
@@ -121,8 +121,8 @@ def write_adapted(
     begin: Start | None = None
     if encoder.length == "adapter" and stage.start == "prior":
         if taught is None:
-            taught = teach(training_prepared or [], training_embeddings or [], True, study.seed, study.share(method))
-        begin = partial(start_at_prior, taught=taught, prepared=prepared, embeddings=embeddings, seed=number)
+            taught = teach(training_prepared or [], training_embeddings or [], True, study.seed, study.share(method), settings.voxels.order)
+        begin = partial(start_at_prior, taught=taught, prepared=prepared, embeddings=embeddings, order=settings.voxels.order, seed=number)
     elif encoder.length == "adapter" and stage.start == "ridge" and encoder.signal_weight.any():
         begin = partial(start_at_signal, seed=number)
     budget = "all" if trials is None else trials
@@ -234,10 +234,11 @@ def train_on(
 
 
 def start_at_prior(
-    encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, taught: Taught, prepared: Path, embeddings: Path, seed: int
-) -> None:
+    encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *,
+    taught: Taught, prepared: Path, embeddings: Path, order: Order, seed: int,
+) -> None:  # fmt: skip
     """Let a new subject's adapter start at the decoder that a prior over voxels gives for its trials (`Taught.embedding_decoder`)."""
-    own = read_trials(prepared, embeddings, {split: rows for split, rows in trials.rows.items() if whole or split == "train"})
+    own = read_trials(prepared, embeddings, {split: rows for split, rows in trials.rows.items() if whole or split == "train"}, order)
     decoder = taught.embedding_decoder(own, ALPHAS, FOLDS, seed)
     mean, scale = (value.double().cpu() for value in (encoder.head.mean, encoder.head.scale))
     weight, bias = torch.from_numpy(decoder.weight) / scale, (torch.from_numpy(decoder.bias) - mean) / scale

@@ -34,7 +34,8 @@ class SubjectTrials:
     data : PreparedSubject
         Open for reading; may be closed afterwards.
     voxels : study.Voxels
-        Repeats of a picture are averaged, stacked as channels (a picture with fewer shows some again), or one is drawn each time.
+        Repeats of a picture are averaged, stacked as channels (a picture with fewer shows some again), or one is drawn each time;
+        and the order of voxels.
     rows : mapping, optional
         Split -> trials to use; by default the file's own splits.
 
@@ -67,7 +68,7 @@ class SubjectTrials:
             images, position, counts = np.unique(data.stimulus[own], return_inverse=True, return_counts=True)
             by_image = torch.from_numpy(np.argsort(position, kind="stable"))  # trials, those of one picture together
             starts = torch.from_numpy(np.cumsum(counts) - counts)
-            self._parts[split] = (images, torch.from_numpy(data.read(own)), by_image, starts, torch.from_numpy(counts))
+            self._parts[split] = (images, torch.from_numpy(data.read(own, voxels.order)), by_image, starts, torch.from_numpy(counts))
 
     def images(self, split: Split) -> NDArray[np.int32]:
         """Stimulus indices of a split's pictures, each once, ascending."""

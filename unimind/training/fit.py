@@ -47,8 +47,8 @@ def fit(
     begun = time.monotonic()
     taught = None
     if settings.encoder.kind == "prior":
-        taught = teach(training_prepared or [], training_embeddings or [], settings.encoder.mixed, study.seed)
-    own = read_trials(prepared[0], embeddings[0])
+        taught = teach(training_prepared or [], training_embeddings or [], settings.encoder.mixed, study.seed, order=settings.voxels.order)
+    own = read_trials(prepared[0], embeddings[0], order=settings.voxels.order)
     say(f"{settings.label or method}: {group} on {len(own.responses)} pictures x {own.responses.shape[1]} voxels")
     model = fitted(settings, own, taught, study.seed)
     seconds = time.monotonic() - begun

@@ -45,7 +45,7 @@ def pretrain(study: Study, method: str, prepared: list[Path], checkpoints: Path,
             split = subject.n_samples - max(1, int(HELD_OUT * subject.n_samples))
             if split < 1:
                 raise InputError(f"{path}: {subject.n_samples} samples; at least two are needed to pretrain")
-            own = bring_to(torch.from_numpy(subject.read(slice(None)))[:, None], settings.voxels.size, length)
+            own = bring_to(torch.from_numpy(subject.read(slice(None), settings.voxels.order))[:, None], settings.voxels.size, length)
         last = own[split:][np.linspace(0, len(own) - split - 1, min(LIMIT, len(own) - split)).round().astype(int)]
         signals.append(own[:split])
         held_out.append(last)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.prior import EncodingPrior, LinearDecoder, PictureFeatures, picture_moments
 from unimind.models.ridge import solve
@@ -86,11 +86,11 @@ def _ridge(own: Trials, alphas: Sequence[float], folds: int, seed: int) -> Linea
     return LinearDecoder(weight, bias - mean @ weight)
 
 
-def read_trials(prepared: Path, embeddings: Path, rows: Mapping[Split, NDArray] | None = None) -> Trials:
+def read_trials(prepared: Path, embeddings: Path, rows: Mapping[Split, NDArray] | None = None, order: Order = "anatomical") -> Trials:
     """Training and validation trials of one subject, or some rows of its file, averaged per picture; never a test trial."""
     with PreparedSubject(prepared) as data:
         own = np.sort(np.concatenate(list(rows.values()) if rows else [data.trials("train"), data.trials("validation")]))
-        values, stimulus = data.read(own), data.stimulus[own]
+        values, stimulus = data.read(own, order), data.stimulus[own]
     images, place, counts = np.unique(stimulus, return_inverse=True, return_counts=True)
     if len(images) < 2:
         raise InputError(f"{prepared}: {len(images)} training pictures; at least two are needed")
@@ -103,7 +103,9 @@ def read_trials(prepared: Path, embeddings: Path, rows: Mapping[Split, NDArray] 
         return Trials((responses / counts[:, None]).astype(np.float32), file["embedding"][images], file["latent"][images])
 
 
-def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, seed: int, share: int | None = None) -> Taught:
+def teach(
+    prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, seed: int, share: int | None = None, order: Order = "anatomical"
+) -> Taught:  # fmt: skip
     """The prior taught by training subjects, one prepared and one embeddings file each, from all or `share` of each one's trials.
 
     Raises
@@ -117,5 +119,5 @@ def teach(prepared: Sequence[Path], embeddings: Sequence[Path], mixed: bool, see
     for own, targets in zip(prepared, embeddings, strict=True):
         with PreparedSubject(own) as data:
             rows = None if share is None else budget_rows(data, share, seed)
-        teachers.append(read_trials(own, targets, rows))
+        teachers.append(read_trials(own, targets, rows, order))
     return Taught(teachers, mixed, seed)
