@@ -11,7 +11,7 @@ from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.reconstruction.controls import controls
-from unimind.reconstruction.reconstruct import reconstruct, responses_by_image
+from unimind.reconstruction.reconstruct import draw_pictures, reconstruct, responses_by_image
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
 from unimind.study import Sampling, Voxels, parse_study
@@ -89,12 +89,13 @@ def centred_cosine(a, b, mean):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-def agreements(root, result):
+def agreements(root, result, mean=None):
     """(images, samples): how well each sample's embedding agrees with the predicted one."""
     drawn = torch.from_numpy(result["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255
     embedded = load_embedding(root / "embedding").encode(drawn).detach().numpy().reshape(*result["samples"].shape[:2], -1)
-    with h5py.File(root / "e.h5") as file:
-        mean = file["embedding"][TEST + 4 :].mean(0)
+    if mean is None:
+        with h5py.File(root / "e.h5") as file:
+            mean = file["embedding"][TEST + 4 :].mean(0)
     return centred_cosine(embedded, result["predicted"][:, None], mean)
 
 
@@ -242,9 +243,9 @@ def test_all_pictures_that_may_be_tested_on(world, tmp_path):
         pictures_tested(tmp_path / "stimuli.h5")
 
 
-def draw_controls(root, diffusion="diffusion"):
+def draw_controls(root, diffusion="diffusion", study=None):
     folders = [root / name for name in (diffusion, "autoencoder", "embedding")]
-    controls(make_study(), root / "stimuli.h5", [], root / "e.h5", *folders, root / "controls.h5")
+    controls(study or make_study(), root / "stimuli.h5", [], root / "e.h5", *folders, root / "controls.h5")
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,26 @@ def test_controls(world):
         expected = (coder.decode(coder.encode(images)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(file["autoencoder_ceiling"][:], expected)
         assert not np.array_equal(file["embedding_ceiling"][:], file["unconditional"][:])
+
+
+def test_the_embedding_ceiling_is_the_sample_that_agrees_best_with_the_true_embedding(world):
+    study = make_study(samples=4)
+    draw_controls(world, study=study)
+    with h5py.File(world / "controls.h5") as file, h5py.File(world / "e.h5") as targets:
+        ceiling, vectors = file["embedding_ceiling"][:], targets["embedding"][:]
+        assert file.attrs["samples"] == 4 and ceiling.shape == (TEST, 32, 32, 3)
+    network, coder = load_diffusion(world / "diffusion"), load_autoencoder(world / "autoencoder")
+    with torch.no_grad():
+        condition, null = network.conditioner(torch.from_numpy(vectors[:TEST])), network.null()
+    drawn = [
+        draw_pictures(network, coder, condition, null, study.methods["unimind"].sampling, [(study.seed, image, k) for image in range(TEST)], 64, "")
+        for k in range(4)
+    ]
+    agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": vectors[:TEST]}, vectors[TEST:].mean(0))
+    best = agreement.argmax(1)
+    assert len(set(best)) > 1
+    difference = np.abs(np.stack(drawn, 1).astype(int) - ceiling[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
+    assert difference.argmin(1).tolist() == best.tolist() and difference.min(1).max() < 0.05
 
 
 def test_latents_of_another_family_are_refused(world, tmp_path):

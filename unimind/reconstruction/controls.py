@@ -11,6 +11,8 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations.diffusion import Condition
+from unimind.reconstruction.agreement import best_sample
 from unimind.reconstruction.reconstruct import draw_pictures
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
@@ -19,7 +21,8 @@ from unimind.study import Sampling, Study
 
 def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
     """For every picture that may be tested on (`pictures_tested`): an unconditional sample, the autoencoder's round trip, and -
-    where the UNet takes image embeddings - the picture drawn from the true embedding.
+    where the UNet takes image embeddings - of as many samples as the study's first method draws, all from the true
+    embedding, the one that agrees best with it.
 
     Rows of the tables that the study cannot have stand, with the reason, in the file's attribute `absent` (JSON).
     """
@@ -29,10 +32,11 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     order = pictures_tested(stimuli, prepared)
     with Stimuli(stimuli) as seen:
         truths = seen.read(order)
+    embedder = load_embedding(embedding).to(device)
     with h5py.File(embeddings) as targets:
-        vectors = torch.from_numpy(targets["embedding"][:][order]).to(device)
+        known = targets["embedding"][:]
         network.take_latents(targets["latent"].shape[1:], str(embeddings))
-    keys = [(study.seed, int(image), 0) for image in order]
+    vectors, training = (torch.from_numpy(values).to(device) for values in (known[order], np.delete(known, order, 0)))
     pictures, rounded = {}, []
     absent: dict[str, str] = {}
     for first in range(0, len(truths), batch):
@@ -45,9 +49,15 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         null = network.null()
         condition = None if network.conditioner is None else network.conditioner(vectors)
     if condition is not None:
-        pictures["embedding_ceiling"] = draw_pictures(network, coder, condition, null, sampling, keys, batch, "pictures from the true embedding")
+        count = sampling.samples
+        condition = Condition(*(part.repeat_interleave(count, 0) for part in condition))
+        keys = [(study.seed, int(image), k) for image in order for k in range(count)]
+        drawn = draw_pictures(network, coder, condition, null, sampling, keys, batch, f"{len(keys)} pictures from the true embedding")
+        shown = best_sample(embedder, drawn, vectors, training.mean(0), batch)
+        pictures["embedding_ceiling"] = drawn[count * np.arange(len(order)) + shown]
     else:
         absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
+    keys = [(study.seed, int(image), 0) for image in order]
     pictures["unconditional"] = draw_pictures(network, coder, null.expand(len(order)), null, plain, keys, batch, "unconditional pictures")
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
@@ -57,9 +67,10 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
             {
                 "diffusion": network.name,
                 "autoencoder": coder.name,
-                "embedding": load_embedding(embedding).name,
+                "embedding": embedder.name,
                 "sampler": sampling.sampler,
                 "steps": sampling.steps,
+                "samples": sampling.samples,
                 "absent": json.dumps(absent),
             }
         )

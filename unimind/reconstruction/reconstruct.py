@@ -16,6 +16,7 @@ from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Condition, Diffusion
 from unimind.progress import say, track
+from unimind.reconstruction.agreement import agreement, best_sample
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.samplers import sample
@@ -98,19 +99,6 @@ def _repeated(prediction: Prediction, times: int) -> tuple[Condition, Tensor | N
     return condition, None if prediction.latent is None else prediction.latent.repeat_interleave(times, 0)
 
 
-def _embedded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
-    with torch.no_grad():
-        parts = [
-            embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)
-        ]
-    return torch.cat(parts)
-
-
-def _agreement(first: Tensor, second: Tensor, mean: Tensor) -> Tensor:
-    """Cosine over the last axis after the training images' mean is taken off: all embeddings share most of it."""
-    return torch.nn.functional.cosine_similarity(first - mean, second - mean, dim=-1)
-
-
 def reconstruct(
     study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, diffusion: Path, autoencoder: Path, embedding: Path,
     stimuli: Path, out: Path, grid: Path | None,
@@ -161,9 +149,8 @@ def reconstruct(
         reference = decoder.predict(train_responses).features
     shown = np.zeros(len(stimulus), np.int64)
     if prediction.embedding is not None and drawn > 1:
-        own = _embedded(embedder, pictures, device, batch).view(len(stimulus), drawn, -1)
-        shown = _agreement(own, prediction.embedding[:, None], reference.mean(0)).argmax(1).cpu().numpy()
-    nearest = train_stimulus[_agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
+        shown = best_sample(embedder, pictures, prediction.embedding, reference.mean(0), batch)
+    nearest = train_stimulus[agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
     samples = pictures.reshape(len(stimulus), drawn, *pictures.shape[1:]).repeat(count // drawn, axis=1)
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest

@@ -399,7 +399,9 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
         text.append(f"Beside it stand {_list([f'{label} at {value}' + verdict for label, value, verdict in told])}.")
         text += ["Here p is that of the paired permutation test between the two methods, Holm-adjusted."] if any(verdict for *_, verdict in told) else []
     if ceiling is not None:
-        text.append(f"The ceiling, the same decoder given the true embedding, is {_interval(name, ceiling)}.")
+        count = next(iter(study.methods.values())).sampling.samples
+        best = f", the best of {count} samples" if count > 1 else ""
+        text.append(f"The ceiling, drawn from the true embedding through the diffusion model's own conditioner{best}, is {_interval(name, ceiling)}.")
     paragraphs += [" ".join(text)] if text else []
     fresh = [subject for subject in study.datasets[dataset].new_subjects if _pick(singles, subject=subject, of=lead, control=None) is not None]
     if fresh and role == "train":
