@@ -493,6 +493,14 @@ def test_empty_splits_are_refused(root, split, words):
         source_of(root, split=split).subject("s1")
 
 
+def test_lists_and_tables_that_are_not_utf_8_are_refused(root):
+    for name in ("list.txt", "t.csv"):
+        (root / name).write_bytes("picture\nchâteau.png\n".encode("latin-1"))
+    for given in ({"split": {"images": "list.txt"}}, {"trials": "t.csv"}):
+        with pytest.raises(InputError, match=r"(list.txt|t.csv): not a text file in UTF-8 .*; save it as UTF-8"):
+            source_of(root, **given).subject("s1")
+
+
 def test_every_subject_with_pictures_of_its_own(root):
     for subject, first in (("s1", 0), ("s2", 12)):
         np.save(root / f"{subject}.npy", RESPONSES[first : first + 12])

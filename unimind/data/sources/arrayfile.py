@@ -116,6 +116,8 @@ def masked_volumes(path: Path, where: tuple[NDArray[np.integer], ...]) -> NDArra
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise missing(path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as UTF-8") from None

@@ -180,7 +180,9 @@ class ArraysSource:
             frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
         except FileNotFoundError:
             raise InputError(f"{path}: no such trial table; see datasets.{self.dataset}.trials") from None
-        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as UTF-8") from None
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise InputError(f"{path}: not a trial table: {error}") from None
         frame.columns = frame.columns.str.strip()
         needed = ["picture", *([self.section.split.column] if self.section.split.column else [])]
