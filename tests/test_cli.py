@@ -44,6 +44,18 @@ def test_check_says_what_a_valid_study_holds(capsys):
     assert "3 subjects, 4 methods" in capsys.readouterr().out
 
 
+def test_further_files_are_added_to_a_study(tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("methods: {plain: {scope: subject, encoder: {kind: ridge}}}\n")
+    files = [str(TINY), str(tmp_path / "more.yaml")]
+    assert main(["check", *files]) == 0
+    assert capsys.readouterr().out == f"{', '.join(files)}: a valid study, 3 subjects, 5 methods\n"
+    assert main(["status", "--directory", str(tmp_path), "--study", *files]) == 0
+    assert "\nplain\n" in capsys.readouterr().out
+    (tmp_path / "more.yaml").write_text("- methods\n")
+    assert main(["status", "--study", *files]) == 2
+    assert capsys.readouterr().err.startswith(f"unimind status: {files[1]}: expected keys")
+
+
 def test_bad_study_is_one_line_and_exit_2(tmp_path, capsys):
     (tmp_path / "study.yaml").write_text("name: x\ncolour: red\n")
     assert main(["check", str(tmp_path / "study.yaml")]) == 2

@@ -67,6 +67,28 @@ def test_file_that_is_missing_or_no_yaml(tmp_path):
     (tmp_path / "list.yaml").write_text("- name")
     with pytest.raises(InputError, match="list given"):
         read_study(tmp_path / "list.yaml")
+    (tmp_path / "latin.yaml").write_bytes("title: sémantique\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.yaml: not a text file in UTF-8 .*; save it as UTF-8"):
+        read_study(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [
+        {"seed": 3, "methods": {"second": yaml.safe_load(TINY.read_text())["methods"]["ridge"]}},
+        {"unpaired": {"subjects": ["100206"]}, "evaluation": {}},
+        {"methods": {"unimind-vit": {"voxels": {"size": 128}}}},
+        {"methods": {"ridge": {"encoder": None}}, "name": {"x": 1}},
+    ],
+)
+def test_files_are_merged_as_snakemake_merges_them(tmp_path, monkeypatch, addition):
+    config = pytest.importorskip("snakemake.settings.types").ConfigSettings
+    monkeypatch.setattr("unimind.study.parse_study", lambda content, where: (content, where))
+    files = [TINY, tmp_path / "more.yaml"]
+    files[1].write_text(yaml.safe_dump(addition))
+    content, where = read_study(*files)
+    assert content == config(configfiles=files).overwrite_config
+    assert where == f"{TINY}, {tmp_path / 'more.yaml'}"
 
 
 def test_groups_and_members_follow_the_scope(tiny):

@@ -86,6 +86,9 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 
 
+STUDY_HELP = "the study, YAML or JSON; further files are added to the ones before, as Snakemake's --configfile adds them"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line, from the table of stages."""
     parser = argparse.ArgumentParser(prog="unimind", description="Reconstruct seen images from fMRI: one model for many subjects.")
@@ -94,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, stage in STAGES.items():
         command = commands.add_parser(name, help=stage.help, description=stage.help)
         if stage.study:
-            command.add_argument("--study", required=True, type=Path, metavar="FILE", help="the study, YAML or JSON")
+            command.add_argument("--study", required=True, nargs="+", type=Path, metavar="FILE", help=STUDY_HELP)
         for argument, kind in stage.arguments.items():
             optional, kind = kind.endswith("?"), kind.rstrip("?")
             if kind == "flag":
@@ -104,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
             else:
                 command.add_argument(f"--{argument}", type=Path if kind == "file" else str, required=not optional, metavar="PATH" if kind == "file" else "NAME")
     check = commands.add_parser("check", help="Check a study without running anything.", description="Check a study without running anything.")
-    check.add_argument("study", type=Path, metavar="FILE")
+    check.add_argument("study", nargs="+", type=Path, metavar="FILE", help=STUDY_HELP)
     schema = commands.add_parser("schema", help="Print the study's JSON schema, or its reference as Markdown.", description="Print the study's JSON schema, or its reference as Markdown.")
     schema.add_argument("--markdown", action="store_true")
     return parser
@@ -191,8 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "check":
             from unimind.study import read_study
 
-            study = read_study(given["study"])
-            print(f"{given['study']}: a valid study, {len(list(study.pairs()))} subjects, {len(study.methods)} methods")
+            study = read_study(*given["study"])
+            print(f"{', '.join(map(str, given['study']))}: a valid study, {len(list(study.pairs()))} subjects, {len(study.methods)} methods")
             return 0
         if name == "schema":
             from unimind.study_reference import json_schema, markdown
@@ -203,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stage.study:
             from unimind.study import read_study
 
-            given["study"] = read_study(given["study"])
+            given["study"] = read_study(*given["study"])
         function = getattr(importlib.import_module(stage.module), stage.function)
         return function(**{key.replace("-", "_"): value for key, value in given.items()}) or 0
     except InputError as error:
