@@ -45,6 +45,14 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis", "condition"]),
         (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["methods.ridge.sampling.strength: 0.8", "write 0", "autoencoder alone"]),
         (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "no latent"]),
+        (
+            lambda s: s["methods"]["mindvis"].update(condition={"drop": 0}, sampling={"guidance": 2.0}),
+            ["methods.mindvis: condition.drop: 0", "guidance 2", "write 0.1, or guidance: 1"],
+        ),
+        (
+            lambda s: s["methods"]["ridge"].update(sampling={"guidance": 1.5, "strength": 0.5}) or s["foundations"]["diffusion"].update(drop_condition=0),
+            ["foundations.diffusion.drop_condition: 0", "methods.ridge.sampling.guidance 1.5", "write 0.1, or guidance: 1"],
+        ),
         (lambda s: s["evaluation"].update(metrics=["psnr"]), ["evaluation", "psnr", "ssim"]),
         (lambda s: s["foundations"]["embedding"]["training"].update(epochs=3), ["foundations.embedding.training", "steps and epochs"]),
     ],

@@ -388,7 +388,7 @@ class Voxels(Section):
 
     length: Literal["adapter", "wrap", "interpolate", "max_pool"] = Field("adapter", description="To one length for all: a linear adapter per subject, padding by repetition, linear interpolation, or adaptive max pooling.")
     size: Positive = Field(1024, description="That length.")
-    order: Literal["anatomical", "stored"] = Field("anatomical", description="By ROI, then along a space-filling curve; or as stored.")
+    order: Literal["anatomical", "stored"] = Field("anatomical", description="By ROI, then along a space-filling curve; or as in the files as distributed.")
     repeats: Literal["mean", "channels", "draw"] = Field("draw", description="Repeats of an image: averaged, stacked as channels, or one drawn each time (averaged at test time).")
     dropout: Fraction = Field(0.0, description="Share of voxels set to zero in training.")
 
@@ -547,6 +547,8 @@ class Method(Section):
             raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
         if isinstance(self.encoder, ConvMixer | ViT) and self.voxels.size % self.encoder.patch:
             raise ValueError(f"voxels.size: {self.voxels.size} is not a multiple of encoder.patch = {self.encoder.patch}")
+        if self.condition is not None and self.condition.drop == 0 and self.sampling.guidance != 1:
+            raise ValueError(f"condition.drop: 0 given, but sampling.guidance {self.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
         if self.sampling.strength == 0 and not self.fitted:
             raise ValueError(f"sampling.strength: 0 given, but encoder.kind {self.encoder.kind} predicts no latent that the autoencoder could decode; write 1")
         if self.encoder.kind == "vit" and self.encoder.width % self.encoder.heads:
@@ -632,9 +634,14 @@ class Study(Section):
         return self
 
     def _drawn(self, where: str, method: Method) -> None:
-        kind = self.foundations.diffusion.kind
-        if method.condition is not None or kind == "study":
+        diffusion = self.foundations.diffusion
+        if method.condition is not None:
             return
+        if diffusion.kind == "study":
+            if diffusion.drop_condition == 0 and method.sampling.guidance != 1 and method.sampling.strength > 0:
+                raise ValueError(f"foundations.diffusion.drop_condition: 0 given, but {where}.sampling.guidance {method.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
+            return
+        kind = diffusion.kind
         only = f"only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {kind!r} given"
         if not method.fitted:
             raise ValueError(f"{where}.condition: missing; {only}")
