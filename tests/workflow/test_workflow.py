@@ -284,12 +284,14 @@ def test_a_given_study_has_no_leftovers_of_the_embedded_one(bare, tmp_path):
 # --- one machine ------------------------------------------------------------------------------------------------------
 
 
-def test_two_jobs_never_share_the_graphics_card(bare, tmp_path):
+@pytest.mark.parametrize("resources", [(), ("--resources", "mem_mb=1000000")], ids=["without", "with"])
+def test_two_jobs_never_share_the_graphics_card(bare, tmp_path, resources):
     clone = bare.copy(tmp_path / "unimind")
     content = tiny()
     content["threads"] = 1
     content["methods"] = {"mindvis": content["methods"]["mindvis"]}
-    done = clone.snakemake("--until", "condition_diffusion", configfile=clone.study(content), cores=8, UNIMIND_GPUS="1", STANDIN_SECONDS="0.4")
+    arguments = ("--until", "condition_diffusion", *resources)
+    done = clone.snakemake(*arguments, configfile=clone.study(content), cores=8, UNIMIND_GPUS="1", STANDIN_SECONDS="0.4")
     assert done.returncode == 0, done.stderr
     spans = sorted((float(call["begun"]), float(call["ended"])) for call in read_calls(clone) if call["stage"] in ("foundation", "pretrain", "condition"))
     assert len(spans) >= 7 and all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
