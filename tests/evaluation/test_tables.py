@@ -9,6 +9,7 @@ import pytest
 from unimind.errors import InputError
 from unimind.evaluation.controls import ROWS
 from unimind.evaluation.tabulate import tabulate
+from unimind.study import parse_study
 
 
 def changed(path, change):
@@ -95,7 +96,7 @@ def curve(scored, tmp_path):
         entry["costs"] = dict.fromkeys(("parameters", "trainable_parameters", "seconds", "peak_memory"), 1.0)
         entries.append(entry)
     path = tmp_path / "curve.json"
-    path.write_text(json.dumps({"entries": entries}))
+    path.write_text(json.dumps({key: content[key] for key in ("study", "method", "dataset", "subject")} | {"entries": entries}))
     return path
 
 
@@ -104,7 +105,7 @@ def test_every_protocol_of_a_table_is_described_under_it_and_no_other(scored, cu
     tiny, files = scored
     folder = tables(tiny, files, tmp_path / "tables", transfer=[curve] if with_curve else None)
     for name in ("reconstruction", "retrieval", "adaptation"):
-        ids = set(pd.read_csv(folder / f"{name}.csv").protocol)
+        ids = set(pd.read_csv(folder / f"{name}.csv", dtype={"protocol": str}).protocol)
         for suffix in (".md", ".tex"):
             text = (folder / (name + suffix)).read_text()
             described = {words.split(":")[0] for words in text.split("Protocol ")[1:]}
@@ -162,6 +163,46 @@ def test_a_study_without_ridge_says_why(scored, tmp_path):
         assert "Absent rows: ridge regression: the study has no method with a ridge encoder." in text
     finally:
         tiny.study = study
+
+
+def test_networks_lead_up_to_the_first_method_and_closed_form_ones_and_controls_follow(scored, tmp_path):
+    tiny, files = scored
+    content = tiny.study.model_dump(mode="json")
+    network = {"encoder": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3}, "align": {}, "adapt": {}}
+    content["methods"] = {"first": {**network, "label": "First"}, "second": {**network, "label": "Second"}} | content["methods"]
+    content["transfer"] = {"baselines": {"prior": {"scope": "subject", "encoder": {"kind": "prior"}}}}
+    study = parse_study(content)
+    metrics, transfer, models = [*files.values()], [], tmp_path / "models"
+    for method in study.all_methods():
+        for subject in tiny.subjects if method in ("first", "second") else ():
+            metrics.append(tmp_path / f"{method}-{subject}.json")
+            metrics[-1].write_text(files["poor", subject].read_text())
+            changed(metrics[-1], lambda content: content.update(method=method, label=method.title()))  # noqa: B023
+        entry = json.loads(files["poor", "subj03"].read_text()) | {"costs": {}}
+        ways = [{"method": name, "label": name.title(), "budget": budget} for name in (method, f"{method} from scratch") for budget in ("5", "all")]
+        transfer.append(tmp_path / f"curve-{method}.json")
+        transfer[-1].write_text(json.dumps({"dataset": "sim", "subject": "subj03", "method": method, "entries": [entry | way for way in ways]}))
+        (models / method / "fit" / "g").mkdir(parents=True)
+        (models / method / "fit" / "g" / "efficiency.json").write_text('{"parameters": 5}')
+    tabulate(study, metrics, [models], tmp_path / "tables", transfer)
+    names = ["second", "first", "good", "poor"]
+
+    def found(table, subject=("subj01",)):
+        frame = pd.read_csv(tmp_path / "tables" / f"{table}.csv")
+        return list(dict.fromkeys(frame[frame.subject.isin(subject)].method if "subject" in frame else frame.method))
+
+    methods = found("reconstruction")
+    assert methods[:4] == names and [name for name in methods if name.startswith("shuffled:")] == [f"shuffled:{name}" for name in names]
+    assert found("reconstruction", ["average:train"])[:4] == found("retrieval")[:4] == names
+    assert found("adaptation", ["subj03"]) == [name + way for name in (*names, "prior") for way in ("", " from scratch")]
+    assert found("efficiency") == [*names, "prior"]
+    for suffix in (".md", ".tex"):
+        text = (tmp_path / "tables" / f"reconstruction{suffix}").read_text()
+        places = [text.index(f"{name} ") for name in ("Second", "First", "Good", "Poor", "mean training image")]
+        assert places == sorted(places)
+        text = (tmp_path / "tables" / f"efficiency{suffix}").read_text()
+        places = [text.index(f"{name} ") for name in ("Second", "First", "Good", "Poor", "Prior")]
+        assert places == sorted(places)
 
 
 def test_metrics_of_another_study_are_refused(scored, tmp_path):

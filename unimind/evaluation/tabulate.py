@@ -91,7 +91,8 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     comparisons = _comparisons(study, rows)
     records = [record for row in rows for record in _records(study, row)]
     labels = {name: method.label or name for name, method in study.methods.items()}
-    entries = [entry for path in transfer or [] for entry in read_json(path)["entries"]]
+    curves = sorted((read_json(path) for path in transfer or []), key=lambda curve: _order(study, curve))
+    entries = [entry for curve in curves for entry in curve["entries"]]
     labels |= {entry["method"]: entry["label"] for entry in entries}
     if entries:
         budgets = _rows(study, entries)[1]
@@ -133,7 +134,14 @@ def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:
         return names.index(name) if name in names else len(names)
 
     dataset = file["dataset"]
-    return list(study.datasets).index(dataset), place(study.datasets[dataset].subjects, file["subject"]), place(study.methods, file["method"])
+    return list(study.datasets).index(dataset), place(study.datasets[dataset].subjects, file["subject"]), place(_methods(study), file["method"])
+
+
+def _methods(study: Study) -> list[str]:
+    """Methods as their rows stand in every table: networks in the reverse of the study's order, so that they lead up to its first, then closed-form ones."""
+    names = study.all_methods()
+    fitted = [name for name in names if study.method(name).fitted]
+    return [name for name in (*reversed(study.methods), *names[len(study.methods) :]) if name not in fitted] + fitted
 
 
 def _rows(study: Study, files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
@@ -301,7 +309,7 @@ def _title(study: Study, row: Row) -> str:
 
 
 def _blocks(study: Study, rows: list[Row], comparisons: list[dict[str, Any]], labels: dict[str, str]) -> list[layout.Block]:
-    """A block per subject and average: methods in the study's order, then controls."""
+    """A block per subject and average: methods in their order (`_methods`), then controls."""
     blocks = []
     if not rows:
         return []
@@ -327,7 +335,8 @@ def _adaptation_blocks(study: Study, rows: list[Row], labels: dict[str, str]) ->
     blocks = []
     for members in _grouped(rows, lambda row: row.subject).values():
         block = layout.Block(_title(study, members[0]))
-        for row in sorted(members, key=lambda row: (list(labels).index(row.method) if row.method in labels else len(labels), row.trials or 0)):
+        order = list(dict.fromkeys(row.method for row in members))
+        for row in sorted(members, key=lambda row: (order.index(row.method), row.trials or 0)):  # noqa: B023
             budget = f", {row.trials} trials" if row.trials is not None else ""
             cells = {(metric, row.protocol): layout.Cell(e["value"], e["ci_low"], e["ci_high"]) for metric, e in row.metrics.items()}
             block.rows.setdefault(labels.get(row.method, row.method) + budget, {}).update(cells)
@@ -443,6 +452,8 @@ def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict
             value, unit = (given.get("value"), given.get("unit", unit)) if isinstance(given, dict) else (given, unit)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 records.append({"study": study.name, "method": method, "stage": stage, "quantity": quantity, "value": value, "unit": unit})
+    order = {name: k for k, name in enumerate(_methods(study))}
+    records.sort(key=lambda record: order.get(record["method"], len(order)))
     frame = pd.DataFrame(records, columns=["study", "method", "stage", "quantity", "value", "unit"])
     frame.to_csv(folder / "efficiency.csv", index=False)
     wide, quantities = _efficiency_rows(study, records, labels)
@@ -486,9 +497,8 @@ def _efficiency_rows(study: Study, records: list[dict[str, Any]], labels: dict[s
     quantities = [q for q in UNITS if any(key[2] == q for key in means)]
     transformers = [name for name, method in study.methods.items() if method.encoder.kind == "vit"]
     reference = next((name for name in transformers if study.methods[name].align is not None), transformers[0] if transformers else None)
-    order = {name: k for k, name in enumerate(study.methods)}
     rows = []
-    for method, stage in sorted({key[:2] for key in means}, key=lambda key: (order.get(key[0], len(order)), key)):
+    for method, stage in dict.fromkeys(key[:2] for key in means):
         cells = []
         for quantity in quantities:
             value = means.get((method, stage, quantity))
