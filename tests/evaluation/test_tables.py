@@ -165,6 +165,20 @@ def test_a_study_without_ridge_says_why(scored, tmp_path):
         tiny.study = study
 
 
+def test_the_retrieval_table_says_what_chance_gives_and_which_rows_may_give_less(scored, tmp_path):
+    tiny, files = scored
+    folder = tables(tiny, files, tmp_path / "tables")
+    for suffix in (".md", ".tex"):
+        words = (folder / f"retrieval{suffix}").read_text().replace("\\%", "%")
+        assert "Chance: 12.5 % in retrieval from a pool of 8 test pictures, 50 % in two-way identification." in words
+        assert "rows shuffled and chance" in words and "below chance" in words
+        assert "pool of" not in (folder / f"reconstruction{suffix}").read_text()
+    for path in files.values():
+        changed(path, lambda content: [content["rows"]["reconstruction"].pop(f"retrieval_{way}") for way in ("forward", "backward")])
+    text = (tables(tiny, files, tmp_path / "without") / "retrieval.md").read_text()
+    assert "Chance: 50 % in two-way identification." in text
+
+
 def test_networks_lead_up_to_the_first_method_and_closed_form_ones_and_controls_follow(scored, tmp_path):
     tiny, files = scored
     content = tiny.study.model_dump(mode="json")

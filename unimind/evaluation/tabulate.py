@@ -102,6 +102,7 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     blocks = {dataset: _blocks(study, [row for row in rows if row.dataset == dataset], comparisons, labels) for dataset in study.datasets}
     of = {dataset: [file for file in files if file["dataset"] == dataset] for dataset in study.datasets}
     notes = {dataset: [*_absent_rows(study, given), *_notes(given), BRACKETS, BOLD] for dataset, given in of.items()}
+    sought = {dataset: [*_chance(given), *notes[dataset]] for dataset, given in of.items()}
     new_notes = {
         dataset: [*_notes([file for file in entries or files if (file["dataset"], file["role"]) == (dataset, "new")]), BRACKETS] for dataset in study.datasets
     }
@@ -121,7 +122,7 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         pd.DataFrame(tests, columns=[*COMPARISONS[:3], "trials", *COMPARISONS[3:]]).to_csv(folder / "adaptation_comparisons.csv", index=False)
         pd.DataFrame(comparisons, columns=COMPARISONS).to_csv(folder / "comparisons.csv", index=False)
         _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, layout.GROUPS)
-        _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, notes, {}, layout.RETRIEVAL_GROUPS)
+        _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, sought, {}, layout.RETRIEVAL_GROUPS)
         new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], labels) for dataset in study.datasets}
         _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, layout.GROUPS)
         _efficiency(study, models, folder, labels)
@@ -370,6 +371,24 @@ def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
     if files and not any(method.encoder.kind == "ridge" for method in study.methods.values()):
         notes.append("Absent rows: ridge regression: the study has no method with a ridge encoder.")
     return notes
+
+
+def _chance(files: list[dict[str, Any]]) -> list[str]:
+    """What chance gives in the retrieval table, and which rows may give less."""
+    levels: dict[str, None] = {}
+    for file in files:
+        found = file["rows"].get("reconstruction", {})
+        if any(name in found for name in layout.RETRIEVAL_GROUPS["retrieval"]):
+            pool = file["tested"]["retrieval_pool"]
+            levels[f"{100 / pool:.3g} % in retrieval from a pool of {pool} test pictures"] = None
+    if any("identification" in file["rows"].get("reconstruction", {}) for file in files):
+        levels["50 % in two-way identification"] = None
+    if not levels:
+        return []
+    return [
+        f"Chance: {', '.join(levels)}.",
+        "In the rows shuffled and chance every picture has the prediction of another one and cannot be found by it: they can fall below chance.",
+    ]
 
 
 def describe_protocol(protocol: dict[str, Any]) -> str:
