@@ -21,7 +21,7 @@ METRICS = (
     "swav", "nway_top1", "retrieval_forward", "retrieval_backward",
 )  # fmt: skip
 #: Measures of our own beside the field's panel: named for the network that computes them, never as its stand-in.
-OWN_METRICS = ("identification", "squeezenet", "classifier", "classifier_score", "perceptual_distance")
+OWN_METRICS = ("identification", "study_clip", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -571,7 +571,7 @@ class Evaluation(Section):
     bootstrap: Positive = Field(2000, description="Resamples of the test images for the 95 % intervals.")
     batch_size: Positive = 64
     weights: str = Field("$UNIMIND_WEIGHTS", description="Folder with the panel's weights (see config/weights.tsv).")
-    squeezenet: str | None = Field("$UNIMIND_REAL_DATA/weights/squeezenet1_1.safetensors", description="SqueezeNet 1.1 weights for LPIPS-squeeze and the squeezenet row.")
+    squeezenet: str | None = Field("$UNIMIND_REAL_DATA/weights/squeezenet1_1.safetensors", description="SqueezeNet 1.1 weights for `squeezenet` and `lpips_squeeze`.")
 
     @model_validator(mode="after")
     def _known(self) -> "Evaluation":

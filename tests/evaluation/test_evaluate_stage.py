@@ -148,8 +148,8 @@ def test_it_says_why_retrieval_is_absent(tmp_path):
 
 # --- self-checks ------------------------------------------------------------------------------------------------
 
-BEST = {"mse": 0, "pixcorr": 1, "ssim": 1, "lpips": 0, "fid": 0, "effnet": 0, "swav": 0, "classifier": 1, "perceptual_distance": 0} | dict.fromkeys(
-    ("alexnet2", "alexnet5", "inception", "clip", "squeezenet"), 1
+BEST = dict.fromkeys(("mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"), 0) | dict.fromkeys(
+    ("pixcorr", "ssim", "alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet", "classifier"), 1
 )
 
 
@@ -162,7 +162,9 @@ def squeezenet(tmp_path_factory):
     return str(file)
 
 
-FAST = ["mse", "pixcorr", "ssim", "lpips", "alexnet2", "alexnet5", "clip", "nway_top1", "squeezenet", "classifier", "perceptual_distance"]
+FAST = [
+    "mse", "pixcorr", "ssim", "lpips", "alexnet2", "alexnet5", "study_clip", "nway_top1", "squeezenet", "lpips_squeeze", "classifier", "perceptual_distance",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("wanted", [FAST, pytest.param(["inception", "fid", "effnet", "swav"], marks=pytest.mark.slow)], ids=["most", "largest networks"])
@@ -182,7 +184,7 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
             np.testing.assert_array_equal(value, 1)
         else:
             np.testing.assert_allclose(value.value if isinstance(value, Whole) else value, BEST[name], atol=1e-4, err_msg=name)
-    for name in {"alexnet2", "alexnet5", "inception", "clip", "squeezenet"} & set(wanted):
+    for name in {"alexnet2", "alexnet5", "inception", "study_clip", "squeezenet"} & set(wanted):
         low, high = bootstrap(found["permuted"][name])
         assert low < CHANCE[name] < high, name
         assert high < 0.75, f"{name}: too uncertain to say anything"
@@ -268,8 +270,8 @@ def test_a_blurred_truth_wins_low_level_but_not_semantics():
     blurred = np.stack([np.asarray(image.filter(ImageFilter.GaussianBlur(12))) for image in images])
     rows = {"blurred": blurred, "mirrored": truths[:, :, ::-1]}
     pictures, index = distinct(rows)
-    panel = Panel.of(["pixcorr", "ssim", "squeezenet", "lpips"], None, str(Path(REAL, "weights", "squeezenet1_1.safetensors")))
-    assert panel.protocol()["lpips"]["network"].startswith("LPIPS-squeeze")
+    panel = Panel.of(["pixcorr", "ssim", "squeezenet", "lpips_squeeze"], None, str(Path(REAL, "weights", "squeezenet1_1.safetensors")))
+    assert panel.protocol()["lpips_squeeze"]["network"].startswith("LPIPS-squeeze")
     found = measure(panel, Pictures(truths), Pictures(pictures), index, 8)
     value = {row: {name: values.mean() for name, values in found[row].items()} for row in rows}
     for name in ("pixcorr", "ssim"):

@@ -211,20 +211,20 @@ def test_a_file_nobody_published_a_hash_of_is_called_unverified(tmp_path):
 def test_squeezenet_weights_other_than_the_listed_are_called_unverified(tmp_path, monkeypatch):
     torch.save(random_weights("squeezenet1_1").state_dict(), tmp_path / "other.pth")
     monkeypatch.delenv("UNIMIND_WEIGHTS", raising=False)
-    networks_used = Panel.of(["lpips", "squeezenet"], None, str(tmp_path / "other.pth")).protocol()
-    assert networks_used["lpips"]["network"] == "LPIPS-squeeze (SqueezeNet 1.1 (ONNX zoo), unverified, heads 0.1)"
+    networks_used = Panel.of(["lpips_squeeze", "squeezenet"], None, str(tmp_path / "other.pth")).protocol()
+    assert networks_used["lpips_squeeze"]["network"] == "LPIPS-squeeze (SqueezeNet 1.1 (ONNX zoo), unverified, heads 0.1)"
     assert networks_used["squeezenet"]["network"] == "SqueezeNet 1.1 (ONNX zoo), unverified, pooled features"
     listed = networks.manifest()["squeezenet"]["sha256"]
     assert networks.shown("squeezenet", listed) == "SqueezeNet 1.1 (ONNX zoo)"
 
 
-def test_lpips_with_squeezenet_says_so(tmp_path, unlisted):
+def test_lpips_is_by_alexnet_or_absent(tmp_path, unlisted):
     torch.save(random_weights("squeezenet1_1").state_dict(), tmp_path / "squeezenet.pth")
-    squeeze = Panel.of(["lpips"], tmp_path, str(tmp_path / "squeezenet.pth"))
-    assert squeeze.protocol()["lpips"]["network"].startswith("LPIPS-squeeze") and any("LPIPS-squeeze" in note for note in squeeze.notes)
+    without = Panel.of(["lpips", "lpips_squeeze"], tmp_path, str(tmp_path / "squeezenet.pth"))
+    assert set(without.protocol()) == {"lpips_squeeze"} and unlisted["alexnet"]["file"] in without.absent["lpips"]
     torch.save(random_weights("alexnet").state_dict(), tmp_path / unlisted["alexnet"]["file"])
-    alex = Panel.of(["lpips"], tmp_path, str(tmp_path / "squeezenet.pth"))
-    assert alex.protocol()["lpips"]["network"].startswith("LPIPS-alex") and not alex.notes
+    used = Panel.of(["lpips", "lpips_squeeze"], tmp_path, str(tmp_path / "squeezenet.pth")).protocol()
+    assert used["lpips"]["network"].startswith("LPIPS-alex") and used["lpips_squeeze"]["network"].startswith("LPIPS-squeeze")
 
 
 def test_broken_weights_are_refused_in_one_line(tmp_path):
@@ -237,12 +237,11 @@ def test_broken_weights_are_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(("kind", "name"), [("squeezenet", "SqueezeNet 1.1 features"), ("open-clip", "CLIP ViT-B-32-quickgelu (openai)")])
 def test_no_other_network_stands_in_for_clip(tmp_path, fakes, kind, name):
     folder = write_foundations(tmp_path)
-    own = Panel.of(["clip"], tmp_path, None, folder / "embedding")
-    assert own.absent == {} and own.notes == ["CLIP is the study's own (tiny embedding), not OpenAI's ViT-L/14"]
+    own = Panel.of(["clip", "study_clip"], tmp_path, None, folder / "embedding")
+    assert set(own.absent) == {"clip"} and own.protocol()["study_clip"]["network"] == "tiny embedding"
     (folder / "embedding" / "config.json").write_text(json.dumps({"kind": kind, "name": name}))
-    panel = Panel.of(["clip"], tmp_path, None, folder / "embedding")
-    assert not panel.vectors and not panel.notes
-    assert "needs clip-vit-l-14-openai.safetensors" in panel.absent["clip"] and f"{name}, is another network" in panel.absent["clip"]
+    panel = Panel.of(["clip", "study_clip"], tmp_path, None, folder / "embedding")
+    assert not panel.vectors and "needs clip-vit-l-14-openai.safetensors" in panel.absent["clip"] and name in panel.absent["study_clip"]
 
 
 def test_the_manifest_names_source_and_licence_of_every_file():

@@ -22,7 +22,7 @@ MEASURED = (
     "mse",
     "pixcorr",
     "ssim",
-    "clip",
+    "study_clip",
     "identification",
     "retrieval_forward",
     "retrieval_backward",
@@ -30,7 +30,7 @@ MEASURED = (
     "classifier_score",
     "perceptual_distance",
 )
-ABSENT = {"lpips", "inception_score", "fid", "alexnet2", "alexnet5", "inception", "effnet", "swav", "nway_top1", "squeezenet"}
+ABSENT = {"lpips", "inception_score", "fid", "alexnet2", "alexnet5", "inception", "effnet", "swav", "nway_top1", "clip", "squeezenet", "lpips_squeeze"}
 CONTROLS = {"shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling"}
 
 
@@ -43,8 +43,8 @@ def test_a_metrics_file_has_every_row_and_says_what_is_absent(scored):
         assert np.isfinite(row[name]["value"]), name
     assert set(content["absent"]) == ABSENT
     assert content["trials"] == 20 and sorted(content["stimulus"]) == scored[0].test.tolist()
-    assert content["protocol"]["networks"]["clip"]["network"] == "tiny embedding"
-    assert content["absent_rows"] == {} and any("CLIP is the study's own (tiny embedding)" in note for note in content["warnings"])
+    assert content["protocol"]["networks"]["study_clip"]["network"] == "tiny embedding"
+    assert content["absent_rows"] == {}
 
 
 def test_the_protocol_says_what_was_done_with_which_pictures(tiny):
@@ -62,7 +62,7 @@ def test_the_protocol_says_what_was_done_with_which_pictures(tiny):
     assert {key: before["tested"][key] for key in ("pictures", "trials_per_picture", "retrieval_pool")} == {
         "pictures": 8, "trials_per_picture": "1", "retrieval_pool": 8,
     }  # fmt: skip
-    assert before["networks"]["clip"].keys() >= {"network", "sha256", "side"} and before["image_embedding"]["sha256"]
+    assert before["networks"]["study_clip"].keys() >= {"network", "sha256", "side"} and before["image_embedding"]["sha256"]
     ids = [before["id"], protocol(seed=5)["id"], protocol(study_seed=5)["id"], protocol(voxels=900)["id"]]
     with h5py.File(tiny.path("good-subj01.h5"), "a") as file:
         file.attrs["trials_per_picture"] = "3"
@@ -138,7 +138,7 @@ def test_values_lie_in_their_intervals_and_samples_are_averaged_within_a_stimulu
             assert entry["ci_low"] <= entry["value"] <= entry["ci_high"], name
             assert len(entry["per_image"]) == 8 == entry["n"]
             assert np.mean(entry["per_image"]) == pytest.approx(entry["value"], abs=1e-6)
-    assert row["clip"]["samples_mean"] == pytest.approx(row["clip"]["value"], abs=0.3)
+    assert row["study_clip"]["samples_mean"] == pytest.approx(row["study_clip"]["value"], abs=0.3)
     assert "samples_mean" not in row["mse"], "pair measures are taken of the shown sample alone"
 
 
@@ -153,7 +153,7 @@ def test_controls_are_where_they_belong(scored):
     rows = json.loads(files["good", "subj01"].read_text())["rows"]
     errors = [rows[row]["mse"]["value"] for row in ("autoencoder-ceiling", "embedding-ceiling", "reconstruction", "chance")]
     assert errors == sorted(errors)
-    assert rows["mean-training-image"]["clip"]["value"] == pytest.approx(0.5)
+    assert rows["mean-training-image"]["study_clip"]["value"] == pytest.approx(0.5)
     assert rows["reconstruction"]["identification"]["value"] > rows["shuffled"]["identification"]["value"]
 
 
@@ -172,11 +172,11 @@ def test_stored_and_fresh_truth_features_give_the_same(tiny, monkeypatch):
     first = json.loads(tiny.score("good", "subj01", features).read_text())
     assert truths_encoded() == 0, "the truths' features were computed again"
     with h5py.File(features, "a") as file:
-        file["clip"]["clip"][:] = file["clip"]["clip"][:][::-1]
+        file["study_clip"]["study_clip"][:] = file["study_clip"]["study_clip"][:][::-1]
     poisoned = json.loads(tiny.score("good", "subj01", features).read_text())["rows"]["reconstruction"]
-    assert poisoned["clip"]["value"] < first["rows"]["reconstruction"]["clip"]["value"] - 0.2, "the stored features were not used"
+    assert poisoned["study_clip"]["value"] < first["rows"]["reconstruction"]["study_clip"]["value"] - 0.2, "the stored features were not used"
     with h5py.File(features, "a") as file:
-        del file["clip"]
+        del file["study_clip"]
     seen.clear()
     fresh = json.loads(tiny.score("good", "subj01", features).read_text())
     assert truths_encoded() == 8

@@ -15,7 +15,7 @@ from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
 SUBJECTS = {"subj01": "train", "subj02": "train", "subj03": "train", "subj04": "new"}
-PANEL = ("mse", "pixcorr", "ssim", "clip", "classifier", "identification", "perceptual_distance")
+PANEL = ("mse", "pixcorr", "ssim", "study_clip", "classifier", "identification", "perceptual_distance")
 LOWER = ("mse", "perceptual_distance")
 
 
@@ -41,7 +41,7 @@ def fake_study() -> Study:
                 "mindvis": {"scope": "subject", "encoder": {"kind": "vit", "width": 256, "depth": 4, "heads": 4}, "pretrain": {}, "condition": condition},
                 "ridge": {"scope": "subject", "encoder": {"kind": "ridge"}},
             },
-            "evaluation": {"metrics": ["mse", "pixcorr", "ssim", "clip", "classifier", "identification", "perceptual_distance", "inception_score", "lpips"]},
+            "evaluation": {"metrics": [*PANEL, "inception_score", "lpips"]},
         }
     )
 
@@ -168,7 +168,7 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
     rows["reconstruction"]["similarity"] = _entry("similarity", skill, rng, n, True) | {"network": "study CLIP, 64-d"}
     networks = {
         name: {"network": network, "sha256": digest * 32, "side": 64}
-        for name, network, digest in (("clip", "study CLIP, 64-d", "ab"), ("classifier", "study classifier", "cd"))
+        for name, network, digest in (("study_clip", "study CLIP, 64-d", "ab"), ("classifier", "study classifier", "cd"))
     }
     protocol = {
         "id": "1a2b3c4d", "dataset": "drawings", "split": "test: pictures never trained on", "sessions": 4, "image_size": 64,
@@ -244,12 +244,12 @@ def _tabulate(root: Path) -> None:
     )
     pd.concat([table, average[columns]]).to_csv(tables / "reconstruction.csv", index=False)
     first, others = "unimind-convmixer", {"unimind-vit": 0.01, "mindvis": 0.001, "ridge": 0.03}
-    common = ("fake", "drawings", "average:train", "clip", first)
+    common = ("fake", "drawings", "average:train", "study_clip", first)
     comparisons = [(*common, other, METHODS[first] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d") for other, p in others.items()]
     names = "study dataset subject metric method_a method_b difference ci_low ci_high p p_holm n protocol".split()
     pd.DataFrame(comparisons, columns=names).to_csv(tables / "comparisons.csv", index=False)
     budgets = []
-    for method, trials, metric in itertools.product(METHODS, (25, 50, 100, 900), ("clip", "pixcorr")):
+    for method, trials, metric in itertools.product(METHODS, (25, 50, 100, 900), ("study_clip", "pixcorr")):
         value = METHODS[method] - 8 / trials
         budgets.append(("fake", "drawings", "subj04", "new", method, trials, metric, value, value - 0.02, value + 0.02, 30, "higher", "1a2b3c4d"))
     pd.DataFrame(budgets, columns=columns).to_csv(tables / "adaptation.csv", index=False)

@@ -112,8 +112,8 @@ def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
 
 
 def test_the_first_words_are_the_tables_numbers(read, scores):
-    mean = scores[(scores.subject == "average:train") & (scores.metric == "clip")].set_index("method")
-    new = scores[(scores.subject == "subj04") & (scores.metric == "clip")].set_index("method")
+    mean = scores[(scores.subject == "average:train") & (scores.metric == "study_clip")].set_index("method")
+    new = scores[(scores.subject == "subj04") & (scores.metric == "study_clip")].set_index("method")
     opening = read.words[read.words.index("From the fMRI") : read.words.index("Dashed: chance")]
 
     def said(row):
@@ -188,7 +188,7 @@ def test_protocol_networks_and_absent_metrics_are_told(read):
 
 def test_bold_is_only_what_a_paired_test_made_sure(page):
     bold = re.findall(r"<td[^>]*title=\"([^\"]*)\"><strong>", page.read_text())
-    assert len(bold) == 1 and bold[0].startswith("CLIP: 0.96")
+    assert len(bold) == 1 and bold[0].startswith("Own CLIP: 0.96")
 
 
 def test_rows_of_another_protocol_never_share_a_column(told, scores):

@@ -36,8 +36,8 @@ def test_without_an_average_the_plain_mean_has_no_interval(scores):
     single = results.single(scores)
     assert set(single.subject) == set(SUBJECTS)
     found = results.over_subjects(single, "train")
-    row = found[(found.method == "mindvis") & (found.metric == "clip")].iloc[0]
-    values = single[(single.method == "mindvis") & (single.metric == "clip") & (single.role == "train")].value
+    row = found[(found.method == "mindvis") & (found.metric == "study_clip")].iloc[0]
+    values = single[(single.method == "mindvis") & (single.metric == "study_clip") & (single.role == "train")].value
     assert row.value == pytest.approx(values.mean()) and len(values) == 3 and np.isnan(row.ci_low)
 
 

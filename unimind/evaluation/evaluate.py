@@ -47,14 +47,14 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     resamples, size = _number(bootstrap, defaults.bootstrap, "--bootstrap"), _number(batch_size, defaults.batch_size, "--batch-size")
     truths, pictures, names = read_pairs(truth, reconstruction)
     n = len(names)
-    wanted = [*(name for name in METRICS if name not in NEED_A_STUDY), "squeezenet"]
+    wanted = [*(name for name in METRICS if name not in NEED_A_STUDY), "squeezenet", "lpips_squeeze"]
     panel = Panel.of(wanted, weights or defaults.weights, defaults.squeezenet)
     say(f"{n} pairs of pictures; measures: {', '.join(name for name in wanted if name not in panel.absent)}")
     measured = measure(panel, truths, pictures, {"reconstruction": np.arange(n)}, size)
     values = summarise(measured, wanted, resamples, seed=0)["reconstruction"]
     protocol = {"pictures": picture_protocol(), "networks": panel.protocol(), "n": n}
     notes = layout.absences("Absent", [(layout.TITLES[name], reason, "") for name, reason in (panel.absent | NEED_A_STUDY).items()], [""])
-    notes += [f"{note}." for note in [*warnings(measured["reconstruction"], n), *panel.notes]]
+    notes += [f"{note}." for note in warnings(measured["reconstruction"], n)]
     with whole_file(out / "metrics.csv") as file, open(file, "w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["metric", "value", "ci_low", "ci_high", "n"])

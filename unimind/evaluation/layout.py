@@ -10,7 +10,7 @@ TITLES = {
     "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
     "inception": "Inception", "clip": "CLIP", "effnet": "EffNet-B", "swav": "SwAV", "nway_top1": "50-way top-1", "fid": "FID",
     "retrieval_forward": "retrieval (image to brain)", "retrieval_backward": "retrieval (brain to image)",
-    "identification": "identification", "squeezenet": "SqueezeNet",
+    "identification": "identification", "study_clip": "own CLIP", "squeezenet": "SqueezeNet", "lpips_squeeze": "LPIPS-squeeze",
     "classifier": "own classifier", "classifier_score": "own classifier score", "perceptual_distance": "own perceptual distance",
 }  # fmt: skip
 #: The thesis's groups of columns, then the field's panel, then measures of our own.
@@ -18,12 +18,13 @@ GROUPS = {
     "low level": ("ssim", "mse"),
     "high level": ("lpips", "inception_score"),
     "panel": ("pixcorr", "alexnet2", "alexnet5", "inception", "clip", "effnet", "swav", "nway_top1", "fid"),
-    "own": ("identification", "squeezenet", "classifier", "classifier_score", "perceptual_distance"),
+    "own": ("study_clip", "identification", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance"),
 }
 RETRIEVAL_GROUPS = {"retrieval": ("retrieval_forward", "retrieval_backward"), "two-way": ("identification",)}
-PERCENT = frozenset(
-    {"alexnet2", "alexnet5", "inception", "clip", "nway_top1", "retrieval_forward", "retrieval_backward", "identification", "squeezenet", "classifier"}
-)
+PERCENT = frozenset({
+    "alexnet2", "alexnet5", "inception", "clip", "nway_top1", "retrieval_forward", "retrieval_backward", "identification", "study_clip", "squeezenet",
+    "classifier",
+})  # fmt: skip
 
 
 _LATEX = {character: "\\" + character for character in "&%_#${}"} | {

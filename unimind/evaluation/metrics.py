@@ -14,9 +14,9 @@ from unimind.evaluation.pictures import SIDE, resize
 
 DETAIL = 425  # side at which PixCorr and SSIM are computed: that of NSD's stimuli
 #: Measures for which less is better; for all others more is.
-LOWER_IS_BETTER = frozenset({"mse", "lpips", "fid", "effnet", "swav", "perceptual_distance"})
+LOWER_IS_BETTER = frozenset({"mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"})
 #: What a measure gives for pictures that have nothing to do with the truths; absent where there is no such constant.
-CHANCE = {name: 0.5 for name in ("alexnet2", "alexnet5", "inception", "clip", "squeezenet", "identification")} | {"nway_top1": 0.02}
+CHANCE = {name: 0.5 for name in ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet", "identification")} | {"nway_top1": 0.02}
 
 _GREY = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray (ITU-R BT.709)
 _SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
@@ -156,7 +156,7 @@ def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def standardise(features: torch.Tensor) -> torch.Tensor:
     """Rows (n, d) centred and scaled to unit length, so that products are Pearson correlations; NaN for a constant row."""
     centred = features.float() - features.float().mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True)
+    return centred.div_(centred.norm(dim=1, keepdim=True))
 
 
 def correlations(truth: torch.Tensor, pictures: torch.Tensor) -> np.ndarray:

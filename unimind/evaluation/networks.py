@@ -273,20 +273,17 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
 
 
 def study_clip(directory: Path) -> Network | str:
-    """The small CLIP trained in the study as the network of `clip`; the reason where the study's image embedding is another network.
-
-    A pretrained CLIP that is not the panel's never stands in for it.
-    """
+    """The small CLIP trained in the study; the reason where the study's image embedding is another network."""
     if embedding_kind(directory) != "study-clip":
-        return f"the study's image embedding, {foundation_name(directory)}, is another network and does not stand in"
+        return f"the study trains no CLIP of its own; its image embedding is {foundation_name(directory)}"
 
     def load() -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
         from unimind.foundations import load_embedding
 
         embedding = load_embedding(directory)
-        return lambda x: {"clip": embedding.encode(x)}
+        return lambda x: {"study_clip": embedding.encode(x)}
 
-    return Network("clip", foundation_name(directory), model_hash(directory), None, load)
+    return Network("study_clip", foundation_name(directory), model_hash(directory), None, load)
 
 
 def study_classifier(directory: Path) -> Network:

@@ -19,9 +19,9 @@ from unimind.evaluation.pictures import SIDE, Pictures, slices
 from unimind.progress import say, track
 
 LOW_LEVEL = ("mse", "pixcorr", "ssim")
-TWO_WAY = ("alexnet2", "alexnet5", "inception", "clip", "squeezenet")
+TWO_WAY = ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet")
 DISTANCE = ("effnet", "swav")
-SIMILARITY = ("clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
+SIMILARITY = ("clip", "study_clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
 SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
 FEW_FOR_INCEPTION_SCORE = 5000
 # Results depend on neither of these.
@@ -53,8 +53,6 @@ class Panel:
         Networks compared through feature maps.
     absent : dict
         Reason per measure that cannot be computed.
-    notes : list of str
-        What a reader must know of measures whose network is not the one most papers use.
     """
 
     wanted: list[str]
@@ -63,7 +61,6 @@ class Panel:
     squeeze: networks.Maps | None = None
     perceptual: networks.Maps | None = None
     absent: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -81,31 +78,23 @@ class Panel:
         wanted = list(wanted)
         vectors, absent = networks.panel(wanted, weights)
         panel = cls(wanted, vectors, absent=absent)
-        if "clip" in absent and embedding is not None:
-            clip = networks.study_clip(embedding)
+        if "study_clip" in wanted:
+            clip = "there is no study whose CLIP it is" if embedding is None else networks.study_clip(embedding)
             if isinstance(clip, str):
-                absent["clip"] += f"; {clip}"
+                absent["study_clip"] = clip
             else:
-                del absent["clip"]
                 vectors.append(clip)
-                panel.notes.append(f"CLIP is the study's own ({clip.shown_as}), not OpenAI's ViT-L/14")
         squeeze = networks.find_squeezenet(squeezenet)
-        if "lpips" in wanted or "squeezenet" in wanted:
-            if isinstance(squeeze, str):
-                absent["squeezenet"] = squeeze
-            else:
-                panel.squeeze = networks.lpips("squeeze", *squeeze)
+        if isinstance(squeeze, str):
+            absent |= {"squeezenet": squeeze, "lpips_squeeze": squeeze}
+        elif {"squeezenet", "lpips_squeeze"} & set(wanted):
+            panel.squeeze = networks.lpips("squeeze", *squeeze)
         if "lpips" in wanted:
             alex = networks.find("alexnet", weights)
-            if not isinstance(alex, str):
-                panel.lpips = networks.lpips("alex", *alex)
-            elif panel.squeeze is not None:
-                panel.lpips = panel.squeeze
-                panel.notes.append("LPIPS is LPIPS-squeeze, with SqueezeNet 1.1, and does not compare with LPIPS-alex")
+            if isinstance(alex, str):
+                absent["lpips"] = alex
             else:
-                absent["lpips"] = f"{alex}; {squeeze}"
-        if "squeezenet" not in wanted:
-            absent.pop("squeezenet", None)
+                panel.lpips = networks.lpips("alex", *alex)
         own = [name for name in ("classifier", "classifier_score", "perceptual_distance") if name in wanted]
         if classifier is None:
             absent |= dict.fromkeys(own, "the study has no classifier of its own")
@@ -123,7 +112,7 @@ class Panel:
         for network in self.vectors:
             for name in self._measures_of(network):
                 result[name] = network.protocol()
-        for name, maps in (("lpips", self.lpips), ("squeezenet", self.squeeze), ("perceptual_distance", self.perceptual)):
+        for name, maps in (("lpips", self.lpips), ("lpips_squeeze", self.squeeze), ("squeezenet", self.squeeze), ("perceptual_distance", self.perceptual)):
             if maps is not None and name in self.wanted:
                 result[name] = maps.protocol()
         if "squeezenet" in result:
@@ -156,11 +145,11 @@ def truth_features(panel: Panel, truths: Pictures, batch_size: int) -> dict[str,
 
 
 def _vectors(network: networks.Network, pictures: Pictures, batch_size: int) -> dict[str, np.ndarray]:
-    collected: dict[str, list[np.ndarray]] = {}
+    collected: dict[str, np.ndarray] = {}
     for part in track(list(slices(len(pictures), batch_size)), f"features of {network.shown_as}"):
         for key, value in network(pictures.batch(np.arange(part.start, part.stop))).items():
-            collected.setdefault(key, []).append(value.numpy())
-    return {key: np.concatenate(values) for key, values in collected.items()}
+            collected.setdefault(key, np.empty((len(pictures), *value.shape[1:]), np.float32))[part] = value.numpy()
+    return collected
 
 
 def measure(
@@ -209,7 +198,7 @@ def measure(
     for names, maps in _map_networks(panel):
         values, pooled = paired(
             truths, pictures, pairs, maps, lambda a, b: m.squared_distance(a, b)[:, None], min(batch_size, PAIRS_AT_ONCE), maps.shown_as,
-            only_pictures=not set(names) & {"lpips", "perceptual_distance"},
+            only_pictures=names == ["squeezenet"],
         )  # fmt: skip
         for name in names:
             if name == "squeezenet":
@@ -225,16 +214,8 @@ def measure(
 
 
 def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
-    found = []
-    if panel.squeeze is not None:
-        names = [name for name, use in (("lpips", panel.lpips is panel.squeeze), ("squeezenet", True)) if use and name in panel.wanted]
-        if names:
-            found.append((names, panel.squeeze))
-    if panel.lpips is not None and panel.lpips is not panel.squeeze:
-        found.append((["lpips"], panel.lpips))
-    if panel.perceptual is not None:
-        found.append((["perceptual_distance"], panel.perceptual))
-    return found
+    known = ((("lpips_squeeze", "squeezenet"), panel.squeeze), (("lpips",), panel.lpips), (("perceptual_distance",), panel.perceptual))
+    return [([name for name in names if name in panel.wanted], maps) for names, maps in known if maps is not None]
 
 
 def _measure_network(

@@ -9,7 +9,7 @@ import numpy as np
 INK, FAINT, PAPER = (28, 30, 34), (110, 116, 126), (255, 255, 255)
 GAP = 6
 #: Per-image scores that order pictures from best to worst; each decides where the ones before it tie. Sign: +1 where higher is better.
-RANKING = {"similarity": 1, "lpips": -1, "perceptual_distance": -1, "mse": -1}
+RANKING = {"similarity": 1, "lpips": -1, "lpips_squeeze": -1, "perceptual_distance": -1, "mse": -1}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Metric:
 _TWO_WAY = "how often the reconstruction is closer to the seen picture than to another test picture, in the features of {}"
 METRICS: dict[str, Metric] = {
     "clip": Metric("CLIP", "higher", True, 0.5, meaning=_TWO_WAY.format("a CLIP image network")),
+    "study_clip": Metric("Own CLIP", "higher", True, 0.5, meaning=_TWO_WAY.format("the small CLIP trained in the study, which saw none of these pictures")),
     "squeezenet": Metric("SqueezeNet", "higher", True, 0.5, meaning=_TWO_WAY.format("SqueezeNet 1.1")),
     "inception": Metric("Inception", "higher", True, 0.5, meaning=_TWO_WAY.format("Inception-v3")),
     "alexnet5": Metric("AlexNet(5)", "higher", True, 0.5, meaning=_TWO_WAY.format("AlexNet, fifth convolution")),
@@ -57,7 +58,8 @@ METRICS: dict[str, Metric] = {
     ),
     "effnet": Metric("EffNet-B", "lower", meaning="correlation distance of EfficientNet features"),
     "swav": Metric("SwAV", "lower", meaning="correlation distance of SwAV ResNet-50 features"),
-    "lpips": Metric("LPIPS", "lower", meaning="learned perceptual distance"),
+    "lpips": Metric("LPIPS", "lower", meaning="learned perceptual distance by AlexNet"),
+    "lpips_squeeze": Metric("LPIPS-squeeze", "lower", meaning="learned perceptual distance by SqueezeNet 1.1; does not compare with LPIPS by AlexNet"),
     "perceptual_distance": Metric("Perceptual distance", "lower", meaning="distance of the feature maps of the study's own classifier"),
     "fid": Metric("FID", "lower", meaning="distance of the two sets' Inception feature distributions"),
     "inception_score": Metric("Inception Score", "higher", meaning="sharpness and variety of the pictures by Inception-v3; knows nothing of what was seen"),
@@ -69,7 +71,7 @@ METRICS: dict[str, Metric] = {
     "mse": Metric("MSE", "lower", low_level=True, meaning="mean squared difference of pixel values in [0, 1]"),
 }
 #: Metrics that say whether the right picture was read, in the order in which one becomes the page's headline.
-HEADLINES = ("clip", "squeezenet", "inception", "alexnet5", "identification", "classifier", "nway_top1")
+HEADLINES = ("clip", "study_clip", "squeezenet", "inception", "alexnet5", "identification", "classifier", "nway_top1")
 #: Stages in the order in which they run.
 STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
 #: A paired test between two methods counts below this (Holm-adjusted) p.
