@@ -90,7 +90,7 @@ def score(
     table = summarise(measured, section.metrics, section.bootstrap, study.seed, averaged)
     for name, entry in summarise(measured, ["similarity"], section.bootstrap, study.seed)["reconstruction"].items():
         table["reconstruction"][name] = {**entry, "network": protocol["networks"][panel.similarity]["network"]}
-    notes = [*warnings(measured["reconstruction"], len(stimulus)), *panel.notes]
+    notes = warnings(measured["reconstruction"], len(stimulus))
     if made.samples > 1 and not predicted:
         notes.append(f"{study.methods[method].label or method} predicts no image embedding: the first of its {made.samples} samples is shown")
     content = {
