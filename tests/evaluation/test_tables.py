@@ -113,7 +113,24 @@ def test_every_protocol_of_a_table_is_described_under_it_and_no_other(scored, cu
     text = (folder / "adaptation.md").read_text()
     assert ("1 samples per stimulus" in text) == with_curve and ("2 samples per stimulus" in text) != with_curve
     assert ("Absent: LPIPS: not measured in curves." in text) == with_curve
-    assert "Bold" not in text and "Absent rows" not in text, "this table has neither"
+    assert "Absent rows" not in text and "Bold: best of the rows with as many trials" in text
+
+
+def test_bold_in_the_table_of_new_subjects_is_what_the_tests_of_a_budget_say(scored, tmp_path):
+    tiny, files = scored
+    curves = []
+    for method in ("good", "poor"):
+        entry = json.loads(files[method, "subj03"].read_text()) | {"costs": {}}
+        same = json.loads(files["good", "subj03"].read_text())["rows"]  # with all trials the two are equal
+        ways = [{"budget": "5", "trials": 5}, {"budget": "all", "trials": 20, "rows": same}]
+        curves.append(tmp_path / f"{method}.json")
+        curves[-1].write_text(json.dumps({"dataset": "sim", "subject": "subj03", "method": method, "entries": [entry | way for way in ways]}))
+    folder = tables(tiny, files, tmp_path / "tables", transfer=curves)
+    tests = pd.read_csv(folder / "adaptation_comparisons.csv", dtype={"trials": str}).query("subject == 'subj03' and metric == 'mse'").set_index("trials")
+    assert tests.p_holm["5"] < 0.05 <= tests.p_holm["all"]
+    rows = {line.split("|")[1].strip(): line for line in (folder / "adaptation.md").read_text().splitlines() if "trials |" in line}
+    assert {name for name, line in rows.items() if "**" in line} == {"Good, 5 trials"} and len(rows) == 4
+    assert r"\textbf" in (folder / "adaptation.tex").read_text()
 
 
 def test_subjects_of_different_protocol_are_told_apart(scored, tmp_path):

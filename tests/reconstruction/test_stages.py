@@ -9,6 +9,7 @@ import torch
 
 from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
+from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.reconstruct import draw_pictures, reconstruct, responses_by_image
@@ -308,6 +309,18 @@ def test_the_embedding_ceiling_is_the_sample_that_agrees_best_with_the_true_embe
     assert len(set(best)) > 1
     difference = np.abs(np.stack(drawn, 1).astype(int) - ceiling[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
     assert difference.argmin(1).tolist() == best.tolist() and difference.min(1).max() < 0.05
+
+
+def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(world, tmp_path):
+    content = make_study().model_dump(mode="json")
+    content["methods"] = {"ridge": content["methods"]["ridge"]}
+    content |= {"transfer": {"trials": ["all"]}, "evaluation": {"metrics": ["pixcorr", "squeezenet", "identification"], "squeezenet": None, "bootstrap": 50}}
+    networks = [world / name for name in ("diffusion", "autoencoder", "embedding")]
+    files = [world / "subj01.h5", world / "e.h5", None, *networks, world / "stimuli.h5", world / "stimuli.h5", [], [], tmp_path / "checkpoints"]
+    transfer(parse_study(content), "ridge", "d", "subj01", *files, tmp_path / "curve.json")
+    (entry,) = json.loads((tmp_path / "curve.json").read_text())["entries"]
+    assert set(entry["rows"]["reconstruction"]) == {"pixcorr", "identification"}
+    assert entry["absent"] == {"squeezenet": "the study names no SqueezeNet weights (evaluation.squeezenet)"}
 
 
 def test_latents_of_another_family_are_refused(world, tmp_path):

@@ -28,7 +28,8 @@ ALL = (*METRICS, *OWN_METRICS)
 AVERAGES = {"train": "average:train", "new": "average:new"}
 LEVEL = 0.05
 BRACKETS = "Brackets: 95 % bootstrap interval over test images; in an average, an image is drawn for all subjects who saw it together."
-BOLD = f"Bold: best of the methods where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods)."
+CERTAIN = f"where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods)."
+BOLD, BOLD_OF_BUDGET = f"Bold: best of the methods {CERTAIN}", f"Bold: best of the rows with as many trials {CERTAIN}"
 NOT_MEASURED = "not in the metrics file"
 #: What a new subject's model cost, in columns of `adaptation.csv`: parameters, how many of them were trained, seconds, bytes.
 COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
@@ -104,8 +105,10 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     notes = {dataset: [*_absent_rows(study, given), *_notes(given), BRACKETS, BOLD] for dataset, given in of.items()}
     sought = {dataset: [*_chance(given), *notes[dataset]] for dataset, given in of.items()}
     new_notes = {
-        dataset: [*_notes([file for file in entries or files if (file["dataset"], file["role"]) == (dataset, "new")]), BRACKETS] for dataset in study.datasets
+        dataset: [*_notes([file for file in entries or files if (file["dataset"], file["role"]) == (dataset, "new")]), BRACKETS, BOLD_OF_BUDGET]
+        for dataset in study.datasets
     }
+    of_budgets = {budget: (same, _comparisons(study, same)) for budget, same in _grouped(adapted, lambda row: row.budget or row.trials).items()}
     words = {dataset: blurred_wins([row for row in rows if row.dataset == dataset], labels) for dataset in study.datasets}
     say(f"tables of {len(files)} metrics files, {len(records)} numbers")
 
@@ -117,13 +120,14 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         pd.DataFrame(curve, columns=[*COLUMNS, *(COSTS if entries else ())]).to_csv(folder / "adaptation.csv", index=False)
         tests = [
             {**test, "trials": same[0].trials if budget != "all" else "all"}
-            for budget, same in _grouped(adapted, lambda row: row.budget or row.trials).items() for test in _comparisons(study, same)
+            for budget, (same, found) in of_budgets.items() for test in found
         ]  # fmt: skip
         pd.DataFrame(tests, columns=[*COMPARISONS[:3], "trials", *COMPARISONS[3:]]).to_csv(folder / "adaptation_comparisons.csv", index=False)
         pd.DataFrame(comparisons, columns=COMPARISONS).to_csv(folder / "comparisons.csv", index=False)
         _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, layout.GROUPS)
         _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, sought, {}, layout.RETRIEVAL_GROUPS)
-        new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], labels) for dataset in study.datasets}
+        tested = {budget: found for budget, (_, found) in of_budgets.items()}
+        new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], tested, labels) for dataset in study.datasets}
         _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, layout.GROUPS)
         _efficiency(study, models, folder, labels)
         (folder / "peers.md").write_text(peers.markdown())
@@ -332,14 +336,20 @@ def _blocks(study: Study, rows: list[Row], comparisons: list[dict[str, Any]], la
     return blocks
 
 
-def _adaptation_blocks(study: Study, rows: list[Row], labels: dict[str, str]) -> list[layout.Block]:
+def _adaptation_blocks(study: Study, rows: list[Row], tested: dict[str | int | None, list[dict[str, Any]]], labels: dict[str, str]) -> list[layout.Block]:
+    """A block per new subject and average: methods in their order, each by budget; `tested` has the comparisons of each budget."""
     blocks = []
     for members in _grouped(rows, lambda row: row.subject).values():
         block = layout.Block(_title(study, members[0]))
         order = list(dict.fromkeys(row.method for row in members))
+        best = {budget: _best(same, tested[budget]) for budget, same in _grouped(members, lambda row: row.budget or row.trials).items()}
         for row in sorted(members, key=lambda row: (order.index(row.method), row.trials or 0)):  # noqa: B023
             budget = f", {row.trials} trials" if row.trials is not None else ""
-            cells = {(metric, row.protocol): layout.Cell(e["value"], e["ci_low"], e["ci_high"]) for metric, e in row.metrics.items()}
+            sure = best[row.budget or row.trials]
+            cells = {
+                (metric, row.protocol): layout.Cell(e["value"], e["ci_low"], e["ci_high"], (metric, row.protocol, row.method) in sure)
+                for metric, e in row.metrics.items()
+            }
             block.rows.setdefault(labels.get(row.method, row.method) + budget, {}).update(cells)
         blocks.append(block)
     return blocks

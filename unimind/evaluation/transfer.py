@@ -30,7 +30,7 @@ from unimind.training.loop import fingerprint
 from unimind.training.prior import Taught, read_trials, teach
 
 #: Measures of pictures, where the study wants them.
-OF_PICTURES = ("pixcorr", "clip", "squeezenet")
+OF_PICTURES = ("pixcorr", "clip", "study_clip", "squeezenet")
 COSTS = ("parameters", "trainable_parameters", "seconds", "peak_memory")
 
 
@@ -171,9 +171,11 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         training, trials = data.images("train"), trials_per_picture(data)
     prediction = decoder.predict(responses)
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}
+    absent: dict[str, str] = {}
     wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
     if study.transfer.pictures and wanted:
         panel = Panel.of(wanted, study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
+        absent |= panel.absent
         keys = [(study.seed, int(image), 0) for image in stimulus]
         label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
         coder = load_autoencoder(files.autoencoder).to(device)
@@ -182,10 +184,9 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
             truths = Pictures(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}
         found = measure(panel, truths, Pictures(pictures), index, batch, lambda network: stored_features(files.features, stimulus, network))
-    absent = {}
     with h5py.File(files.embeddings) as file:
         predicted = {} if prediction.embedding is None else {"reconstruction": prediction.embedding.cpu().numpy()}
-        absent = embedding_measures(
+        absent |= embedding_measures(
             study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
         )
     costs = read_json(model / "efficiency.json")
@@ -228,5 +229,4 @@ def _entry(
         "per_drawing": {name: [float(np.nanmean(part["measures"][name])) for part in parts] for name in wanted},
         "costs": {name: float(np.mean([part["costs"][name] for part in parts])) for name in COSTS},
         "absent": parts[0]["absent"],
-        "warnings": panel.notes,
     }
