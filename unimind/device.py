@@ -1,7 +1,9 @@
 """The device that networks run on."""
 
 import os
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -28,3 +30,12 @@ def on_device(device: torch.device | str | None = None) -> torch.device:
     if named.index is not None and named.index >= count:
         raise InputError(f"UNIMIND_DEVICE: {given} given, but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'} here, counted from cuda:0")
     return named
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU or of the processor, as the machine names it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    known = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", known.read_text(), re.MULTILINE) if known.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

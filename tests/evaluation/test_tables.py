@@ -196,6 +196,26 @@ def test_the_retrieval_table_says_what_chance_gives_and_which_rows_may_give_less
     assert "Chance: 50 % in two-way identification." in text
 
 
+def test_the_efficiency_table_says_what_it_was_measured_on(scored, tmp_path):
+    tiny, _ = scored
+    given = {"device": "Some CPU_1", "processes": 1, "threads": 3, "precision": "bf16", "batch_size": 16, "accumulate": 2, "torch": "2.9.0"}
+    for group, more in (("a", {}), ("b", {}), ("c", {"threads": 4, "batch_size": None, "accumulate": 1})):
+        folder = tmp_path / "models" / "good" / ("align" if group != "c" else "fit") / group
+        folder.mkdir(parents=True)
+        (folder / "efficiency.json").write_text(json.dumps({"parameters": 5, "seconds": 1.5, "conditions": given | more}))
+    tabulate(tiny.study, [], [tmp_path / "models"], tmp_path / "tables")
+    frame = pd.read_csv(tmp_path / "tables" / "efficiency.csv", dtype={"protocol": str})
+    assert set(frame.quantity) == {"parameters", "seconds"}
+    (first,), (second,) = (set(frame[frame.stage.str.startswith(stage)].protocol) for stage in ("align", "fit"))
+    for suffix in (".md", ".tex"):
+        text = (tmp_path / "tables" / f"efficiency{suffix}").read_text().replace("\\_", "_")
+        assert f"Protocol {first}: Some CPU_1; 3 threads; bf16; batches of 16 in 2 parts; torch 2.9.0." in text
+        assert f"Protocol {second}: Some CPU_1; 4 threads; bf16; all trials at once; torch 2.9.0." in text
+        assert "resident size of the whole process, libraries included" in text
+    row = next(line for line in (tmp_path / "tables" / "efficiency.md").read_text().splitlines() if "| align |" in line)
+    assert row.endswith(f"| {first} |")
+
+
 def test_networks_lead_up_to_the_first_method_and_closed_form_ones_and_controls_follow(scored, tmp_path):
     tiny, files = scored
     content = tiny.study.model_dump(mode="json")

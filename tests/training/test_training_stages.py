@@ -319,6 +319,12 @@ def test_wrong_files_are_refused_in_words(files, tmp_path):
 
 def test_efficiency_is_written(models):
     quantities = json.loads((models / "align" / "m" / "efficiency.json").read_text())
+    conditions = quantities.pop("conditions")
+    assert conditions.pop("device") and conditions.pop("threads") == torch.get_num_threads()
+    training = make_study().methods["m"].align.training
+    assert conditions == {
+        "precision": training.precision, "batch_size": training.batch_size, "accumulate": 1, "processes": 1, "torch": torch.__version__,
+    }  # fmt: skip
     assert set(quantities) == {"parameters", "trainable_parameters", "flops_per_sample", "peak_memory", "samples_per_second", "seconds"}
     assert all(value > 0 for value in quantities.values())
 

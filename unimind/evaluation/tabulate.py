@@ -19,7 +19,7 @@ from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
 from unimind.evaluation.panel import SEMANTIC
 from unimind.evaluation.statistics import bootstrap, holm, paired_test
 from unimind.progress import say
-from unimind.storage import read_json, whole_directory
+from unimind.storage import content_hash, read_json, whole_directory
 from unimind.study import METRICS, OWN_METRICS, Study
 
 COLUMNS = ["study", "dataset", "subject", "role", "method", "trials", "metric", "value", "ci_low", "ci_high", "n_test", "better", "protocol"]
@@ -30,6 +30,7 @@ LEVEL = 0.05
 BRACKETS = "Brackets: 95 % bootstrap interval over test images; in an average, an image is drawn for all subjects who saw it together."
 CERTAIN = f"where the paired permutation test against the runner-up gives p < {LEVEL} (Holm over the pairs of methods)."
 BOLD, BOLD_OF_BUDGET = f"Bold: best of the methods {CERTAIN}", f"Bold: best of the rows with as many trials {CERTAIN}"
+MEMORY = "Peak memory: on a GPU the largest that torch allocated; on a CPU the largest resident size of the whole process, libraries included."
 NOT_MEASURED = "not in the metrics file"
 #: What a new subject's model cost, in columns of `adaptation.csv`: parameters, how many of them were trained, seconds, bytes.
 COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
@@ -472,18 +473,25 @@ def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict
     """`efficiency.csv`, `.md`, `.tex` from the `efficiency.json` of every model."""
     import pandas as pd
 
-    records = []
+    records, protocols = [], {}
     found = sorted({p for path in models for p in ([path] if path.name == "efficiency.json" else path.rglob("efficiency.json")) if p.is_file()})
     for path in found:
         method, stage = _method_and_stage(path.parent)
-        for quantity, given in read_json(path).items():
+        content = read_json(path)
+        conditions = content.pop("conditions", None)
+        protocol = content_hash(conditions)[:8] if conditions else "-"
+        if conditions:
+            protocols[protocol] = _conditions(conditions)
+        for quantity, given in content.items():
             unit = UNITS.get(quantity, "")
             value, unit = (given.get("value"), given.get("unit", unit)) if isinstance(given, dict) else (given, unit)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                records.append({"study": study.name, "method": method, "stage": stage, "quantity": quantity, "value": value, "unit": unit})
+                records.append(
+                    {"study": study.name, "method": method, "stage": stage, "quantity": quantity, "value": value, "unit": unit, "protocol": protocol}
+                )
     order = {name: k for k, name in enumerate(_methods(study))}
     records.sort(key=lambda record: order.get(record["method"], len(order)))
-    frame = pd.DataFrame(records, columns=["study", "method", "stage", "quantity", "value", "unit"])
+    frame = pd.DataFrame(records, columns=["study", "method", "stage", "quantity", "value", "unit", "protocol"])
     frame.to_csv(folder / "efficiency.csv", index=False)
     wide, quantities = _efficiency_rows(study, records, labels)
     heads = [f"{q.replace('_', ' ')}{f' [{UNITS[q]}]' if UNITS.get(q, 'count') != 'count' else ''}" for q in quantities]
@@ -492,16 +500,28 @@ def _efficiency(study: Study, models: Sequence[Path], folder: Path, labels: dict
         text.append("No trained model left an efficiency record.")
         (folder / "efficiency.tex").write_text("% Efficiency: no numbers\n")
     else:
+        heads.append("protocol")
+        notes = [MEMORY, *(f"Protocol {key}: {words}." for key, words in sorted(protocols.items()))]
         text += ["| method | stage | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
         text += [f"| {method} | {stage} | " + " | ".join(cells) + " |" for method, stage, cells in wide]
-        text += ["", "Means over the groups of a stage. In parentheses: the transformer's value divided by this one, stage by stage."]
+        text += ["", "Means over the groups of a stage. In parentheses: the transformer's value divided by this one, stage by stage.", ""]
+        text += [f"- {note}" for note in notes]
         tex = [r"\begin{table}[t]", r"\centering", rf"\begin{{tabular}}{{ll{'r' * len(heads)}}}", r"\toprule",
                " & ".join(["method", "stage", *map(layout.latex_text, heads)]) + r" \\", r"\midrule"]  # fmt: skip
         tex += [" & ".join(map(layout.latex_text, [method, stage, *cells])) + r" \\" for method, stage, cells in wide]
         tex += [r"\bottomrule", r"\end{tabular}", r"\caption{Efficiency. In parentheses: the transformer's value divided by this one.}"]
-        tex += [r"\label{tab:efficiency}", r"\end{table}"]
+        tex += [r"\label{tab:efficiency}", *(rf"\par\footnotesize {layout.latex_text(note)}" for note in notes), r"\end{table}"]
         (folder / "efficiency.tex").write_text("\n".join(tex) + "\n")
     (folder / "efficiency.md").write_text("\n".join(text) + "\n")
+
+
+def _conditions(given: dict[str, Any]) -> str:
+    """What an efficiency record was measured under, in words (`training.loop.conditions`)."""
+    batch = "all trials at once" if given["batch_size"] is None else f"batches of {given['batch_size']}"
+    if given["accumulate"] > 1:
+        batch += f" in {given['accumulate']} parts"
+    processes = f"{given['processes']} processes of " if given["processes"] > 1 else ""
+    return f"{given['device']}; {processes}{given['threads']} threads; {given['precision']}; {batch}; torch {given['torch']}"
 
 
 def _method_and_stage(directory: Path) -> tuple[str, str]:
@@ -517,22 +537,24 @@ def _method_and_stage(directory: Path) -> tuple[str, str]:
 
 
 def _efficiency_rows(study: Study, records: list[dict[str, Any]], labels: dict[str, str]) -> tuple[list[tuple[str, str, list[str]]], list[str]]:
-    """(method, stage, cells) with the groups of a stage averaged, and the quantities shown."""
+    """(method, stage, cells) with the groups of a stage averaged, the last cell their protocols; and the quantities shown."""
     values: dict[tuple[str, str, str], list[float]] = {}
+    protocols: dict[tuple[str, str], set[str]] = {}
     for r in records:
         stage = r["stage"].split("/")[0] if r["method"] != "foundation" else r["stage"]
         values.setdefault((r["method"], stage, r["quantity"]), []).append(float(r["value"]))
+        protocols.setdefault((r["method"], stage), set()).add(r["protocol"])
     means = {key: float(np.mean(v)) for key, v in values.items()}
     quantities = [q for q in UNITS if any(key[2] == q for key in means)]
     transformers = [name for name, method in study.methods.items() if method.encoder.kind == "vit"]
     reference = next((name for name in transformers if study.methods[name].align is not None), transformers[0] if transformers else None)
     rows = []
-    for method, stage in dict.fromkeys(key[:2] for key in means):
+    for method, stage in protocols:
         cells = []
         for quantity in quantities:
             value = means.get((method, stage, quantity))
             base = means.get((reference, stage, quantity)) if reference else None
             ratio = f" ({base / value:.2g} ×)" if base and value and method != reference and method in study.methods else ""
             cells.append("-" if value is None else f"{value:.4g}{ratio}" if value < 1e4 and value != int(value) else f"{value:,.0f}{ratio}")
-        rows.append((labels.get(method, method), stage, cells))
+        rows.append((labels.get(method, method), stage, [*cells, ", ".join(sorted(protocols[method, stage]))]))
     return rows, quantities

@@ -11,7 +11,7 @@ from unimind.models.ridge import RidgeModel
 from unimind.progress import say
 from unimind.storage import content_hash
 from unimind.study import Method, Ridge, Study
-from unimind.training.loop import Trained, fingerprint, peak_memory, write_model
+from unimind.training.loop import Trained, conditions, fingerprint, peak_memory, write_model
 from unimind.training.prior import Taught, Trials, read_trials, teach
 
 
@@ -73,7 +73,7 @@ def write_fitted(out: Path, model: RidgeModel, study: Study, method: str, group:
     weights = sum(tensor.numel() for name, tensor in state.items() if name.endswith("weight"))
     efficiency = {
         "parameters": count, "trainable_parameters": count, "flops_per_sample": 2 * weights, "peak_memory": peak_memory(torch.device("cpu")),
-        "samples_per_second": len(own.responses) / max(seconds, 1e-9), "seconds": seconds,
+        "samples_per_second": len(own.responses) / max(seconds, 1e-9), "seconds": seconds, "conditions": conditions(torch.device("cpu"), "fp64", None),
     }  # fmt: skip
     config = {
         "kind": "ridge", "method": method, "group": group, "latent_shape": list(own.latent.shape[1:]),

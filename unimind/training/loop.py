@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimind import study
-from unimind.device import on_device
+from unimind.device import device_name, on_device
 from unimind.errors import InputError, is_out_of_memory
 from unimind.progress import say, track
 from unimind.provenance import code_hash
@@ -60,14 +60,14 @@ class Trained:
         Rows of `losses.csv`.
     efficiency : dict
         Rows of `efficiency.json`: parameters, trainable_parameters, flops_per_sample (forward pass), peak_memory
-        (bytes), samples_per_second, seconds.
+        (bytes), samples_per_second, seconds; and `conditions`, under which they were measured.
     """
 
     steps: int
     best_step: int | None = None
     validation: dict[str, float] = field(default_factory=dict)
     losses: list[tuple[int, str, str, float]] = field(default_factory=list)
-    efficiency: dict[str, float] = field(default_factory=dict)
+    efficiency: dict[str, Any] = field(default_factory=dict)
 
 
 # --- random numbers -----------------------------------------------------------------------------------------------
@@ -457,6 +457,7 @@ class _Run:
             "peak_memory": peak_memory(self.device),
             "samples_per_second": self.samples * self.step / max(record["seconds"], 1e-9),
             "seconds": record["seconds"],
+            "conditions": conditions(self.device, self.settings.precision, self.settings.batch_size, self.settings.accumulate, self.accelerator.num_processes),
         }
         return Trained(self.step, record["best_step"], record["best"], [tuple(row) for row in record["losses"]], efficiency)
 
@@ -577,6 +578,14 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def conditions(device: torch.device, precision: str, batch_size: int | None, accumulate: int = 1, processes: int = 1) -> dict[str, Any]:
+    """What speed and memory depend on beside the network; `batch_size` None: all at once."""
+    return {
+        "device": device_name(device), "processes": processes, "threads": torch.get_num_threads(), "precision": precision, "batch_size": batch_size,
+        "accumulate": accumulate, "torch": torch.__version__,
+    }  # fmt: skip
 
 
 def count_flops(function: Callable[[], Any]) -> int:
