@@ -728,6 +728,10 @@ class Study(Section):
         """The study's methods, then those of its comparison over trial budgets alone."""
         return list(dict.fromkeys([*self.methods, *(self.transfer.baselines if self.transfer else ())]))
 
+    def leads(self, method: str) -> bool:
+        """Whether no method before it draws as many samples: the controls that methods of one protocol share are measured with it."""
+        return method == next(name for name, other in self.methods.items() if other.sampling.samples == self.methods[method].sampling.samples)
+
     def share(self, method: str) -> int | None:
         """Training trials of each training subject that a method may use; None: all."""
         part = self.method(method).trained_on

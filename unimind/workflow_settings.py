@@ -97,7 +97,7 @@ def _score(study: Study, method: str, dataset: str, subject: str) -> dict[str, A
         "dataset": _part(study.datasets[dataset], WHO_AND_WHERE),
         "label": study.methods[method].label,
         "role": study.role(dataset, subject),
-        "leading": method == next(iter(study.methods)),
+        "leading": study.leads(method),
         "picture_size": study.picture_size,
         "seed": study.seed,
     }

@@ -110,7 +110,7 @@ class TinyStudy:
             file["unconditional"] = scenes(n_test, side, 8)
             file["embedding_ceiling"] = self.noisy(15, 9)
             file["autoencoder_ceiling"] = self.noisy(5, 10)
-            file.attrs["absent"] = "{}"
+            file.attrs.update(absent="{}", samples=samples)
         for method, noise in (("good", 40), ("poor", 160)):
             for k, subject in enumerate(self.subjects):
                 order = np.random.default_rng(k).permutation(n_test)  # reconstructions need not come in the stimuli's order

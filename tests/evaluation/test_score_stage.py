@@ -148,6 +148,30 @@ def test_rows_that_are_the_same_for_all_methods_are_measured_once(scored):
     assert first - second == {"mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling"} and not second - first
 
 
+def test_a_protocol_of_its_own_has_its_own_controls_or_the_reason(tiny, tmp_path):
+    content = tiny.study.model_dump(mode="json")
+    content["methods"]["poor"]["sampling"]["samples"] = 1
+    content["methods"]["also"] = content["methods"]["poor"]
+    tiny.study = parse_study(content)
+    assert [tiny.study.leads(name) for name in ("good", "poor", "also")] == [True, True, False]
+    for subject in tiny.subjects:
+        with h5py.File(tiny.path(f"poor-{subject}.h5"), "a") as file:
+            one = file["samples"][:, :1]
+            del file["samples"]
+            file["samples"], file["shown"][:] = one, 0
+    features = tiny.features()
+    files = {(method, subject): tiny.score(method, subject, features) for method in ("good", "poor") for subject in tiny.subjects}
+    good, poor = (json.loads(files[method, "subj01"].read_text()) for method in ("good", "poor"))
+    assert set(good["rows"]) - set(poor["rows"]) == {"embedding-ceiling"} and good["absent_rows"] == {}
+    assert poor["rows"]["mean-training-image"]["mse"]["value"] == good["rows"]["mean-training-image"]["mse"]["value"]
+    tabulate(tiny.study, list(files.values()), [], tmp_path / "tables")
+    frame = pd.read_csv(tmp_path / "tables" / "reconstruction.csv", dtype={"protocol": str})
+    rows = frame[(frame.subject == "subj01") & (frame.metric == "mse")].groupby("method").protocol.nunique()
+    assert rows["mean-training-image"] == rows["unconditional"] == 2 and rows["embedding-ceiling"] == 1
+    text = (tmp_path / "tables" / "reconstruction.md").read_text()
+    assert "Absent rows: embedding ceiling: the picture is the best of 2 samples, with which methods that have 1 do not compare." in text
+
+
 def test_controls_are_where_they_belong(scored):
     _, files = scored
     rows = json.loads(files["good", "subj01"].read_text())["rows"]

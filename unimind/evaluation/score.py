@@ -71,7 +71,7 @@ def score(
     panel = panel_of(study, embedding, classifier)
     made, rows, predicted, attributes, absent_rows = _rows(reconstruction, controls, stimuli, prepared, study.seed)
     stimulus = made.stimulus
-    if method != next(iter(study.methods)):  # rows that are the same for all methods are measured once
+    if not study.leads(method):  # rows that are the same for all methods of a protocol are measured once
         rows = {row: values for row, values in rows.items() if row not in OF_THE_SUBJECT}
     with h5py.File(stimuli) as file:
         truths = Pictures(rows_at(file["images"], stimulus))
@@ -156,6 +156,9 @@ def _rows(
             if row.replace("-", "_") in file:
                 rows[row] = rows_at(file[row.replace("-", "_")], place)
         absent = json.loads(file.attrs["absent"])
+        if "embedding-ceiling" in rows and (drawn := int(file.attrs["samples"])) != samples.shape[1]:
+            del rows["embedding-ceiling"]
+            absent["embedding-ceiling"] = f"the picture is the best of {drawn} samples, with which methods that have {samples.shape[1]} do not compare"
     if samples.shape[1] > 1:
         rows[SAMPLES] = samples
     sizes = {row: values.shape[-3:] for row, values in rows.items()}

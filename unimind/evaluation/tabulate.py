@@ -368,7 +368,7 @@ def _notes(files: list[dict[str, Any]]) -> list[str]:
 def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
     """Which of the rows every table needs are not there, and why (`absent_rows` of the metrics files)."""
     of_methods, of_subjects = [], []
-    for subject, members in _grouped(files, lambda file: file["subject"]).items():
+    for (subject, _), members in _grouped(files, lambda file: (file["subject"], file["protocol"]["id"])).items():
         reasons = {row: reason for file in members for row, reason in file.get("absent_rows", {}).items()}
         for row in ROWS:
             if row in OF_THE_SUBJECT:
