@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from unimind.models.convmixer import ConvMixerTrunk
 from unimind.models.heads import SubjectHead, reverse_gradient
@@ -84,16 +83,31 @@ def test_embedding_distance_is_one_for_the_mean_and_zero_for_the_truth():
     assert EmbeddingDistance()(target, target, scale).item() == 0
 
 
+def distribution(one, others):
+    """How one vector is shared out among others: softmax of their cosines over 0.1."""
+    values = np.exp([np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other) / 0.1 for other in others])
+    return values / values.sum()
+
+
 def test_softclip_is_its_formula(pair):
-    predicted, target = normalize(pair[0].detach(), dim=1).double().numpy(), normalize(pair[1], dim=1).double().numpy()
+    """MindEye's: the targets' likenesses are the labels of both directions."""
+    predicted, target = (x.detach().double().numpy() for x in pair)
+    terms = [
+        distribution(t, target) @ (np.log(distribution(p, target)) + np.log(distribution(t, predicted))) / 2 for p, t in zip(predicted, target, strict=True)
+    ]
+    assert SoftClip(0.1)(*pair).item() == pytest.approx(-np.mean(terms), rel=1e-5)
 
-    def softmax(x):
-        return np.exp(x) / np.exp(x).sum(1, keepdims=True)
 
-    labels = softmax(target @ target.T / 0.1)
-    columns = labels.T / labels.T.sum(1, keepdims=True)
-    expected = -0.5 * np.mean((labels * np.log(softmax(predicted @ target.T / 0.1))).sum(1) + (columns * np.log(softmax(target @ predicted.T / 0.1))).sum(1))
-    assert SoftClip(0.1)(*pair).item() == pytest.approx(expected, rel=1e-5)
+def test_softclip_with_mixed_inputs_is_its_formula(pair):
+    predicted, target = (x.detach().double().numpy() for x in pair)
+    partner, share = np.roll(target, 1, 0), np.linspace(0.1, 0.9, len(target))
+    total = 0.0
+    for row in range(len(target)):
+        of_prediction = share[row] * distribution(target[row], target) + (1 - share[row]) * distribution(partner[row], target)
+        of_target = share * distribution(target[row], target) + (1 - share) * distribution(target[row], partner)
+        total -= (of_prediction @ np.log(distribution(predicted[row], target)) + of_target @ np.log(distribution(target[row], predicted))) / 2
+    found = SoftClip(0.1)(*pair, torch.tensor(partner), torch.tensor(share)[:, None])
+    assert found.item() == pytest.approx(total / len(target), rel=1e-5)
 
 
 def test_softclip_with_mixed_inputs_lies_between_the_two_labels(pair):
