@@ -45,7 +45,20 @@ def mean_training_image(stimuli: Path, prepared: Path, at_once: int = 256) -> np
     return np.rint(total / len(wanted)).astype(np.uint8)
 
 
-def distinct(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+class Views:
+    """Pictures (H, W, 3) that lie in several arrays, read like one array (m, H, W, 3) by an integer array; only what is read is copied."""
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return np.stack([self.pictures[i] for i in index])
+
+
+def distinct(rows: dict[str, np.ndarray]) -> tuple[Views, dict[str, np.ndarray]]:
     """Distinct pictures of all rows, and every row as indices into them.
 
     Parameters
@@ -54,7 +67,8 @@ def distinct(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndar
 
     Returns
     -------
-    pictures : uint8 array (m, H, W, 3)
+    pictures : Views
+        m pictures, lying where the rows have them: at full size a second copy would be gigabytes.
     index : dict of str to int array (n,) or (n, k)
     """
     place: dict[bytes, int] = {}
@@ -70,4 +84,4 @@ def distinct(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndar
                 kept.append(picture)
             numbers[i] = place[key]
         index[name] = numbers.reshape(values.shape[:-3])
-    return np.stack(kept), index
+    return Views(kept), index
