@@ -398,7 +398,7 @@ def _chance(files: list[dict[str, Any]]) -> list[str]:
         return []
     return [
         f"Chance: {', '.join(levels)}.",
-        "In the rows shuffled and chance every picture has the prediction of another one and cannot be found by it: they can fall below chance.",
+        "In the rows shuffled and chance every picture has the prediction of another one, which points away from it: they can fall below chance.",
     ]
 
 
