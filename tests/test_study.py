@@ -45,6 +45,15 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis", "condition"]),
         (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["methods.ridge.sampling.strength: 0.8", "write 0", "autoencoder alone"]),
         (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "no latent"]),
+        *(
+            (lambda s, losses=losses: s["methods"]["unimind-vit"].update(adapt={"losses": losses}), [f"methods.unimind-vit.adapt: losses{key}", words])
+            for losses, key, words in (
+                ({"siamese": 1}, ".siamese: 1 given", "give mix_training a share"),
+                ({"subject": 0.5}, ".subject: 0.5 given", "leave it out"),
+                ({"adversarial": 1}, ".adversarial: 1 given", "leave it out"),
+                ({"embedding": 0}, ": nothing left to adapt by", "give `embedding`"),
+            )
+        ),
         (
             lambda s: s["methods"]["mindvis"].update(condition={"drop": 0}, sampling={"guidance": 2.0}),
             ["methods.mindvis: condition.drop: 0", "guidance 2", "write 0.1, or guidance: 1"],

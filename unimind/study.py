@@ -455,6 +455,14 @@ class Losses(Section):
         return self.siamese + self.softclip > 0
 
 
+class AdaptLosses(Losses):
+    """Weights of the losses that a shared model is adapted by; zero switches one off."""
+
+    siamese: float = Field(0.0, ge=0, description="As in `align`, over pairs with the training subjects that `mix_training` mixes in.")
+    subject: float = Field(0.0, ge=0, description="Only in `align`: a new subject has no others to be told from.")
+    adversarial: float = Field(0.0, ge=0, description="Only in `align`, as `subject`.")
+
+
 class Align(Section):
     """Cross-subject alignment of the embeddings."""
 
@@ -490,13 +498,24 @@ class Adapt(Section):
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
     start: Literal["prior", "ridge", "plain"] = Field("ridge", description="Where the adapter starts: at the decoder that a prior over the training subjects' voxels gives; at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
-    losses: Losses = Losses()
+    losses: AdaptLosses = AdaptLosses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 
     @model_validator(mode="after")
+    def _trainable(self) -> "Adapt":
+        for name in ("subject", "adversarial"):
+            if getattr(self.losses, name) > 0:
+                raise ValueError(f"losses.{name}: {getattr(self.losses, name):g} given, but one new subject has no others to be told from; leave it out")
+        if self.losses.siamese > 0 and self.mix_training == 0:
+            raise ValueError(f"losses.siamese: {self.losses.siamese:g} given, but without training subjects there are no pairs; give mix_training a share, or leave it out")
+        if self.losses.siamese + self.losses.embedding + self.losses.softclip == 0:
+            raise ValueError("losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
+        return self
+
+    @model_validator(mode="after")
     def _undivided(self) -> "Adapt":
-        if self.losses.softclip > 0 or (self.losses.siamese > 0 and self.mix_training > 0):
-            self.training.undivided("losses.softclip, and with mix_training losses.siamese, compare")
+        if self.losses.compares_rows:
+            self.training.undivided("losses.siamese and losses.softclip compare")
         if self.mix_training > 0 and self.training.batch_size < 2:
             raise ValueError(f"training.batch_size: {self.training.batch_size} given, too few to share with training subjects (mix_training); write 2 or more")
         return self

@@ -5,6 +5,7 @@ to date.
 """
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,15 @@ def _key(path: str) -> str:
     return path.removesuffix("[]").removesuffix(".<name>").rpartition(".")[2]
 
 
+def _shared_end(paths: list[str]) -> str:
+    """What all places end with, below the names that users give: `align.losses`, or `training` where it stands in many sections."""
+    ends = zip(*(reversed(path.removesuffix("[]").removesuffix(".<name>").split(".")) for path in paths), strict=False)
+    shared = [own[0] for own in takewhile(lambda own: len(set(own)) == 1 and own[0] != "<name>", ends)]
+    return ".".join(reversed(shared)) or _key(paths[0])
+
+
 def _heading(section: dict[str, Any], paths: list[str]) -> str:
-    place = f"`{paths[0]}`" if len(paths) == 1 else f"`{_key(paths[0])}`, in several places"
+    place = f"`{paths[0]}`" if len(paths) == 1 else f"`{_shared_end(paths)}`, in several places"
     tag = _tag(section)
     return f"{place} with {tag}" if tag else place
 

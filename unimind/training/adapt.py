@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
-from unimind.progress import say
 from unimind.storage import load_model
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import read_subject
@@ -74,12 +73,12 @@ def adapt(
     diffusion : Path, optional
         Not needed: the encoder is adapted by the alignment losses.
     training_prepared, training_embeddings : lists of Path, optional
-        Training subjects' files, needed where `adapt.start: prior`, `adapt.mix_training` or `adapt.losses.siamese` asks for them.
+        Training subjects' files, needed where `adapt.start: prior` or `adapt.mix_training` asks for them.
 
     Raises
     ------
     InputError
-        The method does not adapt, the budget cannot be met, or losses are chosen that this data cannot give.
+        The method does not adapt, the budget cannot be met, or training subjects are missing.
     """
     write_adapted(study, method, dataset, subject, prepared, embeddings, shared, checkpoints, out, trials, seed, training_prepared, training_embeddings)
 
@@ -104,10 +103,6 @@ def write_adapted(
             f"methods.{method}.adapt.mix_training: {stage.mix_training} given, but no training subjects; "
             "give their --training-prepared and --training-embeddings"
         )
-    if stage.losses.siamese > 0 and not others:
-        say("adapt: no training subjects are mixed in (adapt.mix_training), so there are no cross-subject pairs; the siamese loss is left out")
-    if stage.losses.embedding + stage.losses.softclip == 0 and not (stage.losses.siamese > 0 and others):
-        raise InputError(f"methods.{method}.adapt.losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
 
     torch.manual_seed(stream_seed(number, method, key, "adapt"))
     if encoder.length == "adapter":
