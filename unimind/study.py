@@ -26,6 +26,7 @@ OWN_METRICS = ("identification", "study_clip", "squeezenet", "lpips_squeeze", "c
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sha256 = Annotated[str | None, Field(description="SHA-256 that the file of weights must have; where none is given, any file is taken and its SHA-256 recorded.")]
 
 
 class Section(BaseModel):
@@ -287,6 +288,7 @@ class OpenClipEmbedding(Section):
     model: str = "ViT-L-14"
     pretrained: str = "openai"
     weights: str | None = Field(None, description="Local file of these pretrained weights, instead of the hub.")
+    sha256: Sha256 = None
 
 
 class SqueezeNetEmbedding(Section):
@@ -294,6 +296,7 @@ class SqueezeNetEmbedding(Section):
 
     kind: Literal["squeezenet"]
     weights: str = Field("$UNIMIND_REAL_DATA/weights/squeezenet1_1.safetensors", description="Weights, torchvision names.")
+    sha256: Sha256 = None
 
 
 class StudyAutoencoder(Section):
@@ -320,6 +323,7 @@ class HubAutoencoder(Section):
     repository: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     revision: str = "main"
     subfolder: str = "vae"
+    sha256: Sha256 = None
 
 
 class LdmAutoencoder(Section):
@@ -327,6 +331,7 @@ class LdmAutoencoder(Section):
 
     kind: Literal["ldm"]
     checkpoint: str = Field("data/weights/cin256-v2.ckpt", description="CompVis checkpoint, or its weights as .safetensors.")
+    sha256: Sha256 = None
 
 
 class StudyDiffusion(Section):
@@ -349,6 +354,7 @@ class HubDiffusion(Section):
     repository: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     revision: str = "main"
     subfolder: str = "unet"
+    sha256: Sha256 = None
 
 
 class LdmDiffusion(Section):
@@ -356,6 +362,7 @@ class LdmDiffusion(Section):
 
     kind: Literal["ldm"]
     checkpoint: str = Field("data/weights/cin256-v2.ckpt", description="CompVis checkpoint, or its weights as .safetensors.")
+    sha256: Sha256 = None
 
 
 class StudyClassifier(Section):

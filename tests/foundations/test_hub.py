@@ -61,6 +61,13 @@ def test_kl_autoencoder_scales_its_latent_as_its_pipeline_does(repository, tmp_p
         module.encode(torch.rand(1, 3, 15, 16))
 
 
+def test_another_file_than_the_one_expected_is_refused(repository, tmp_path):
+    right = hashlib.sha256((repository / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    built(HubAutoencoder(kind="hub", repository=str(repository), sha256=right.upper()), tmp_path / "out")
+    with pytest.raises(InputError, match=f"foundations.autoencoder.sha256: {'0' * 64} expected, but diffusion_pytorch_model.safetensors has {right}; get"):
+        built(HubAutoencoder(kind="hub", repository=str(repository), sha256="0" * 64), tmp_path / "other")
+
+
 def test_vq_autoencoder_quantises_when_decoding(repository, tmp_path):
     module, _ = built(HubAutoencoder(kind="hub", repository=str(repository), subfolder="vqvae"), tmp_path / "out")
     theirs = diffusers.VQModel.from_pretrained(repository / "vqvae")

@@ -24,9 +24,17 @@ def build(settings: External, directory: Path) -> None:
     Raises
     ------
     InputError
-        One line: which file or repository is missing or unfit, and what to do.
+        One line: which file or repository is missing, unfit or of another SHA-256 than expected, and what to do.
     """
     directory = Path(directory)
+    _build(settings, directory)
+    expected, config = getattr(settings, "sha256", None), read_json(directory / "config.json")
+    if expected is not None and set(config["sources"].values()) != {expected.lower()}:
+        found = ", ".join(f"{name} has {value}" for name, value in config["sources"].items())
+        raise InputError(f"foundations.{config['role']}.sha256: {expected} expected, but {found}; get the weights again, or correct the hash in the study")
+
+
+def _build(settings: External, directory: Path) -> None:
     match settings:
         case OpenClipEmbedding():
             from unimind.foundations.open_clip_embedding import build_open_clip
