@@ -20,7 +20,7 @@ ROWS = {
     "nearest-training-image": "the training image nearest to the encoder's embedding",
     "mean-training-image": "the mean of all training images",
     "unconditional": "a sample of the diffusion model without a condition",
-    "embedding-ceiling": "the decoder given the true image embedding",
+    "embedding-ceiling": "the diffusion model given the true image embedding",
     "autoencoder-ceiling": "the autoencoder's round trip of the truth",
 }
 #: Rows that do not depend on the method: they stand once per subject in a table.

@@ -98,7 +98,8 @@ CONTROLS: dict[str, tuple[str, str]] = {
     ),
     "embedding-ceiling": (
         "Ceiling: true embedding",
-        "The decoder is given the seen picture's true embedding instead of a prediction: perfect brain reading by this decoder would score this.",
+        "The diffusion model is given the seen picture's true embedding instead of a prediction, and shows the best of as many samples: the most that "
+        "reading an embedding from a brain could give it.",
     ),
     "autoencoder-ceiling": (
         "Ceiling: autoencoder",
