@@ -567,8 +567,11 @@ class Method(Section):
                     raise ValueError(f"{key}: not possible with encoder.kind {self.encoder.kind}, which is fitted in closed form")
             if self.scope != "subject":
                 raise ValueError(f"scope: {self.encoder.kind} is fitted per subject; {self.scope!r} given, write `scope: subject`")
-        elif self.condition is None and (self.align is None or self.align.losses.embedding + self.align.losses.softclip == 0):
-            raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
+        elif self.align is None or self.align.losses.embedding + self.align.losses.softclip == 0:
+            if self.condition is None:
+                raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
+            if self.adapt is not None:
+                raise ValueError("adapt: adapts to the image embedding, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`")
         if self.scope == "subject" and self.adapt is not None:
             raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
         if isinstance(self.encoder, ConvMixer | ViT) and self.voxels.size % self.encoder.patch:
