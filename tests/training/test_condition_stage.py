@@ -56,9 +56,9 @@ def diffusion(tmp_path_factory):
 def study_of(training, subjects=2, aligned=False, **changes):
     """The first so many subjects are trained on; without alignment, condition trains the encoder too."""
     method = {"voxels": {"size": 32, "repeats": "draw"}, "encoder": CONVMIXER, "pretrain": None}
-    method |= {} if aligned else {"align": None}
     content = resolved(make_study(**method, condition={"tokens": 3, "train_encoder": not aligned, "training": SHORT | training} | changes))
-    content["datasets"]["sim"] |= {"training_subjects": SUBJECTS[:subjects], "new_subjects": SUBJECTS[subjects:]}
+    content["methods"]["m"] |= {} if aligned else {"align": None, "adapt": None}
+    content["datasets"]["sim"] |= {"training_subjects": SUBJECTS[:subjects], "new_subjects": SUBJECTS[subjects:] if aligned else []}
     return parse_study(content)
 
 

@@ -32,8 +32,9 @@ def train_condition(files, diffusion, folder):  # noqa: F811
     conditioned(study_of(training, drop=0.2), files, diffusion, folder / "model")
 
 
-def wait_for_checkpoint(folder, since):
+def wait_for_checkpoint(process, folder, since):
     while not (file := folder / CHECKPOINT).exists() or file.stat().st_mtime < since:
+        assert process.is_alive(), "ended before its checkpoint"
         time.sleep(0.001)
 
 
@@ -48,7 +49,7 @@ def test_a_stage_killed_at_ten_random_moments_ends_with_the_same_weights(files, 
     """Ten lives, each of at least one checkpoint; every other step saves one, so some moments are in the midst of saving."""
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     alone = started(train, files, diffusion, whole)
-    wait_for_checkpoint(whole, 0.0)
+    wait_for_checkpoint(alone, whole, 0.0)
     begun = time.monotonic()
     alone.join()
     seconds = time.monotonic() - begun
@@ -56,7 +57,7 @@ def test_a_stage_killed_at_ten_random_moments_ends_with_the_same_weights(files, 
     moments, steps = random.Random(0), [0]
     for _ in range(10):
         process, birth = started(train, files, diffusion, disturbed), time.time()
-        wait_for_checkpoint(disturbed, birth)
+        wait_for_checkpoint(process, disturbed, birth)
         time.sleep(moments.uniform(0, seconds / 15))
         process.kill()
         assert killed(process)
