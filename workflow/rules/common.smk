@@ -217,6 +217,9 @@ def cards_of(stage=None):
     """
 
     def number(wildcards):
+        # A profile's limit would be lost with --resources; a cluster counts its cards itself.
+        if workflow.local_exec and "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", 1)
         told = os.environ.get("UNIMIND_GPUS")
         if not (int(told) if told else workflow.non_local_exec or graphics_cards()):
             return 0
