@@ -267,3 +267,10 @@ def test_latents_of_another_network_are_refused_in_words(files, diffusion, tmp_p
         file["embedding"], file["latent"] = torch.zeros(60, DIM).numpy(), torch.zeros(60, 5, 2, 2).numpy()
     with pytest.raises(InputError, match="latents have 5 channels"):
         condition(study_of({}), "m", "sim", files_of(files)[0], [tmp_path / "other.h5"] * 2, None, diffusion, tmp_path / "c", tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", ["cross_attention", "time"])
+def test_either_path_can_be_left_out_of_a_training(files, diffusion, tmp_path, path):
+    conditioned(study_of({"steps": 2}, **{path: False}), files, diffusion, tmp_path / "out")
+    state, config = load_model(tmp_path / "out")
+    assert config["condition"][path] is False and all(torch.isfinite(tensor).all() for tensor in state.values())

@@ -174,7 +174,7 @@ def measure(
     batch_size : int
         Pictures per forward pass; results do not depend on it beyond float rounding.
     stored : callable
-        Gives the truths' features of a network where a file has them; by default they are computed.
+        Gives the truths' features of a network where a file has them, in a dictionary that is used up; by default they are computed.
 
     Returns
     -------
@@ -221,12 +221,12 @@ def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
 def _measure_network(
     panel: Panel, network: networks.Network, truth: dict[str, np.ndarray], pictures: Pictures, rows: dict[str, np.ndarray], batch_size: int, result: Measured
 ) -> None:
-    """Measures of one network's feature vectors, written into `result`."""
+    """Measures of one network's feature vectors, written into `result`; wide features are taken out of `truth`, one copy of them is enough."""
     wide = [key for key in truth if key in (*TWO_WAY, *DISTANCE) and key in panel.wanted]
     kept = [key for key in truth if key in ("logits", "pooled")]
     device = networks.device()
-    unit = {key: m.standardise(torch.from_numpy(truth[key]).to(device)) for key in wide}
-    r = {key: np.empty((len(truth[key]), len(pictures)), np.float32) for key in wide}
+    unit = {key: m.standardise(torch.from_numpy(truth.pop(key)).to(device)) for key in wide}
+    r = {key: np.empty((len(unit[key]), len(pictures)), np.float32) for key in wide}
     features: dict[str, list[np.ndarray]] = {key: [] for key in kept}
     for part in track(list(slices(len(pictures), batch_size)), network.shown_as):
         values = network(pictures.batch(np.arange(part.start, part.stop)))

@@ -99,7 +99,7 @@ class ConditionStage(nn.Module):
             context = torch.cat([context, self.to_subject(self.subject.token(pooled))[:, None]], 1)
         null = self.null()
         if not self.cross_attention:
-            context = null.context.expand_as(context)
+            context = null.context.expand_as(context).clone()  # a view of a parameter asks for its gradient even without gradients
         if not self.time:
             time = torch.zeros_like(time)
         return Condition(context, time)
