@@ -61,8 +61,11 @@ def ours(weights: Path, groups: list[str], n: int, side: int, cells: int, batch_
     truths = Pictures(pictures(n, side, 0))
     start = time.perf_counter()
     panel = Panel.of(wanted, weights, None)
-    for name, features in truth_features(panel, truths, batch_size).items():  # to disk and back, as the stages `features` and `score` do
+    found = truth_features(panel, truths, batch_size)
+    while found:  # to disk and back, as the stages `features` and `score` do
+        name, features = found.popitem()
         np.savez(weights / f"{name}.npz", **features)
+    del features
     once = time.perf_counter() - start
 
     def stored(network: networks.Network) -> dict[str, np.ndarray]:
@@ -71,8 +74,8 @@ def ours(weights: Path, groups: list[str], n: int, side: int, cells: int, batch_
 
     start = time.perf_counter()
     for cell in range(cells):
-        found = measure(panel, truths, Pictures(pictures(n, side, cell + 1)), {"reconstruction": np.arange(n)}, batch_size, stored)
-        assert set(found["reconstruction"]) - {"similarity"} == set(wanted)
+        measured = measure(panel, truths, Pictures(pictures(n, side, cell + 1)), {"reconstruction": np.arange(n)}, batch_size, stored)
+        assert set(measured["reconstruction"]) - {"similarity"} == set(wanted)
     return {"once": once, "per_cell": (time.perf_counter() - start) / cells}
 
 
