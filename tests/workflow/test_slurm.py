@@ -49,13 +49,18 @@ def fetched(tmp_path_factory) -> Clone:
     return clone
 
 
+def hears_interrupts() -> None:
+    """In a new process: Ctrl-C is not ignored, as it is in what a shell started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def snakemake(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "snakemake"), **environment: str) -> subprocess.Popen[str]:
     """Snakemake, started in a folder; what it says goes to `said` there."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "PYTHONPATH"))}
     with open(folder / "said", "w") as said:
         return subprocess.Popen(
             [sys.executable, *program, "--nocolor", *arguments],
-            cwd=folder, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, text=True,
+            cwd=folder, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, text=True, preexec_fn=hears_interrupts,
         )  # fmt: skip
 
 
@@ -179,15 +184,6 @@ def test_job_out_of_memory_is_submitted_again_with_more(node, tmp_path):
     assert log.stem == first["JobId"] and "exceeded memory limit" in log.read_text()
 
 
-def interrupt(going: subprocess.Popen[str], node: SlurmNode) -> None:
-    """Ctrl-C, and again where it fell into a moment in which SLURM's plugin swallows it, as a user would."""
-    for _ in range(4):
-        going.send_signal(signal.SIGINT)
-        if wait_until(lambda: going.poll() is not None or not node.queue(), seconds=45):
-            break
-    going.wait(timeout=240)
-
-
 @pytest.mark.slow
 def test_interrupt_leaves_no_job_behind(node, fetched, tmp_path):
     clone = fetched.copy(tmp_path / "unimind")
@@ -205,7 +201,8 @@ def test_interrupt_leaves_no_job_behind(node, fetched, tmp_path):
         # Three jobs for two processors: one waits.
         assert wait_until(lambda: states() == ["PENDING", "RUNNING", "RUNNING"] and len(at_work()) == 2, seconds=120), (clone.folder / "said").read_text()
     finally:
-        interrupt(going, node)
+        going.send_signal(signal.SIGINT)
+        going.wait(timeout=240)
     assert going.returncode != 0
     assert wait_until(lambda: not node.queue(), seconds=30)
     assert set(states()) == {"CANCELLED"}
