@@ -26,6 +26,10 @@ class Condition(NamedTuple):
         context = torch.where(kept[:, None, None], self.context, null.context.expand_as(self.context))
         return Condition(context, torch.where(kept[:, None], self.time, null.time.expand_as(self.time)))
 
+    def repeat(self, n: int) -> "Condition":
+        """Every row n times, one after the other."""
+        return Condition(*(part.repeat_interleave(n, 0) for part in self))
+
     def expand(self, n: int) -> "Condition":
         """A condition of one row, n times, without copies."""
         return Condition(self.context.expand(n, -1, -1), self.time.expand(n, -1))

@@ -11,7 +11,6 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
-from unimind.foundations.diffusion import Condition
 from unimind.reconstruction.agreement import best_sample
 from unimind.reconstruction.reconstruct import draw_pictures
 from unimind.reconstruction.tested import pictures_tested
@@ -50,10 +49,9 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         condition = None if network.conditioner is None else network.conditioner(vectors)
     if condition is not None:
         count = sampling.samples
-        condition = Condition(*(part.repeat_interleave(count, 0) for part in condition))
         keys = [(study.seed, int(image), k) for image in order for k in range(count)]
-        drawn = draw_pictures(network, coder, condition, null, sampling, keys, batch, f"{len(keys)} pictures from the true embedding")
-        shown = best_sample(embedder, drawn, vectors, training.mean(0), batch)
+        drawn = draw_pictures(network, coder, condition.repeat(count), null, sampling, keys, batch, f"{len(keys)} pictures from the true embedding")
+        shown = best_sample(embedder, drawn, vectors, training.mean(0), batch) if count > 1 else 0
         pictures["embedding_ceiling"] = drawn[count * np.arange(len(order)) + shown]
     else:
         absent["embedding-ceiling"] = f"{network.name} takes no image embedding"

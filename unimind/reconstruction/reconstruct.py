@@ -95,8 +95,7 @@ def draw_pictures(
 
 
 def _repeated(prediction: Prediction, times: int) -> tuple[Condition, Tensor | None]:
-    condition = Condition(*(part.repeat_interleave(times, 0) for part in prediction.condition))
-    return condition, None if prediction.latent is None else prediction.latent.repeat_interleave(times, 0)
+    return prediction.condition.repeat(times), None if prediction.latent is None else prediction.latent.repeat_interleave(times, 0)
 
 
 def reconstruct(
