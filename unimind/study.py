@@ -626,6 +626,7 @@ class Study(Section):
 
     name: Name = Field(description="Results go to results/<name>/.")
     title: str = Field("", description="Heading of the report.")
+    signal: str = Field("fMRI", min_length=1, description="What was recorded, as the report calls it.")
     seed: int = 0
     picture_size: Positive = Field(256, description="Side of the pictures in pixels, as stored, learned and reconstructed.")
     threads: Positive = Field(2, description="CPU threads of a training job.")

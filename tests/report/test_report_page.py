@@ -178,12 +178,20 @@ def test_inception_score_of_few_pictures_is_warned_of(told, scores):
     assert "Inception Score from 30 pictures: unstable below 5000" in told(scores.metric == "mse", "metric", "inception_score").words
 
 
-def test_protocol_networks_and_absent_metrics_are_told(read):
+def test_protocol_networks_and_absent_metrics_are_told(read, fake):
     words = read.words
     assert "all 16 metrics files" in words and "study CLIP, 64-d" in words and "abababababababab" in words
     assert "weights inception_v3.pth not found in $UNIMIND_WEIGHTS" in words
     assert "picture_size: 64" in words, "the settings, every default written out"
-    assert all(sentence in words for _, sentence in results.CONTROLS.values())
+    assert all(sentence in words for _, sentence in results.controls(fake.study).values())
+
+
+def test_recordings_are_called_what_they_are(fake, tmp_path):
+    study = fake.study.model_copy(update={"signal": "spike counts"})
+    report(study, fake.overview, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+    words = Page((tmp_path / "report.html").read_text()).words.rsplit("How to cite", 1)[0]
+    assert "From the spike counts of 3 training subjects" in words and "Shuffled spike counts" in words
+    assert "shuffled fMRI" not in words and "the fMRI of" not in words
 
 
 def test_bold_is_only_what_a_paired_test_made_sure(page):

@@ -15,7 +15,7 @@ from unimind.reconstruction.tested import derangement
 #: Rows of a metrics file, and what stands in each.
 ROWS = {
     "reconstruction": "the method's picture",
-    "shuffled": "the same model given another picture's fMRI",
+    "shuffled": "the same model given the responses to another picture",
     "chance": "the reconstruction of another image",
     "nearest-training-image": "the training image nearest to the encoder's embedding",
     "mean-training-image": "the mean of all training images",

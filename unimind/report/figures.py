@@ -172,7 +172,7 @@ def _overviews(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             cells = [[Cell(truth.get("images", stimulus)) for stimulus in chosen]]
             cells += [[Cell(one.sampled(stimulus).picture) for stimulus in chosen] for one in opened]
             cells.append([Cell(opened[0].get("shuffled", stimulus)) for stimulus in chosen])
-        roles = ["seen", *(f"{subject}{' (new)' if study.role(dataset, subject) == 'new' else ''}" for subject in subjects), "shuffled fMRI"]
+        roles = ["seen", *(f"{subject}{' (new)' if study.role(dataset, subject) == 'new' else ''}" for subject in subjects), f"shuffled {study.signal}"]
         colours = dict.fromkeys(range(1, len(cells) - 1), results.colours(study)[method]) | {len(cells) - 1: results.CONTROL_COLOUR}
         side = tile_side(len(cells[0][0].picture))  # type: ignore[arg-type]
         drawn = mosaic(cells, roles, [""] * len(chosen), side, row_colours=colours, breaks=(1, len(cells) - 1))
@@ -182,10 +182,10 @@ def _overviews(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
         yield Figure(
             file,
             "overview",
-            f"What was seen (top) and what {label} reconstructs from each subject's fMRI: the first {len(chosen)} test pictures"
+            f"What was seen (top) and what {label} reconstructs from each subject's {study.signal}: the first {len(chosen)} test pictures"
             f"{' that all subjects saw' if len(subjects) > 1 else ''}, in stimulus order, none chosen by hand. "
-            f"Bottom: {label} given the fMRI of other test pictures ({subjects[0]}).",
-            f"{len(chosen)} seen pictures above their reconstructions by {label} from {', '.join(subjects)}, and the shuffled-fMRI control",
+            f"Bottom: {label} given the {study.signal} of other test pictures ({subjects[0]}).",
+            f"{len(chosen)} seen pictures above their reconstructions by {label} from {', '.join(subjects)}, and the control with shuffled {study.signal}",
             dataset=dataset,
         )
 
@@ -215,7 +215,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
                     Cell(opened[leading].get("shuffled", stimulus)),
                 ]
                 cells.append(line + ([Cell(ceiling.get("embedding_ceiling", stimulus))] if ceiling else []))
-        columns = ["seen", *(labels[method] for method in methods), "shuffled fMRI", *(["true embedding"] if beside else [])]
+        columns = ["seen", *(labels[method] for method in methods), f"shuffled {study.signal}", *(["true embedding"] if beside else [])]
         tints = {number: colours[method] for number, method in enumerate(methods, 1)}
         starts = np.cumsum([0, *(len(numbers) for _, numbers in groups)])[1:-1].tolist()
         side = tile_side(len(cells[0][0].picture))  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def _galleries(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
             file,
             "pictures",
             f"{rule} Large: the sample that agrees best with the method's own prediction; the seen picture plays no part in that choice.{samples} "
-            f"Shuffled fMRI: {labels[leading]} given the fMRI of another test picture."
+            f"Shuffled {study.signal}: {labels[leading]} given the {study.signal} of another test picture."
             + (" True embedding: the decoder given the seen picture's own embedding, the best it could do." if beside else ""),
             f"Grid of {len(rows)} seen pictures of {subject} beside the reconstructions of {', '.join(labels[method] for method in methods)} and the controls",
             title=subject,
@@ -306,7 +306,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
     """Bars per metric: methods in their colours, controls in grey, subjects as points with their intervals."""
     from matplotlib.lines import Line2D
 
-    labels, colours = results.labels(study), results.colours(study)
+    labels, colours, controls = results.labels(study), results.colours(study), results.controls(study)
     for dataset in dict.fromkeys(scores.dataset):
         here = scores[scores.dataset == dataset]
         role = results.main_role(here)
@@ -314,7 +314,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
         names = results.ordered(here.metric)
         methods = [key for key in study.methods if ((here.of == key) & here.control.isna()).any()]
         present = set(here.control.dropna())
-        others = [name for name in [*results.CONTROLS, *sorted(present - set(results.CONTROLS))] if name in present and name != "shuffled"]
+        others = [name for name in [*controls, *sorted(present - set(controls))] if name in present and name != "shuffled"]
         lines = [*methods, *others]
         figure, axes = _panels(len(names), 3, 0.55 + 0.29 * len(lines), sharey=True)
         for axis, name in zip(axes, names, strict=True):
@@ -343,7 +343,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
             if kind.chance is not None:
                 axis.axvline(factor * kind.chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
             axis.set_title(f"{kind.label} {'↓' if results.lower_is_better(own) else '↑'}{' (%)' if kind.percent else ''}")
-            axis.set_yticks(range(len(lines)), [labels.get(line) or results.CONTROLS.get(line, (line,))[0] for line in lines])
+            axis.set_yticks(range(len(lines)), [labels.get(line) or controls.get(line, (line,))[0] for line in lines])
             axis.set_ylim(len(lines) - 0.4, -0.6)
             axis.tick_params(axis="y", length=0)
             axis.xaxis.grid(True)
@@ -354,7 +354,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
         marks = [
             Line2D([], [], marker="o", color="#1C1E22", markerfacecolor="white", markersize=4, linewidth=0.9, label="training subject, 95 % interval"),
             Line2D([], [], marker="D", color="#1C1E22", markerfacecolor="white", markersize=4, linewidth=0.9, label="new subject"),
-            Line2D([], [], marker="x", color="#1C1E22", linewidth=0, markersize=6, markeredgewidth=1.6, label="same method, shuffled fMRI"),
+            Line2D([], [], marker="x", color="#1C1E22", linewidth=0, markersize=6, markeredgewidth=1.6, label=f"same method, shuffled {study.signal}"),
             Line2D([], [], color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)), label="chance by definition"),
         ]
         figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=9)
@@ -365,7 +365,7 @@ def _scores(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Figure
             file,
             "results",
             f"Every metric, methods in colour, controls in grey. Bars: {counted}; points: single subjects with 95 % bootstrap intervals over test pictures; "
-            "crosses: the same method given shuffled fMRI. An arrow up means higher is better.",
+            f"crosses: the same method given shuffled {study.signal}. An arrow up means higher is better.",
             f"Bar charts of {', '.join(results.metric(name).label for name in names)} for {', '.join(labels[key] for key in methods)} and the controls",
             dataset=dataset,
         )

@@ -18,7 +18,6 @@ from unimind.errors import InputError
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.figures import QUANTITIES, UNITS
-from unimind.report.results import CONTROLS
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
 
@@ -147,7 +146,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         overview=[picture for _, picture in drawn.get("overview", [])],
         pictures=_by_dataset(study, drawn.get("pictures", [])),
         results=_results(study, scores, comparisons, drawn.get("results", [])),
-        controls=_controls(scores),
+        controls=_controls(study, scores),
         metrics=_metrics(scores, networks),
         new=_new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
@@ -327,12 +326,12 @@ def _answer(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame
     methods = _list([labels[key] for key in study.methods])
     if answer.paragraphs:
         answer.paragraphs[0] = (
-            f"From the fMRI of {whom}, {_many(len(study.methods), 'method')} "
+            f"From the {study.signal} of {whom}, {_many(len(study.methods), 'method')} "
             f"reconstruct{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
         )
     else:
         answer.paragraphs.append(
-            f"The pictures that {whom} saw were reconstructed from fMRI by {methods}; this "
+            f"The pictures that {whom} saw were reconstructed from {study.signal} by {methods}; this "
             f"run has no table of identification scores, so how well is not said here."
         )
     return answer
@@ -378,7 +377,7 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
     text = [words + "."]
     shuffled = _pick(means, of=lead, control="shuffled")
     if shuffled is not None:
-        text = [f"{words}; given the fMRI of other pictures, its shuffled control, it reaches {_interval(name, shuffled)}."]
+        text = [f"{words}; given the {study.signal} of other pictures, its shuffled control, it reaches {_interval(name, shuffled)}."]
         pairs = {
             subject: (_pick(singles, subject=subject, of=lead, control=None), _pick(singles, subject=subject, of=lead, control="shuffled"))
             for subject in subjects
@@ -436,8 +435,8 @@ def _numbers(study: Study, means: pd.DataFrame, name: str, lead: str) -> list[Nu
     """Methods, the leading method's shuffled control and the ceiling as numbers side by side."""
     labels, colours, kind = results.labels(study), results.colours(study), results.metric(name)
     rows = [(labels[key], colours[key], _pick(means, of=key, control=None)) for key in study.methods]
-    rows.append((f"{labels[lead]}, shuffled fMRI", "", _pick(means, of=lead, control="shuffled")))
-    rows.append((CONTROLS["embedding-ceiling"][0], "", _pick(means, control="embedding-ceiling")))
+    rows.append((f"{labels[lead]}, shuffled {study.signal}", "", _pick(means, of=lead, control="shuffled")))
+    rows.append((results.controls(study)["embedding-ceiling"][0], "", _pick(means, control="embedding-ceiling")))
     top = 1.0 if kind.percent else max([row.value for _, _, row in rows if row is not None] or [1.0])
     return [
         Number(
@@ -510,8 +509,8 @@ def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame |
 
 
 def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, str | None]) -> list[Block]:
-    labels, colours = results.labels(study), results.colours(study)
-    methods, controls = list(study.methods), list(CONTROLS)
+    labels, colours, named = results.labels(study), results.colours(study), results.controls(study)
+    methods, controls = list(study.methods), list(named)
 
     def place(line: Any) -> tuple[int, ...]:
         owner = methods.index(line.of) if line.of in methods else len(methods)
@@ -525,7 +524,7 @@ def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, 
         if line.control is None:
             blocks[""].append(Row(labels.get(line.of, line.of), cells, colours.get(line.of, "")))
         else:
-            blocks["Controls"].append(Row(CONTROLS.get(line.control, (line.control,))[0], cells, note=labels.get(line.of, line.of) if line.of else ""))
+            blocks["Controls"].append(Row(named.get(line.control, (line.control,))[0], cells, note=labels.get(line.of, line.of) if line.of else ""))
     return [Block(lines, heading) for heading, lines in blocks.items() if lines]
 
 
@@ -595,9 +594,9 @@ def _cautions(here: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _controls(scores: pd.DataFrame | None) -> list[tuple[str, str]]:
+def _controls(study: Study, scores: pd.DataFrame | None) -> list[tuple[str, str]]:
     present = set(scores.control.dropna()) if scores is not None else set()
-    return [text for name, text in CONTROLS.items() if name in present]
+    return [text for name, text in results.controls(study).items() if name in present]
 
 
 def _metrics(scores: pd.DataFrame | None, networks: dict[str, str]) -> list[tuple[str, str]]:

@@ -42,13 +42,13 @@ METRICS: dict[str, Metric] = {
         "higher",
         True,
         0.5,
-        meaning="how often the embedding predicted from fMRI, before any picture is drawn, is closer to the seen picture's than to another test picture's",
+        meaning="how often the embedding predicted from the brain, before any picture is drawn, is closer to the seen picture's than to another test picture's",
     ),
     "retrieval_forward": Metric(
         "Image to brain", "higher", True, meaning="how often the right one of many predicted embeddings is the nearest to the picture's embedding"
     ),
     "retrieval_backward": Metric(
-        "Brain to image", "higher", True, meaning="how often the seen picture, among many test pictures, is the nearest to the embedding predicted from fMRI"
+        "Brain to image", "higher", True, meaning="how often the seen picture, among many test pictures, is the nearest to the predicted embedding"
     ),
     "classifier": Metric(
         "Object class", "higher", True, meaning="how often the study's own classifier sees the same object in the reconstruction as in the seen picture"
@@ -77,16 +77,16 @@ STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fi
 #: A paired test between two methods counts below this (Holm-adjusted) p.
 LEVEL = 0.05
 
-#: Control -> (name shown, what it is and what it tells, in one sentence).
+#: Control -> (name shown, what it is and what it tells, in one sentence), both with a place for what was recorded.
 CONTROLS: dict[str, tuple[str, str]] = {
-    "shuffled": ("Shuffled fMRI", "The same model given the fMRI of another test picture: whatever it still scores does not come from the brain."),
+    "shuffled": ("Shuffled {signal}", "The same model given the {signal} of another test picture: whatever it still scores does not come from the brain."),
     "chance": (
         "Chance",
         "The model's reconstruction of another test picture is compared with this one: the level of a decoder that knows only what pictures look like.",
     ),
     "nearest-training-image": (
         "Nearest training image",
-        "No picture is made: the training picture whose embedding is nearest to the one predicted from fMRI is shown.",
+        "No picture is made: the training picture whose embedding is nearest to the one predicted from the {signal} is shown.",
     ),
     "mean-training-image": (
         "Mean training image",
@@ -139,6 +139,11 @@ def text(name: str, value: float) -> str:
 def labels(study: Study) -> dict[str, str]:
     """Method -> name shown."""
     return {key: method.label or key for key, method in study.methods.items()}
+
+
+def controls(study: Study) -> dict[str, tuple[str, str]]:
+    """Control -> (name shown, what it is and what it tells)."""
+    return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in CONTROLS.items()}
 
 
 def labels_over_budgets(study: Study) -> dict[str, str]:
