@@ -7,6 +7,8 @@ from torch import nn
 
 from unimind.models.convmixer import ConvMixerTrunk
 from unimind.models.heads import SubjectHead, reverse_gradient
+from unimind.training.loop import generator
+from unimind.training.objectives.denoising import draw_noise
 from unimind.training.objectives.embedding import EmbeddingDistance
 from unimind.training.objectives.masked import Autoencoding, MaskedModelling, draw_masks, masked_correlation, over_voxels
 from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
@@ -159,3 +161,11 @@ def test_reversed_gradient():
     ordinary = torch.autograd.grad(head(x).square().sum(), x)[0]
     reversed_ = torch.autograd.grad(head(reverse_gradient(x)).square().sum(), x)[0]
     torch.testing.assert_close(reversed_, -ordinary)
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_timesteps_follow_their_density(power):
+    drawn = draw_noise(torch.zeros(20000, 1, 1, 1), 1000, 0.25, generator(0), power)
+    below = [(drawn["timestep"] < limit).float().mean().item() for limit in (250, 500, 750, 1000)]
+    np.testing.assert_allclose(below, np.array([0.25, 0.5, 0.75, 1.0]) ** power, atol=0.01)
+    assert drawn["timestep"].min() >= 0 and abs(drawn["kept"].float().mean().item() - 0.75) < 0.01

@@ -18,6 +18,8 @@ from unimind.training.objectives.denoising import draw_noise
 
 NAME = "study latent diffusion"
 SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+#: Where little of the picture is left, the condition says most of it: there a small UNet has most to learn.
+TIMESTEP_POWER = 3.0
 
 
 def _drawn_targets(study: Study, autoencoder: Path, embedding: Path) -> tuple[Tensor, Tensor]:
@@ -53,7 +55,7 @@ def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tens
 
 
 def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: list[Path], embeddings: list[Path], checkpoints: Path, out: Path) -> None:
-    """Velocity prediction on the latents of drawn pictures, or of the study's training pictures, with condition dropout."""
+    """Velocity prediction on the latents of drawn pictures, or of the study's training pictures, with condition dropout; noisy timesteps more often."""
     settings = study.foundations.diffusion
     assert isinstance(settings, StudyDiffusion)
     if settings.pictures == "drawn":
@@ -81,7 +83,7 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
 
     def draw(step: int) -> dict:
         index = held_out + drawn(len(latents) - held_out, settings.training.batch_size, step, study.seed, "diffusion")
-        random = draw_noise(latents[index], len(alphas), settings.drop_condition, generator(study.seed, "diffusion noise", step))
+        random = draw_noise(latents[index], len(alphas), settings.drop_condition, generator(study.seed, "diffusion noise", step), TIMESTEP_POWER)
         return {"index": index, "latent": latents[index], "vector": vectors[index], **random}
 
     def losses(model: Diffusion, batch: dict) -> dict:

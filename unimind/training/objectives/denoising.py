@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def draw_noise(latent: Tensor, n_timesteps: int, drop: float, generator: torch.Generator) -> dict[str, Tensor]:
+def draw_noise(latent: Tensor, n_timesteps: int, drop: float, generator: torch.Generator, power: float = 1.0) -> dict[str, Tensor]:
     """What is random about the rows of a diffusion model's batch.
 
     Parameters
@@ -14,14 +14,18 @@ def draw_noise(latent: Tensor, n_timesteps: int, drop: float, generator: torch.G
     n_timesteps : int
     drop : float
         Share of rows without a condition.
+    generator : torch.Generator
+    power : float
+        The timesteps' density rises as t^(power - 1): uniform with 1, mostly noisy ones above.
 
     Returns
     -------
     dict
-        `noise` (n, c, h, w), standard normal; `timestep` int64 (n,), uniform; `kept` bool (n,), False where the condition is dropped.
+        `noise` (n, c, h, w), standard normal; `timestep` int64 (n,); `kept` bool (n,), False where the condition is dropped.
     """
     n = len(latent)
     return {
-        "noise": torch.randn(latent.shape, generator=generator), "timestep": torch.randint(n_timesteps, (n,), generator=generator),
+        "noise": torch.randn(latent.shape, generator=generator),
+        "timestep": (n_timesteps * torch.rand(n, generator=generator, dtype=torch.float64) ** (1 / power)).long().clamp_max(n_timesteps - 1),
         "kept": torch.rand(n, generator=generator) >= drop,
     }  # fmt: skip
