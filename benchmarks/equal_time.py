@@ -21,7 +21,7 @@ from unimind.evaluation.score import embedding_measures, rows_at
 from unimind.models.encoder import load_encoder, subject_key
 from unimind.reconstruction.reconstruct import responses_by_image
 from unimind.storage import read_json
-from unimind.study import Study, parse_study, read_study, resolved
+from unimind.study import Study, Voxels, parse_study, read_study, resolved
 from unimind.training.align import align
 from unimind.training.benchmark import ENCODERS
 
@@ -40,14 +40,14 @@ def trained(study: Study, name: str, steps: int, files: tuple[list[Path], list[P
     return float(read_json(out / "model" / "efficiency.json")["seconds"])
 
 
-def identification(model: Path, pairs: list[tuple[str, str]], files: tuple[list[Path], list[Path]], repeats: str, embedding: Path) -> float:
+def identification(model: Path, pairs: list[tuple[str, str]], files: tuple[list[Path], list[Path]], voxels: Voxels, embedding: Path) -> float:
     """Two-way identification of test pictures by the predicted embedding, mean over subjects."""
     encoder, _ = load_encoder(model)
     encoder.eval()
     scores = []
     for (dataset, subject), prepared, embeddings in zip(pairs, *files, strict=True):
         with PreparedSubject(prepared) as data, h5py.File(embeddings) as file:
-            stimulus, responses = responses_by_image(data, "test", repeats, encoder.channels)
+            stimulus, responses = responses_by_image(data, "test", voxels, encoder.channels)
             truth, training = rows_at(file["embedding"], stimulus), rows_at(file["embedding"], data.images("train"))
         with torch.no_grad():
             predicted = encoder.embed(encoder(torch.from_numpy(responses), subject_key(dataset, subject)).pooled).numpy()
@@ -80,7 +80,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 begun = time.perf_counter()
                 seconds = trained(study, name, steps, files, group, Path(folder))
-                score = identification(Path(folder) / "model", pairs, files, study.methods[method].voxels.repeats, results / "foundations/embedding")
+                score = identification(Path(folder) / "model", pairs, files, study.methods[method].voxels, results / "foundations/embedding")
                 whole = time.perf_counter() - begun
             print(f"| {name} | {allowed:.0f} | {steps} | {seconds:.0f} (with start and validation {whole:.0f}) | {score:.3f} |", flush=True)
 

@@ -16,7 +16,7 @@ import torch
 
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
-from unimind.evaluation.panel import Panel, Whole, measure
+from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import Pictures
 from unimind.evaluation.score import rows_at
 from unimind.evaluation.statistics import bootstrap
@@ -48,7 +48,7 @@ def main() -> None:
     coder = load_autoencoder(results / "foundations/autoencoder").to(device)
     settings = study.methods[method]
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels.repeats, decoder.encoder.channels if decoder.encoder is not None else 1)
+        stimulus, responses = responses_by_image(data, "test", settings.voxels, decoder.encoder.channels if decoder.encoder is not None else 1)
     prediction = decoder.predict(responses)
     with h5py.File(results / "prepared" / own) as file:
         truths = Pictures(rows_at(file["images"], stimulus))
@@ -80,8 +80,8 @@ def main() -> None:
         return f"{values.mean():.4f} [{float(low):.4f}, {float(high):.4f}]"
 
     for name in study.evaluation.metrics:
-        values = [found[way].get(name) for way in given.ways]
-        if any(value is None or isinstance(value, Whole) for value in values):
+        values = [value for way in given.ways if isinstance(value := found[way].get(name), np.ndarray)]
+        if len(values) < len(given.ways):
             continue
         cells = [interval(value) for value in values] + [interval(value - values[0]) for value in values[1:]]
         print(f"| {name} | " + " | ".join(cells) + " |")
