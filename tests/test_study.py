@@ -219,7 +219,7 @@ def test_ablations_leave_out_one_thing_each():
         "no-cross-attention": {"condition.cross_attention"},
         "no-time": {"condition.time"},
         "no-pretraining": {"pretrain"},
-        "no-alignment": {"align", "adapt", "condition.train_encoder"},
+        "no-alignment": {"align", "adapt", "condition.train_encoder", "condition.training"},
         "shuffled-labels": {"align.shuffle_labels"},
         "plain": {"align.start"},
         "plain-no-pretraining": {"align.start", "pretrain"},
