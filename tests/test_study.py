@@ -101,7 +101,7 @@ def test_file_that_is_missing_or_no_yaml(tmp_path):
 )
 def test_files_are_merged_as_snakemake_merges_them(tmp_path, monkeypatch, addition):
     config = pytest.importorskip("snakemake.settings.types").ConfigSettings
-    monkeypatch.setattr("unimind.study.parse_study", lambda content, where: (content, where))
+    monkeypatch.setattr("unimind.study.read.parse_study", lambda content, where: (content, where))
     files = [TINY, tmp_path / "more.yaml"]
     files[1].write_text(yaml.safe_dump(addition))
     content, where = read_study(*files)

@@ -12,7 +12,7 @@ from typing import Any
 from unimind.storage import whole_file
 from unimind.study import Study
 
-BEGIN = "<!-- Generated from unimind/study.py by `make reference`; edits below are lost. -->"
+BEGIN = "<!-- Generated from unimind/study/ by `make reference`; edits below are lost. -->"
 
 
 def json_schema() -> str:

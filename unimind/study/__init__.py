@@ -1,0 +1,27 @@
+"""The study: everything a user decides, typed.
+
+This package is the one source of the schema (`unimind schema`), of the defaults and of the reference in
+`config/README.md`. It imports nothing of the rest but its errors, and nothing slow: Snakemake reads it too.
+"""
+
+from unimind.study.base import Section, Training
+from unimind.study.data import AnyDataset, ArraysData, Blocks, Bold5000Data, Dataset, GodData, NsdData, Rois, SimulatedData, SplitRule, Unpaired
+from unimind.study.evaluation import METRICS, OWN_METRICS, Evaluation, Transfer
+from unimind.study.foundations import (
+    DrawnPictures,
+    Foundations,
+    HubAutoencoder,
+    HubDiffusion,
+    LdmAutoencoder,
+    LdmDiffusion,
+    OpenClipEmbedding,
+    SqueezeNetEmbedding,
+    StudyAutoencoder,
+    StudyClassifier,
+    StudyDiffusion,
+    StudyEmbedding,
+    Taef2Autoencoder,
+)
+from unimind.study.methods import Adapt, AdaptLosses, Align, Condition, ConvMixer, Losses, Method, Pretrain, Prior, Ridge, Sampling, TrainedOn, ViT, Voxels
+from unimind.study.read import parse_study, read_study
+from unimind.study.whole import Study, resolved

@@ -1,0 +1,51 @@
+"""What every part of a study is made of: sections, and the types and the length of a training that they share."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sha256 = Annotated[str | None, Field(description="SHA-256 that the file of weights must have; where none is given, any file is taken and its SHA-256 recorded.")]
+
+
+class Section(BaseModel):
+    """A part of the study: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(Section):
+    """How long and how a network is trained."""
+
+    steps: Positive | None = Field(None, description="Optimiser steps; give this or `epochs`.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training samples.")
+    batch_size: Positive = Field(32, description="Samples per step, over all devices and accumulation.")
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate; a half cosine follows.")
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: Positive = Field(1, description="Micro-batches per step, of equal size: less memory, the same gradient but for the places of dropout. Refused where losses compare the rows of a batch with each other.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, about a third slower.")
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of the moving average of the weights, where one is kept.")
+    validate_every: Positive = Field(100, description="Steps between validations.")
+    patience: Positive | None = Field(None, description="Stop after so many validations without a better one; the best weights are kept.")
+    checkpoint_every: Positive = Field(100, description="Steps between checkpoints.")
+
+    @model_validator(mode="after")
+    def _length(self) -> "Training":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} given, but batch_size {self.batch_size} is no multiple of it; micro-batches are of equal size")
+        return self
+
+    def undivided(self, why: str) -> None:
+        """Refuse to share out the rows of a batch that are compared with each other; `why` names what compares them."""
+        if self.accumulate > 1:
+            raise ValueError(f"training.accumulate: {self.accumulate} given, but {why} the rows of a batch with each other; write 1, and save memory by training.gradient_checkpointing or training.precision")
+        if self.batch_size < 2:
+            raise ValueError(f"training.batch_size: {self.batch_size} given, but {why} the rows of a batch with each other; write 2 or more")
