@@ -4,37 +4,31 @@ import torch
 from torch import Tensor, nn
 
 
-class EmbeddingHead(nn.Module):
-    """Pooled fMRI embedding -> image embedding: a linear map plus a two-layer network.
+class TargetHead(nn.Module):
+    """Pooled fMRI embedding -> a target's coordinates in the picture space: a linear map plus a two-layer network.
 
-    The output is `mean + scale * (linear + mlp)`, with mean and standard deviation of the training images'
-    embeddings, so that the head learns what distinguishes images, and starts near predicting the mean.
+    Coordinates come in units of their standard deviations over the training pictures; the last layers start at zero, which predicts
+    the mean picture, or, beside a closed form, adds nothing to it.
 
     Parameters
     ----------
     width : int
         Of the pooled embedding.
-    dim : int
-        Of the image embedding.
+    components : int
+        Coordinates of the target.
     """
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, components: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, dim)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * width, dim))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-
-    def set_targets(self, embeddings: Tensor) -> None:
-        """Take mean and standard deviation of every dimension from the training images' embeddings (n, dim)."""
-        self.mean.copy_(embeddings.mean(0))
-        self.scale.copy_(embeddings.std(0, correction=0).clamp_min(1e-6))
+        self.linear = nn.Linear(width, components)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * width, components))
+        for layer in (self.linear, self.mlp[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, width) -> (B, dim)."""
-        return self.mean + self.scale * (self.linear(pooled) + self.mlp(pooled))
+        """(B, width) -> (B, components)."""
+        return self.linear(pooled) + self.mlp(pooled)
 
 
 class SubjectHead(nn.Module):

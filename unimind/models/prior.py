@@ -1,105 +1,141 @@
-"""A prior over how voxels respond to pictures, learned from the training subjects, and the decoder it gives a new subject.
+"""A prior over how voxels respond to pictures, learned from training subjects, and the decoder it gives any subject.
 
-Every voxel is a linear encoding model of picture features, y = F w + noise. What the training subjects' voxels have in
-common - where their weights w lie, and how noisy they are - is the prior for a new subject's voxels, so that few trials
-say much about them (empirical Bayes). Bayes' rule then turns the encoding models into a decoder: the expected image
-embedding given a response, under the distribution of the pictures that the subject is shown.
+Every voxel is a linear encoding model of picture features, y = F w + e. What the training subjects' voxels have in common - where
+their weights w lie, and how noisy they are - is the prior for another subject's voxels, so that few trials say much about them
+(empirical Bayes). Bayes' rule then turns the encoding models into a decoder: the expected coordinates of the picture given a
+response, under the distribution of the pictures that the subject is shown.
+
+Everything is computed from sums over trials (`Recorded`), so that neither time nor memory depends on their number beyond one pass.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from unimind.models.space import PictureSpace
 
 Array = NDArray[np.float64]
 
+#: Components of each target that encoding models are fitted on: with more, few trials say less about each.
+FEATURES = 64
 #: Candidates of `_picture_share`.
 SHARES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)
+#: Trials beyond which residuals are known by random sums of them: a sketch of so many rows (Charikar, Chen & Farach-Colton 2002).
+SKETCH = 1024
 
 
-class LinearDecoder(NamedTuple):
-    """Responses (n, n_voxels) to targets (n, t): `responses @ weight + bias`."""
+class LinearMap(NamedTuple):
+    """Responses (n, V) to coordinates (n, K): `responses @ weight + bias`; `pictures` is how many it was fitted to."""
 
-    weight: Array
-    bias: Array
-
-
-class _Voxels(NamedTuple):
-    """Posterior of n encoding models: weights (K, n), noise variance (n,), residuals (trials, n) with each trial left out."""
-
-    weight: Array
-    noise: Array
-    residual: Array
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    pictures: int
 
 
-class PictureFeatures:
-    """Picture features: principal components of several representations side by side, white over the training pictures.
+class Features:
+    """Picture features: the first components of each target side by side, white over the training pictures.
 
     Parameters
     ----------
-    parts : sequence of array
-        Each (n, ...): representations of the training subjects' training pictures, such as image embedding and latent.
-    components : int
-        At most so many of each representation, and no more than a quarter as many as there are pictures.
+    coordinates : array
+        (n, K), of the training pictures.
+    components : dict of str to int
+        `PictureSpace.components`.
     """
 
-    def __init__(self, parts: Sequence[NDArray], components: int) -> None:
-        flat = [np.asarray(part, np.float64).reshape(len(part), -1) for part in parts]
-        self._maps = []
-        for part in flat:
-            mean, deviation = part.mean(0), part.std(0) + 1e-8
-            self._maps.append((mean, deviation, _components((part - mean) / deviation, components)))
-        self._mean, self._white = np.zeros(0), np.eye(0)
-        joint = self._joint(flat)
-        self._mean = joint.mean(0)
-        values, vectors = np.linalg.eigh(np.cov(joint.T))
+    def __init__(self, mean: Array, white: Array, chosen: NDArray[np.int64]) -> None:
+        self.mean, self.white, self.chosen = mean, white, chosen
+
+    @classmethod
+    def of(cls, coordinates: NDArray, space: PictureSpace) -> "Features":
+        """Features that are white over some pictures' coordinates (n, K)."""
+        split, limit = space.components["embedding"], max(1, len(coordinates) // 4)
+        first = [np.arange(min(FEATURES, space.components[name], limit)) for name in ("embedding", "latent")]
+        chosen = np.concatenate([first[0], split + first[1]])
+        scale = np.concatenate([np.full(len(own), 1 / part[0]) for own, part in zip(first, (space.embedding_spread.numpy(), space.latent_spread.numpy()), strict=True)])
+        part = coordinates[:, chosen].astype(np.float64) * scale
+        mean = part.mean(0)
+        values, vectors = np.linalg.eigh(np.cov(part.T).reshape(len(chosen), -1))
         kept = values > 1e-6 * values[-1]
-        self._white = vectors[:, kept] / np.sqrt(values[kept])
+        return cls(mean / scale, scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]), chosen)
 
-    def _joint(self, parts: Sequence[NDArray]) -> Array:
-        flat = [np.asarray(part, np.float64).reshape(len(part), -1) for part in parts]
-        return np.concatenate([(part - mean) / deviation @ axes for part, (mean, deviation, axes) in zip(flat, self._maps, strict=True)], axis=1)
-
-    def __call__(self, parts: Sequence[NDArray]) -> Array:
-        """Features (n, K) of pictures given in the same representations."""
-        return (self._joint(parts) - self._mean) @ self._white
+    def __call__(self, coordinates: NDArray) -> Array:
+        """Features (n, F) of pictures."""
+        return (coordinates[:, self.chosen].astype(np.float64) - self.mean) @ self.white
 
 
-def _components(standard: Array, count: int) -> Array:
-    """Principal axes (dims, count), scaled so that the first projection has unit variance."""
-    count = max(1, min(count, standard.shape[1], len(standard) // 4))
-    if standard.shape[1] <= len(standard):
-        values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-        return vectors[:, ::-1][:, :count] / np.sqrt(max(values[-1], 1e-12))
-    values, vectors = np.linalg.eigh(standard @ standard.T / len(standard))
-    axes = standard.T @ vectors[:, ::-1][:, :count]
-    return axes / (np.linalg.norm(axes, axis=0) + 1e-12) / np.sqrt(max(values[-1], 1e-12))
+class Recorded:
+    """What the prior needs to know of a subject's trials, one row per picture.
+
+    Parameters
+    ----------
+    design : array
+        (n, F), features of the pictures; centred here.
+    responses : array
+        float32 (n, V); standardised here, voxel by voxel, without a copy of the whole.
+    """
+
+    def __init__(self, design: Array, responses: NDArray[np.float32]) -> None:
+        self.n, self.centre = len(design), design.mean(0)
+        self.design = design - self.centre
+        self.mean = responses.mean(0, dtype=np.float64)
+        deviation = responses.std(0, dtype=np.float64)
+        self.deviation = np.where(deviation > 1e-8, deviation, 1.0)
+        self.gram = self.design.T @ self.design
+        self.cross = np.zeros((design.shape[1], responses.shape[1]))
+        self.square = np.zeros(responses.shape[1])
+        kept = min(self.n, SKETCH)
+        random = np.random.default_rng(0)
+        place = np.arange(self.n) if kept == self.n else random.integers(kept, size=self.n)
+        sign = np.ones(self.n) if kept == self.n else random.choice([-1.0, 1.0], self.n)
+        sketch = csr_matrix((sign, (place, np.arange(self.n))), (kept, self.n))
+        self.exact = kept == self.n
+        self.some_design = sketch @ self.design
+        self.some = np.zeros((kept, responses.shape[1]))
+        for rows in np.array_split(np.arange(self.n), -(-self.n // SKETCH)):
+            part = (responses[rows].astype(np.float64) - self.mean) / self.deviation
+            self.cross += self.design[rows].T @ part
+            self.square += (part**2).sum(0)
+            self.some += sketch[:, rows] @ part
+
+    def residual(self, weight: Array, shrunk: Array, axes: Array, values: Array) -> tuple[Array, Array]:
+        """Residuals (rows, V) with each trial left out, or sums of them, and their root mean square over trials (V,)."""
+        residual = self.some - self.some_design @ weight
+        if self.exact:
+            leverage = (self.design @ axes) ** 2 @ (1 / shrunk)
+            residual /= (1 - leverage).clip(0.02)
+            return residual, np.sqrt((residual**2).mean(0))
+        return residual, np.sqrt(self.squares(weight) / self.n)
+
+    def squares(self, weight: Array) -> Array:
+        """Sum over trials of the squared residuals of encoding models (F, V): (V,)."""
+        return (self.square - 2 * (weight * self.cross).sum(0) + (weight * (self.gram @ weight)).sum(0)).clip(0)
 
 
 class EncodingPrior:
-    """Prior over encoding weights and noise, fitted to the training subjects' voxels by expectation maximisation.
+    """Prior over encoding weights and noise.
 
-    Weights have a Gaussian prior N(m, C) and every voxel a noise variance of its own. With `mixed`, a new voxel is
-    furthermore thought to be like some voxel of the training subjects: its prior is the mixture of Gaussians N(w_i, h C)
-    around the training voxels' weights w_i, and of N(m, C) for voxels like none of them.
+    Weights have a Gaussian prior N(m, C) and every voxel a noise variance of its own. With `mixed`, a voxel is furthermore thought
+    to be like some voxel of the training subjects: its prior is the mixture of Gaussians N(w_i, h C) around the training voxels'
+    weights w_i, and of N(m, C) for voxels like none of them.
 
-    Parameters
+    Attributes
     ----------
-    features : PictureFeatures
-    subjects : sequence of (representations, responses)
-        Of each training subject: its training pictures' representations, and its responses (n, n_voxels) to them,
-        averaged over repeats.
-    mixed : bool
-        Whether the prior is the mixture, or the single Gaussian.
-    seed : int
-        Draws the training voxels that the mixture is made of, where there are more than 1024.
-    iterations : int
-        Of expectation maximisation.
+    mean, covariance : array
+        (F,) and (F, F).
+    noise : float
+        Median noise variance of the training voxels.
+    components : array
+        (F, M), weights of training voxels; none where there is one Gaussian.
     """
 
-    #: Width h of the mixture's components, as a share of the voxels' covariance.
+    #: h: how much narrower a component is than the whole.
     WIDTH = 0.2
     #: How many pictures the training pictures' mean counts for beside the subject's own.
     PICTURES_MEAN = 2.0
@@ -109,132 +145,169 @@ class EncodingPrior:
     CORRELATION = 0.5
     MOST_COMPONENTS = 1024
 
-    def __init__(
-        self, features: PictureFeatures, subjects: Sequence[tuple[Sequence[NDArray], NDArray]], mixed: bool = True, seed: int = 0, iterations: int = 15
-    ) -> None:
-        self.features, self.mixed = features, mixed
-        data = []
-        for parts, responses in subjects:
-            design = features(parts)
-            data.append((design - design.mean(0), _standard(np.asarray(responses, np.float64))[0]))
-        n_features = data[0][0].shape[1]
-        self.mean, self.covariance = np.zeros(n_features), np.eye(n_features) * 0.3 / n_features
-        noise = [np.full(responses.shape[1], 0.8) for _, responses in data]
+    def __init__(self, mean: Array, covariance: Array, noise: float, components: Array) -> None:
+        self.mean, self.covariance, self.noise, self.components = mean, covariance, noise, components
+
+    @classmethod
+    def learned(cls, subjects: Sequence[Recorded], mixed: bool = True, iterations: int = 15) -> "EncodingPrior":
+        """Fitted to training subjects' voxels by expectation maximisation."""
+        n_features = len(subjects[0].gram)
+        prior = cls(np.zeros(n_features), np.eye(n_features) * 0.3 / n_features, 0.8, np.zeros((n_features, 0)))
+        noise = [np.full(len(one.square), 0.8) for one in subjects]
         for _ in range(iterations):
             weights, spread = [], np.zeros((n_features, n_features))
-            for k, (design, responses) in enumerate(data):
-                weight, uncertainty, noise[k] = self._expect(design, responses, noise[k])
+            for k, one in enumerate(subjects):
+                weight, uncertainty, noise[k] = prior._expect(one, noise[k])
                 weights.append(weight)
                 spread += uncertainty
             joined = np.concatenate(weights, axis=1)
-            self.mean = joined.mean(1)
-            centred = joined - self.mean[:, None]
-            self.covariance = (spread + centred @ centred.T) / joined.shape[1]
-        self.noise = float(np.median(np.concatenate(noise)))
-        chosen = np.random.default_rng((seed, 5)).permutation(joined.shape[1])[: self.MOST_COMPONENTS]
-        self.components = joined[:, np.sort(chosen)]
+            prior.mean = joined.mean(1)
+            centred = joined - prior.mean[:, None]
+            prior.covariance = (spread + centred @ centred.T) / joined.shape[1]
+        prior.noise = float(np.median(np.concatenate(noise)))
+        if mixed:
+            chosen = np.random.default_rng(5).permutation(joined.shape[1])[: cls.MOST_COMPONENTS]
+            prior.components = joined[:, np.sort(chosen)]
+        return prior
 
-    def _expect(self, design: Array, responses: Array, noise: Array, prior_trials: float = 0.0, prior_noise: float = 0.0) -> tuple[Array, Array, Array]:
-        """Posterior means (K, V) under N(m, C), the sum of posterior covariances (K, K), updated noise variances (V,).
-
-        With C = L L' and L' F'F L = Q diag(e) Q', every voxel's posterior covariance is L Q diag(s / (s + e)) Q' L'.
-        """
-        axes, values = self._axes(design)
-        shrunk = noise[None] + values[:, None]
-        gain = axes.T @ (design.T @ (responses - (design @ self.mean)[:, None])) / shrunk
-        weight = self.mean[:, None] + axes @ gain
-        uncertainty = (axes * (noise[None] / shrunk).sum(1)) @ axes.T
-        left = ((responses - design @ weight) ** 2).sum(0) + (noise[None] * values[:, None] / shrunk).sum(0)
-        return weight, uncertainty, (left + prior_trials * prior_noise) / (len(design) + prior_trials)
-
-    def _axes(self, design: Array) -> tuple[Array, Array]:
+    def _axes(self, gram: Array) -> tuple[Array, Array]:
+        """With C = L L' and L' F'F L = Q diag(e) Q': L Q and e."""
         root = np.linalg.cholesky(self.covariance + 1e-10 * np.trace(self.covariance) * np.eye(len(self.covariance)))
-        values, vectors = np.linalg.eigh(root.T @ (design.T @ design) @ root)
+        values, vectors = np.linalg.eigh(root.T @ gram @ root)
         return root @ vectors, values.clip(0)
 
-    def _posterior(self, design: Array, responses: Array) -> _Voxels:
-        """Encoding models of a new subject's voxels from few trials: design (n, K), responses (n, V), both centred."""
-        noise = np.full(responses.shape[1], self.noise)
-        for _ in range(4):
-            weight, _, noise = self._expect(design, responses, noise, self.NOISE_TRIALS, self.noise)
-        axes, values = self._axes(design)
-        leverage = (design @ axes) ** 2 @ (1 / (noise[None] + values[:, None]))
-        residual = (responses - design @ weight) / (1 - leverage).clip(0.02)
-        return _Voxels(self._mixture(design, responses, noise) if self.mixed else weight, noise, residual)
+    def _expect(self, own: Recorded, noise: Array, prior_trials: float = 0.0) -> tuple[Array, Array, Array]:
+        """Posterior means (F, V) under N(m, C), the sum of posterior covariances (F, F), updated noise variances (V,).
 
-    def _mixture(self, design: Array, responses: Array, noise: Array) -> Array:
-        """Posterior means (K, V) under the mixture: components weighted by how well they predict a voxel's trials."""
-        kernel = design @ self.covariance @ design.T
-        values, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
-        values = values.clip(0)
-        told = vectors.T @ responses
+        Every voxel's posterior covariance is L Q diag(s / (s + e)) Q' L'.
+        """
+        axes, values = self._axes(own.gram)
+        shrunk = noise[None] + values[:, None]
+        weight = self.mean[:, None] + axes @ (axes.T @ (own.cross - (own.gram @ self.mean)[:, None]) / shrunk)
+        uncertainty = (axes * (noise[None] / shrunk).sum(1)) @ axes.T
+        left = own.squares(weight) + (noise[None] * values[:, None] / shrunk).sum(0)
+        return weight, uncertainty, ((left + prior_trials * self.noise) / (own.n + prior_trials)).clip(1e-6)
+
+    def _mixture(self, own: Recorded, noise: Array) -> Array:
+        """Posterior means (F, V) under the mixture: components weighted by how well they predict a voxel's trials.
+
+        The trials' kernel F C F' has the rank of F: all happens in the span of its eigenvectors, of which a voxel's trials have
+        the coordinates `told`. What lies outside weighs all components alike.
+        """
+        axes, values = self._axes(own.gram)
+        kept = values > 1e-9 * values[-1]
+        axes, values = axes[:, kept], values[kept]
+        told = axes.T @ own.cross / np.sqrt(values)[:, None]
         centres = np.concatenate([self.components, self.mean[:, None]], axis=1)
-        expected = vectors.T @ (design @ centres)
-        widths = np.array([self.WIDTH, 1.0])
-        logs = np.empty((centres.shape[1], responses.shape[1]))
+        expected = axes.T @ (own.gram @ centres) / np.sqrt(values)[:, None]
+        back = axes * np.sqrt(values)
+        logs = np.empty((centres.shape[1], own.cross.shape[1]))
         precision = []
-        for width, part in zip(widths, (slice(0, -1), slice(-1, None)), strict=True):
-            own = 1 / (noise[None] + width * values[:, None])
-            precision.append(own)
-            square = (own * told**2).sum(0) - 2 * expected[:, part].T @ (own * told) + (expected[:, part] ** 2).T @ own
-            logs[part] = -0.5 * square + 0.5 * np.log(own).sum(0)
-        logs[:-1] -= np.log(max(1, len(logs) - 1))
+        for width, part in ((self.WIDTH, slice(0, -1)), (1.0, slice(-1, None))):
+            inverse = 1 / (noise[None] + width * values[:, None])
+            precision.append(inverse)
+            square = (inverse * told**2).sum(0) - 2 * expected[:, part].T @ (inverse * told) + (expected[:, part] ** 2).T @ inverse
+            logs[part] = -0.5 * square + 0.5 * np.log(inverse * noise).sum(0)
+            if width != 1.0:
+                logs[part] -= np.log(self.components.shape[1])
         share = np.exp(logs - logs.max(0))
         share /= share.sum(0)
         near, none = share[:-1], share[-1]
-        start = centres[:, :-1] @ near
-        back = self.covariance @ design.T @ vectors
-        weight = start + self.WIDTH * back @ (precision[0] * (told * near.sum(0) - expected[:, :-1] @ near))
+        weight = centres[:, :-1] @ near + self.WIDTH * back @ (precision[0] * (told * near.sum(0) - expected[:, :-1] @ near))
         return weight + none * self.mean[:, None] + back @ (precision[1] * (told - expected[:, -1:]) * none)
 
-    def decoders(
-        self, parts: Sequence[NDArray], responses: NDArray, training: Sequence[tuple[NDArray, NDArray]], targets: Sequence[NDArray]
-    ) -> list[LinearDecoder]:
-        """Linear decoders of a new subject: the expected targets given a response.
+    def decoder(self, own: Recorded, coordinates: NDArray, moments: tuple[Array, Array]) -> LinearMap:
+        """A subject's decoder: the expected coordinates given a response.
 
-        E[t | y] = m_t + C_tf W (W' C_ff W + N)^-1 (y - m_y), with the covariances C of features and targets over pictures:
-        the training pictures', drawn towards the subject's own as these grow in number.
+        E[z | y] = m_z + C_zf W (W' C_ff W + N)^-1 (y - m_y), with the covariances C of features and coordinates over pictures: the
+        training pictures', drawn towards the subject's own by as much as predicts its held-out pictures best; N has the voxels'
+        noise variances and half of their residuals' correlation.
 
         Parameters
         ----------
-        parts : sequence of array
-            Representations of the new subject's pictures.
-        responses : array
-            (n, n_voxels), one row per picture.
-        training : sequence of (covariance, mean)
-            Per target: covariance (K, t) of features and target, and mean (t,), over the training pictures (`picture_moments`).
-        targets : sequence of array
-            (n, t) each: the targets of the subject's pictures.
+        own : Recorded
+        coordinates : array
+            (n, K) of the subject's pictures.
+        moments : (covariance, mean)
+            (F, K) of features and coordinates, and (K,), over the training pictures (`picture_moments`).
         """
-        design = self.features(parts)
-        centre = design.mean(0)
-        design = design - centre
-        n = len(design)
-        standard, mean, deviation = _standard(np.asarray(responses, np.float64))
-        voxels = self._posterior(design, standard)
-        share = _picture_share(design)
-        pictures = share * np.eye(design.shape[1]) + (1 - share) * design.T @ design / n
-        believed = self.CORRELATION * n / (n + standard.shape[1])
-        scale = np.sqrt(voxels.noise)
-        unit = voxels.residual / (np.sqrt((voxels.residual**2).mean(0)) + 1e-12)
-        factor = np.concatenate([np.sqrt(believed / n) * (unit * scale), np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures))).T @ voxels.weight])
-        inverse = _solve(voxels.noise * (1 - believed), factor, voxels.weight.T)
-        found = []
-        for (covariance, average), own in zip(training, targets, strict=True):
-            flat = np.asarray(own, np.float64).reshape(n, -1)
-            middle = flat.mean(0)
-            both = share * covariance + (1 - share) * design.T @ (flat - middle) / n
-            expected = (n * middle + self.PICTURES_MEAN * average) / (n + self.PICTURES_MEAN)
-            weight = inverse @ both / deviation[:, None]
-            found.append(LinearDecoder(weight, expected - mean @ weight))
-        return found
+        noise = np.full(len(own.square), self.noise)
+        for _ in range(4):
+            weight, _, noise = self._expect(own, noise, self.NOISE_TRIALS)
+        axes, values = self._axes(own.gram)
+        residual, size = own.residual(weight, noise[None] + values[:, None], axes, values)
+        if self.components.shape[1]:
+            weight = self._mixture(own, noise)
+        share = _picture_share(own.design)
+        pictures = share * np.eye(len(own.gram)) + (1 - share) * own.gram / own.n
+        believed = self.CORRELATION * own.n / (own.n + len(noise))
+        unit = residual / (size + 1e-12) * np.sqrt(noise)
+        factor = np.concatenate([np.sqrt(believed / own.n) * unit, np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures))).T @ weight])
+        inverse = _solve(noise * (1 - believed), factor, weight.T)
+        middle = coordinates.mean(0, dtype=np.float64)
+        both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
+        expected = (own.n * middle + self.PICTURES_MEAN * moments[1]) / (own.n + self.PICTURES_MEAN)
+        decoder = inverse @ both / own.deviation[:, None]
+        return LinearMap(decoder.astype(np.float32), (expected - own.mean @ decoder).astype(np.float32), own.n)
 
 
-def picture_moments(features: Array, target: NDArray) -> tuple[Array, Array]:
-    """Covariance (K, t) of features and target over pictures, and the target's mean (t,)."""
-    flat = np.asarray(target, np.float64).reshape(len(target), -1)
-    mean = flat.mean(0)
-    return (features - features.mean(0)).T @ (flat - mean) / len(flat), mean
+class TaughtPrior:
+    """What training subjects teach: features, the moments of their pictures, and the prior over voxels, by all of them and without each.
+
+    Parameters
+    ----------
+    features : Features
+    moments : (covariance, mean)
+    priors : dict of str to EncodingPrior
+        `""` by all; by the name of a subject, without that one: what decodes a training subject's own trials.
+    """
+
+    def __init__(self, features: Features, moments: tuple[Array, Array], priors: dict[str, EncodingPrior]) -> None:
+        self.features, self.moments, self.priors = features, moments, priors
+
+    @classmethod
+    def by(cls, space: PictureSpace, subjects: dict[str, tuple[NDArray, NDArray]], mixed: bool) -> "TaughtPrior":
+        """Learn from training subjects: name -> coordinates (n, K) of the pictures and responses (n, V) to each."""
+        coordinates = np.concatenate([pictures for pictures, _ in subjects.values()])
+        features = Features.of(coordinates, space)
+        recorded = {name: Recorded(features(pictures), responses) for name, (pictures, responses) in subjects.items()}
+        priors = {"": EncodingPrior.learned(list(recorded.values()), mixed)}
+        for name in recorded if len(recorded) > 1 else ():
+            priors[name] = EncodingPrior.learned([one for other, one in recorded.items() if other != name], mixed)
+        return cls(features, picture_moments(features(coordinates), coordinates), priors)
+
+    def decoder(self, subject: str, coordinates: NDArray, responses: NDArray[np.float32]) -> LinearMap:
+        """The decoder of a subject from responses (n, V) to pictures of the coordinates (n, K); its own voxels taught nothing of it."""
+        prior = self.priors.get(subject, self.priors[""])
+        return prior.decoder(Recorded(self.features(coordinates), responses), coordinates, self.moments)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        arrays: dict[str, Any] = {"features.mean": self.features.mean, "features.white": self.features.white, "features.chosen": self.features.chosen}
+        arrays |= {"moments.covariance": self.moments[0], "moments.mean": self.moments[1]}
+        for name, prior in self.priors.items():
+            for key in ("mean", "covariance", "components"):
+                arrays[f"prior.{name}.{key}"] = getattr(prior, key)
+            arrays[f"prior.{name}.noise"] = np.array([prior.noise])
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "TaughtPrior":
+        """What `state` came from."""
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        names = {name.removeprefix("prior.").removesuffix(".noise") for name in arrays if name.endswith(".noise")}
+        priors = {
+            name: EncodingPrior(*(arrays[f"prior.{name}.{key}"] for key in ("mean", "covariance")), float(arrays[f"prior.{name}.noise"][0]), arrays[f"prior.{name}.components"])
+            for name in names
+        }
+        features = Features(arrays["features.mean"], arrays["features.white"], arrays["features.chosen"])
+        return cls(features, (arrays["moments.covariance"], arrays["moments.mean"]), priors)
+
+
+def picture_moments(features: Array, coordinates: NDArray) -> tuple[Array, Array]:
+    """Covariance (F, K) of features and coordinates over pictures, and the coordinates' mean (K,)."""
+    mean = coordinates.mean(0, dtype=np.float64)
+    return (features - features.mean(0)).T @ (coordinates - mean) / len(coordinates), mean
 
 
 def _picture_share(design: Array) -> float:
@@ -252,12 +325,6 @@ def _picture_share(design: Array) -> float:
             variance = share + (1 - share) * values.clip(0)
             total[k] -= 0.5 * (square / variance).sum() + 0.5 * len(unseen) * np.log(variance).sum()
     return float(SHARES[total.argmax()])
-
-
-def _standard(responses: Array) -> tuple[Array, Array, Array]:
-    mean, deviation = responses.mean(0), responses.std(0)
-    deviation = np.where(deviation > 1e-8, deviation, 1.0)
-    return (responses - mean) / deviation, mean, deviation
 
 
 def _solve(diagonal: Array, factor: Array, right: Array) -> Array:

@@ -1,20 +1,87 @@
 """What becomes a row of the tables: how voxels enter, what is shared, how it is trained, adapted and drawn from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from unimind.study.base import Fraction, Positive, Section, Training
 
 
-class Voxels(Section):
-    """How a voxel vector enters the encoder."""
+def idle(section: Section, keys: tuple[str, ...], why: str) -> None:
+    """Refuse keys that differ from their defaults where they do nothing."""
+    for key in keys:
+        given, default = getattr(section, key), type(section).model_fields[key].get_default()
+        if given != default:
+            raise ValueError(f"{key}: {given} given, but {why}; leave it out")
 
-    length: Literal["adapter", "wrap", "interpolate", "max_pool"] = Field("adapter", description="To one length for all: a linear adapter per subject, padding by repetition, linear interpolation, or adaptive max pooling.")
-    size: Positive = Field(1024, description="That length.")
-    order: Literal["anatomical", "stored"] = Field("anatomical", description="By ROI, then along a space-filling curve; or as in the files as distributed.")
+
+# --- enter ------------------------------------------------------------------------------------------------------
+
+
+class Voxels(Section):
+    """What every way of entering has that hands voxels to the body."""
+
+    size: Positive = Field(1024, description="Length of the signal that enters, the same for all subjects.")
+    order: Literal["anatomical", "stored"] = Field("anatomical", description="Of the voxels: by ROI, then along a space-filling curve; or as in the files as distributed.")
     repeats: Literal["mean", "channels", "draw"] = Field("draw", description="Repeats of an image: averaged, stacked as channels, or one drawn each time (averaged at test time).")
     dropout: Fraction = Field(0.0, description="Share of voxels set to zero in training.")
+
+
+class Interpolate(Voxels):
+    """Linear interpolation of the voxel vector to one length, averages of neighbours where it is longer (the thesis)."""
+
+    kind: Literal["interpolate"]
+
+
+class Wrap(Voxels):
+    """The voxel vector repeated from its start, or cut, to one length (MinD-Vis)."""
+
+    kind: Literal["wrap"]
+
+
+class MaxPool(Voxels):
+    """Adaptive max pooling to one length (MindBridge)."""
+
+    kind: Literal["max-pool"]
+
+
+class Adapter(Voxels):
+    """A linear map of every subject's voxels, trained (MindEye2); it starts as interpolation."""
+
+    kind: Literal["adapter"]
+
+
+class Ridge(Section):
+    """Closed form: each subject's own ridge regression to the picture space, a penalty for every component by cross-validation."""
+
+    kind: Literal["ridge"]
+    alphas: list[float] = [float(10**k) for k in range(-1, 7)]
+    folds: Positive = 5
+
+
+class Decoded(Section):
+    """Closed form: the expected picture features given the response, under a prior over voxels that the training subjects teach."""
+
+    kind: Literal["decoded"]
+    mixed: bool = Field(True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all.")
+
+
+# --- body -------------------------------------------------------------------------------------------------------
+
+
+class Identity(Section):
+    """Nothing shared: the signal of a closed form is the prediction."""
+
+    kind: Literal["identity"]
+
+
+class Mlp(Section):
+    """Linear layers with GELU and dropout, for signals without an order of their own."""
+
+    kind: Literal["mlp"]
+    width: Positive = Field(512, multiple_of=8, description="Of every layer.")
+    depth: Positive = 2
+    dropout: Fraction = Field(0.5, description="After every layer, in training.")
 
 
 class ConvMixer(Section):
@@ -23,7 +90,7 @@ class ConvMixer(Section):
     kind: Literal["convmixer"]
     width: Positive = 256
     depth: Positive = 4
-    patch: Positive = Field(16, description="Voxels per patch, also the stride.")
+    patch: Positive = Field(16, description="Values per patch, also the stride.")
     kernel: Positive = Field(9, description="Width of the depthwise convolution, in patches.")
     decoder_depth: Positive = 2
 
@@ -41,23 +108,11 @@ class ViT(Section):
     decoder_depth: Positive = 8
 
 
-class Ridge(Section):
-    """Ridge regression from voxels to the image embedding and the autoencoder latent; penalties by cross-validation."""
-
-    kind: Literal["ridge"]
-    alphas: list[float] = [float(10**k) for k in range(-1, 7)]
-    folds: Positive = 5
-
-
-class Prior(Section):
-    """Linear decoding under a prior over voxels' encoding weights that the data set's training subjects teach (empirical Bayes)."""
-
-    kind: Literal["prior"]
-    mixed: bool = Field(True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all.")
+# --- training ---------------------------------------------------------------------------------------------------
 
 
 class Pretrain(Section):
-    """Self-supervised pretraining on unpaired fMRI."""
+    """Self-supervised pretraining of the body on unpaired fMRI."""
 
     objective: Literal["masked", "autoencode"] = "masked"
     mask: Fraction = Field(0.75, description="Share of patches hidden (masked modelling).")
@@ -65,11 +120,12 @@ class Pretrain(Section):
 
 
 class Losses(Section):
-    """Weights of the alignment losses; zero switches one off."""
+    """Weights of the alignment losses; zero switches one off. A target has a head where a loss predicts it."""
 
     siamese: float = Field(1.0, ge=0, description="s d^2 + (1-s) max(m-d, 0)^2 over cross-subject pairs, s the CLIP similarity of their images.")
-    embedding: float = Field(1.0, ge=0, description="Distance of the projected embedding from the image embedding.")
-    softclip: float = Field(0.0, ge=0, description="SoftCLIP, with MixCo for the first third of training.")
+    embedding: float = Field(1.0, ge=0, description="Distance of the predicted from the true image embedding.")
+    latent: float = Field(0.1, ge=0, description="Distance of the predicted from the true autoencoder latent, over the picture space's components.")
+    softclip: float = Field(0.0, ge=0, description="SoftCLIP between predicted and true image embeddings.")
     subject: float = Field(0.0, ge=0, description="Subject classifier; its hidden layer becomes the subject token, one context token more of `condition`.")
     adversarial: float = Field(0.0, ge=0, description="Subject discriminator behind a gradient reversal.")
 
@@ -77,6 +133,11 @@ class Losses(Section):
     def compares_rows(self) -> bool:
         """Whether a loss compares the rows of a batch with each other, so that several processes cannot share them."""
         return self.siamese + self.softclip > 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is predicted of a picture."""
+        return (("embedding",) if self.embedding + self.softclip > 0 else ()) + (("latent",) if self.latent > 0 else ())
 
 
 class AdaptLosses(Losses):
@@ -88,19 +149,25 @@ class AdaptLosses(Losses):
 
 
 class Align(Section):
-    """Cross-subject alignment of the embeddings."""
+    """Training of what is shared: cross-subject alignment of the embeddings, and prediction of the pictures' targets."""
 
     losses: Losses = Losses()
-    margin: float = Field(1.0, gt=0)
-    temperature: float = Field(0.05, gt=0, description="Of the soft labels and logits.")
+    margin: float = Field(1.0, gt=0, description="Of the Siamese loss.")
+    temperature: float = Field(0.05, gt=0, description="Of SoftCLIP's soft labels and logits.")
+    mixco: Fraction = Field(0.0, description="First share of the training in which inputs are mixed for SoftCLIP (MixCo; a third in MindEye).")
+    noise: float = Field(0.0, ge=0, description="Of the signals of a closed form, in training: normal noise in units of every coordinate's standard deviation, against learning pictures by heart.")
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
-    start: Literal["ridge", "plain"] = Field("ridge", description="Where adapters start: at each subject's own ridge regression to the image embedding, or at interpolation.")
+    in_sample: bool = Field(False, description="Ablation, for signals of a closed form: train on those of the very pictures that it was fitted to, instead of cross-fitted ones.")
     training: Training = Training(steps=600, batch_size=64, learning_rate=1e-3)
 
     @model_validator(mode="after")
     def _undivided(self) -> "Align":
         if self.losses.compares_rows:
             self.training.undivided("losses.siamese and losses.softclip compare")
+        if self.losses.siamese == 0:
+            idle(self, ("margin", "shuffle_labels"), "losses.siamese is 0")
+        if self.losses.softclip == 0:
+            idle(self, ("temperature", "mixco"), "losses.softclip is 0")
         return self
 
 
@@ -111,17 +178,18 @@ class Condition(Section):
     time: bool = Field(True, description="Pooled fMRI embedding added to the time embedding.")
     tokens: Positive = Field(8, description="Context tokens (77 in MinD-Vis).")
     drop: Fraction = Field(0.1, description="Share of samples trained without the condition, for guidance.")
+    crop: Fraction = Field(0.0, description="Share of samples whose picture is a random crop of four fifths of the side, brought back to size (MinD-Vis: 0.5).")
     train_encoder: bool = Field(True, description="Also fine-tune the encoder.")
     training: Training = Training(steps=400, batch_size=32, learning_rate=3e-4)
 
 
 class Adapt(Section):
-    """How a shared model is fitted to a new subject."""
+    """How a shared model is fitted to a new subject by gradient steps."""
 
     strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = "adapter"
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
-    start: Literal["prior", "ridge", "plain"] = Field("ridge", description="Where the adapter starts: at the decoder that a prior over the training subjects' voxels gives; at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
+    start: Literal["ridge", "interpolate"] = Field("ridge", description="Where the adapter starts: at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
     losses: AdaptLosses = AdaptLosses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 
@@ -132,8 +200,10 @@ class Adapt(Section):
                 raise ValueError(f"losses.{name}: {getattr(self.losses, name):g} given, but one new subject has no others to be told from; leave it out")
         if self.losses.siamese > 0 and self.mix_training == 0:
             raise ValueError(f"losses.siamese: {self.losses.siamese:g} given, but without training subjects there are no pairs; give mix_training a share, or leave it out")
-        if self.losses.siamese + self.losses.embedding + self.losses.softclip == 0:
+        if self.losses.siamese + self.losses.embedding + self.losses.softclip + self.losses.latent == 0:
             raise ValueError("losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
+        if self.strategy != "low-rank":
+            idle(self, ("rank",), f"strategy {self.strategy} has no low-rank updates")
         return self
 
     @model_validator(mode="after")
@@ -152,56 +222,110 @@ class TrainedOn(Section):
     trials: Positive | None = Field(None, description="How many training trials, shared out equally among them; by default all they have.")
 
 
+# --- generator --------------------------------------------------------------------------------------------------
+
+
 class Sampling(Section):
-    """How pictures are drawn from the diffusion model."""
+    """How pictures are drawn by the generator."""
 
     sampler: Literal["dpm-solver++", "ddim", "plms"] = "dpm-solver++"
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
-    samples: Positive = Field(5, description="Pictures per stimulus. The one shown agrees best with the encoder's own embedding.")
-    strength: float = Field(1.0, ge=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule (ridge, prior); 0: the autoencoder alone decodes that latent.")
+    samples: Positive = Field(5, description="Pictures per stimulus. The one shown agrees best with the method's own predicted embedding; the first where it predicts none.")
+    strength: float = Field(1.0, ge=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule; 0: the autoencoder alone decodes that latent.")
+
+    @model_validator(mode="after")
+    def _drawn(self) -> "Sampling":
+        if self.strength == 0:
+            idle(self, ("sampler", "steps", "guidance"), "with strength 0 the autoencoder alone decodes")
+        return self
 
 
 class Method(Section):
-    """A composition: one row of the tables."""
+    """A composition, one row of the tables: enter, body, heads (by the losses of `align`), generator."""
 
     label: str | None = Field(None, description="Name in tables and figures; by default the key.")
-    scope: Literal["study", "dataset", "subject"] = Field("dataset", description="One model for all training subjects of the study, of a data set, or per subject.")
-    voxels: Voxels = Voxels()
-    encoder: Annotated[ConvMixer | ViT | Ridge | Prior, Field(discriminator="kind")]
+    scope: Literal["study", "dataset", "subject"] = Field("dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject).")
+    enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Ridge | Decoded, Field(discriminator="kind")]
+    body: Annotated[Identity | Mlp | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
     pretrain: Pretrain | None = None
     align: Align | None = None
-    condition: Condition | None = Field(None, description="Without one, the foundation's own conditioning gets the predicted image embedding.")
-    adapt: Adapt | None = None
+    condition: Condition | None = Field(None, description="Without one, the generator's own conditioning gets the predicted image embedding.")
+    adapt: Adapt | None = Field(None, description="Gradient steps on a new subject; closed forms need none.")
     trained_on: TrainedOn | None = Field(None, description="Only under `transfer.baselines`: train the shared model on fewer subjects.")
     sampling: Sampling = Sampling()
 
     @model_validator(mode="after")
     def _possible(self) -> "Method":
-        if self.fitted:
-            for key in ("pretrain", "align", "condition", "adapt", "trained_on"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: not possible with encoder.kind {self.encoder.kind}, which is fitted in closed form")
-            if self.scope != "subject":
-                raise ValueError(f"scope: {self.encoder.kind} is fitted per subject; {self.scope!r} given, write `scope: subject`")
-        elif self.align is None or self.align.losses.embedding + self.align.losses.softclip == 0:
-            if self.condition is None:
-                raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
-            if self.adapt is not None:
-                raise ValueError("adapt: adapts to the image embedding, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`")
-        if self.scope == "subject" and self.adapt is not None:
-            raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
-        if isinstance(self.encoder, ConvMixer | ViT) and self.voxels.size % self.encoder.patch:
-            raise ValueError(f"voxels.size: {self.voxels.size} is not a multiple of encoder.patch = {self.encoder.patch}")
+        self._shared()
+        self._trained()
+        if self.condition is None and "embedding" not in self.targets and self.sampling.strength > 0:
+            raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
+        if self.adapt is not None and not self.targets:
+            raise ValueError("adapt: adapts to the pictures' targets, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`")
         if self.condition is not None and self.condition.drop == 0 and self.sampling.guidance != 1:
             raise ValueError(f"condition.drop: 0 given, but sampling.guidance {self.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
-        if self.sampling.strength == 0 and not self.fitted:
-            raise ValueError(f"sampling.strength: 0 given, but encoder.kind {self.encoder.kind} predicts no latent that the autoencoder could decode; write 1")
-        if self.encoder.kind == "vit" and self.encoder.width % self.encoder.heads:
-            raise ValueError(f"encoder.width: {self.encoder.width} is not a multiple of encoder.heads = {self.encoder.heads}")
+        if self.condition is not None and self.closed and self.condition.crop > 0:
+            raise ValueError(f"condition.crop: {self.condition.crop:g} given, but enter.kind {self.enter.kind} predicts the whole picture; leave it out")
+        if self.sampling.strength < 1 and "latent" not in self.targets:
+            raise ValueError(f"sampling.strength: {self.sampling.strength:g} given, but nothing predicts the latent to start from; give align.losses.latent a weight, or write 1")
         return self
 
+    def _shared(self) -> None:
+        if self.body.kind == "identity":
+            if not self.closed:
+                raise ValueError(f"body: identity given, but enter.kind {self.enter.kind} predicts nothing by itself; give a body, such as `kind: convmixer`")
+            for key in ("pretrain", "align", "adapt"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: nothing to train with body.kind identity; give a body, or leave it out")
+        if self.scope == "subject":
+            if self.enter.kind == "decoded":
+                raise ValueError("scope: subject given, but enter.kind decoded is taught by the training subjects; write `scope: dataset`")
+            if self.adapt is not None:
+                raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
+        elif self.enter.kind == "ridge" and self.body.kind == "identity" and self.condition is None:
+            raise ValueError(f"scope: {self.scope} given, but ridge regression without a body shares nothing; write `scope: subject`")
+
+    def _trained(self) -> None:
+        if self.closed:
+            for key in ("pretrain", "adapt"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: not possible with enter.kind {self.enter.kind}, which is a closed form; leave it out")
+            if self.body.kind != "identity" and self.align is None:
+                raise ValueError("align: missing; it trains the body")
+        if self.align is not None:
+            for key in () if self.closed else ("in_sample", "noise"):
+                if getattr(self.align, key):
+                    raise ValueError(f"align.{key}: {getattr(self.align, key)} given, but enter.kind {self.enter.kind} is trained and has no closed form; leave it out")
+        if self.pretrain is not None and not isinstance(self.body, ConvMixer | ViT):
+            raise ValueError(f"pretrain: a body of patches is pretrained, {self.body.kind} given; use convmixer or vit, or leave it out")
+        if isinstance(self.enter, Voxels) and isinstance(self.body, ConvMixer | ViT) and self.enter.size % self.body.patch:
+            raise ValueError(f"enter.size: {self.enter.size} is not a multiple of body.patch = {self.body.patch}")
+        if isinstance(self.body, ViT) and self.body.width % self.body.heads:
+            raise ValueError(f"body.width: {self.body.width} is not a multiple of body.heads = {self.body.heads}")
+        if self.adapt is not None and self.enter.kind != "adapter":
+            if self.adapt.strategy == "adapter":
+                raise ValueError(f"adapt.strategy: adapter given, but enter.kind {self.enter.kind} has none; use adapter+norms, low-rank or everything")
+            if self.adapt.start != "ridge":
+                raise ValueError(f"adapt.start: {self.adapt.start} given, but enter.kind {self.enter.kind} has no adapter; leave it out")
+
     @property
-    def fitted(self) -> bool:
-        """Fitted in closed form, without a training loop."""
-        return self.encoder.kind in ("ridge", "prior")
+    def closed(self) -> bool:
+        """Whether signals are entered in closed form, once and for all before anything is trained."""
+        return self.enter.kind in ("ridge", "decoded")
+
+    @property
+    def shares(self) -> bool:
+        """Whether anything is trained beyond the closed form: a body, or a condition stage."""
+        return self.body.kind != "identity" or self.condition is not None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What the method predicts of a picture: `embedding`, `latent`."""
+        if self.closed:
+            return ("embedding", "latent")
+        return self.align.losses.targets if self.align is not None else ()
+
+    def responses(self) -> dict[str, Any]:
+        """How trials are read: `order` and `repeats`; closed forms average the repeats."""
+        return {"order": self.enter.order, "repeats": self.enter.repeats} if isinstance(self.enter, Voxels) else {"order": "stored", "repeats": "mean"}

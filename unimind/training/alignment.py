@@ -6,22 +6,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unimind import study as settings
-from unimind.models.encoder import FmriEncoder
+from unimind.models.encoder import Encoder
+from unimind.models.enter import Adapters
 from unimind.models.heads import SubjectHead
-from unimind.models.ridge import solve
+from unimind.models.ridge import fit_ridge
+from unimind.models.space import PictureSpace
 from unimind.storage import content_hash
-from unimind.training.data import SubjectTrials, Targets
+from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
 from unimind.training.loop import at_places, generator, stream_seed
-from unimind.training.objectives.embedding import EmbeddingDistance
+from unimind.training.objectives.coordinates import coordinate_distance
 from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
 from unimind.training.objectives.softclip import SoftClip
 from unimind.training.objectives.subject import SubjectAdversary, SubjectClassification
 
-#: Parameter of the Beta distribution of MixCo's weights, and the share of training in which inputs are mixed (MindEye).
-MIXCO, MIXED_SHARE = 0.15, 1 / 3
+#: Parameter of the Beta distribution of MixCo's weights (MindEye).
+MIXCO = 0.15
 
 #: Penalties and folds of the ridge regressions that adapters start at.
 ALPHAS, FOLDS = tuple(float(10**k) for k in range(-1, 7)), 5
@@ -32,13 +35,13 @@ class Aligned(nn.Module):
 
     Parameters
     ----------
-    encoder : FmriEncoder
+    encoder : Encoder
     subjects : list of str
         Training subjects, by `subject_key`, in the order of their numbers.
     losses : study.Losses
     """
 
-    def __init__(self, encoder: FmriEncoder, subjects: list[str], losses: settings.Losses) -> None:
+    def __init__(self, encoder: Encoder, subjects: list[str], losses: settings.Losses) -> None:
         super().__init__()
         self.encoder = encoder
         self.subject = SubjectHead(encoder.width, len(subjects)) if losses.subject > 0 and len(subjects) > 1 else None
@@ -49,8 +52,8 @@ class Aligned(nn.Module):
 class AlignmentLosses:
     """Weighted terms of a batch; a callable for the training loop.
 
-    A batch has the columns `subject` (names), `responses` (R, V), `embedding`, `partner` (n, d), `weight` (n, 1) and `index` (n,).
-    The k-th rows of all subjects belong together: they make the cross-subject pairs.
+    A batch has the columns `subject` (names), `responses` (R, V) or entered signals, `coordinates`, `partner` (n, K), `weight` (n, 1) and
+    `index` (n,). The k-th rows of all subjects belong together: they make the cross-subject pairs.
 
     Parameters
     ----------
@@ -69,29 +72,38 @@ class AlignmentLosses:
     subjects: list[str]
     shuffle_labels: bool = False
 
+    @staticmethod
+    def scale(space: PictureSpace, row: Tensor) -> Tensor:
+        """Standard deviations of a signal's coordinates, and zero for what follows them: (C + 1,)."""
+        return torch.nn.functional.pad(space.spread, (0, row.shape[-1] - space.size))
+
     @property
     def compares_rows(self) -> bool:
         """Whether a term compares the rows of a batch with each other."""
         return self.losses.compares_rows
 
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        weights, head = self.losses, module.encoder.head
-        pooled = module.encoder(batch["responses"], batch["subject"]).pooled
-        own, partner, weight = batch["embedding"], batch["partner"], batch["weight"]
+        weights, space = self.losses, module.encoder.space
+        if module.encoder.closed and self.noise > 0:
+            batch = {**batch, "responses": [row + self.noise * noise * self.scale(space, row) for row, noise in zip(batch["responses"], batch["noise"], strict=True)]}
+        output = encoded(module.encoder, batch)
+        pooled = output.pooled
+        own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
         seen = weight * own + (1 - weight) * partner
         terms: dict[str, Tensor] = {}
         pairs = cross_subject_pairs(batch["subject"])
         if weights.siamese > 0 and pairs:
             first, second = (torch.tensor(side, device=pooled.device) for side in zip(*pairs, strict=True))
-            labels = pseudo_labels(seen[first], seen[second], head.mean)
+            labels = pseudo_labels(*(space.target("embedding", space.part(seen[side], "embedding")) for side in (first, second)), space.embedding_mean)
             terms["siamese"] = weights.siamese * Siamese(self.margin)(pooled[first], pooled[second], shuffled(labels) if self.shuffle_labels else labels)
-        if weights.embedding > 0 or weights.softclip > 0:
-            predicted = module.encoder.embed(pooled)
-        if weights.embedding > 0:
-            terms["embedding"] = weights.embedding * EmbeddingDistance()(predicted, seen, head.scale)
+        for name in ("embedding", "latent"):
+            if getattr(weights, name) > 0:
+                distance = coordinate_distance(output.coordinates[name], space.part(seen, name), space.part(space.spread[None], name))
+                terms[name] = getattr(weights, name) * distance
         if weights.softclip > 0:
-            standard = [(x.float() - head.mean) / head.scale for x in (predicted, own, partner)]
-            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(standard[0], standard[1], standard[2], weight)
+            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(
+                output.coordinates["embedding"].float(), space.part(own, "embedding"), space.part(partner, "embedding"), weight
+            )
         if module.subject is not None or module.discriminator is not None:
             numbers = torch.tensor([self.subjects.index(name) for name in batch["subject"]], device=pooled.device)
         if module.subject is not None:
@@ -101,7 +113,7 @@ class AlignmentLosses:
         return terms
 
 
-def draw_rows(trials: SubjectTrials, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
+def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
     """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
 
     Parameters
@@ -116,44 +128,35 @@ def draw_rows(trials: SubjectTrials, targets: Targets, places: Tensor, step: int
     rows = len(places)
     chosen = at_places(len(trials.images("train")), places, seed, trials.key)
     images, responses = trials.draw("train", chosen, step, seed)
-    embedding = targets(images)
-    weight, partner = torch.ones(rows, 1), embedding
+    coordinates = targets.coordinates(images)
+    weight, partner = torch.ones(rows, 1), coordinates
     if mixed:
         order = torch.randperm(rows, generator=generator(seed, trials.key, "mix", step))
         shares = np.random.default_rng(stream_seed(seed, trials.key, "weight", step)).beta(MIXCO, MIXCO, (rows, 1))
         weight = torch.from_numpy(shares.astype(np.float32))
         responses = weight[..., None] * responses + (1 - weight[..., None]) * responses[order]
-        partner = embedding[order]
-    return {"responses": responses, "embedding": embedding, "partner": partner, "weight": weight, "index": torch.from_numpy(images.astype(np.int64))}
+        partner = coordinates[order]
+    columns = {"responses": responses, "coordinates": coordinates, "partner": partner, "weight": weight, "index": torch.from_numpy(images.astype(np.int64))}
+    if isinstance(trials, EnteredSignals):
+        columns["noise"] = torch.randn(responses.shape, generator=generator(seed, trials.key, "noise", step))
+    return columns
 
 
-def start_at_ridge(encoder: FmriEncoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
-    """Let every subject's adapter start at its own ridge regression to the image embedding, penalties by cross-validation.
-
-    Ridge is fitted to the training split only, so validation stays unseen. Training then starts where a linear decoder
-    ends, and keeps those weights unless validation finds better ones.
-    """
-    for name, (trials, targets) in subjects.items():
-        images, responses = trials.all("train")
-        standard = (targets(images) - encoder.head.mean) / encoder.head.scale
-        encoder.start_adapter(name, *(torch.from_numpy(array) for array in ridge(responses.mean(1), standard, seed)))
-
-
-def remember_signal(encoder: FmriEncoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
-    """Store the linear model of the training subjects' entered signal given the image embedding (ridge, all subjects together)."""
-    device = encoder.head.mean.device
-    signals, standard = [], []
+def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
+    """Store the linear model of the training subjects' entered signal given a picture's coordinates (ridge, all subjects together)."""
+    assert isinstance(encoder.enter, Adapters)
+    device = encoder.space.embedding_mean.device
+    signals, coordinates = [], []
     with torch.no_grad():
         for name, (trials, targets) in subjects.items():
             images, responses = trials.all("train")
             signals.append(encoder.enter(responses.mean(1, keepdim=True).to(device), name)[:, 0].cpu())
-            standard.append((targets(images) - encoder.head.mean.cpu()) / encoder.head.scale.cpu())
-        weight, bias = (torch.from_numpy(array).to(device) for array in ridge(torch.cat(standard), torch.cat(signals), seed))
-        encoder.signal_weight.copy_(weight.T)
-        encoder.signal_bias.copy_(bias)
+            coordinates.append(targets.coordinates(images))
+        weight, bias = ridge(torch.cat(coordinates), torch.cat(signals), seed)
+        encoder.enter.remember(torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device))
 
 
-def start_at_signal(encoder: FmriEncoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, seed: int) -> None:
+def start_at_signal(encoder: Encoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, seed: int) -> None:
     """Let a new subject's adapter start at ridge regression to the signal the training subjects would have had for its pictures.
 
     Parameters
@@ -161,50 +164,49 @@ def start_at_signal(encoder: FmriEncoder, name: str, trials: SubjectTrials, targ
     whole : bool
         From training and validation trials, or from the training trials alone.
     """
+    assert isinstance(encoder.enter, Adapters)
     parts = [trials.all(split) for split in (("train", "validation") if whole else ("train",)) if len(trials.images(split))]
     images, responses = np.concatenate([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    device = encoder.head.mean.device
-    weight, bias = ridge(responses.mean(1), encoder.expected_signal(targets(images).to(device)).cpu(), seed)
-    encoder.set_adapter(name, torch.from_numpy(weight), torch.from_numpy(bias))
+    expected = encoder.enter.expected(targets.coordinates(images).to(encoder.enter.signal_bias.device)).cpu()
+    weight, bias = ridge(responses.mean(1), expected, seed)
+    encoder.enter.set(name, torch.from_numpy(weight), torch.from_numpy(bias))
 
 
 def ridge(inputs: Tensor, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression with a penalty per target by cross-validation: weight (inputs, targets) and bias (targets,)."""
-    mean = inputs.double().mean(0)
-    weight, bias = solve((inputs - mean).numpy(), targets.numpy(), ALPHAS, FOLDS, seed)
-    return weight, (bias - mean.numpy() @ weight).astype(np.float32)
+    found = fit_ridge(inputs.numpy(), targets.numpy(), ALPHAS, FOLDS, seed)
+    return found.weight, found.bias
 
 
-def linear_path_rate(name: str) -> float:
-    """Factor on the learning rate of a parameter when training starts at ridge regression: the linear path moves ten times slower than the rest."""
-    return 0.1 if any(part in name for part in ("encoder.adapters.", "encoder.skip.", "encoder.head.linear.")) else 1.0
-
-
-def held_out(subjects: Mapping[str, tuple[SubjectTrials, Targets]], limit: int = 512) -> dict[str, tuple[Tensor, Tensor]]:
-    """Validation responses and image embeddings of every subject that has some."""
+def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Targets]], limit: int = 512) -> dict[str, tuple[Tensor, NDArray]]:
+    """Validation responses, or signals at all sizes of contexts, and their stimulus indices, of every subject that has some."""
     found = {}
-    for name, (trials, targets) in subjects.items():
-        images, responses = trials.all("validation", limit)
+    for name, (trials, _) in subjects.items():
+        images, responses = trials.all("validation", limit) if isinstance(trials, SubjectTrials) else trials.drawn_validation(4 * limit)
         if len(images):
-            found[name] = (responses, targets(images))
+            found[name] = (responses, images)
     return found
 
 
-def validation(encoder: FmriEncoder, parts: Mapping[str, tuple[Tensor, Tensor]], size: int) -> dict[str, float]:
-    """Held-out embedding distance (first: it is what is minimised) and two-way identification, averaged over subjects.
+def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
+    """Held-out distance of the image embedding, or, where none is predicted, of the latent (first: it is what is minimised), and two-way
+    identification by the embedding, averaged over subjects.
 
     One picture identifies nothing: without two of a subject, identification is left out.
     """
-    device = encoder.head.mean.device
+    space = encoder.space
+    device = space.embedding_mean.device
     distances, identified = [], []
-    for name, (responses, embedding) in parts.items():
-        predicted = torch.cat([encoder.embed(encoder(part.to(device), name).pooled).float() for part in responses.split(size)])
-        embedding = embedding.to(device)
-        distances.append(float(EmbeddingDistance()(predicted, embedding, encoder.head.scale)))
-        if len(embedding) > 1:
-            centre = embedding.mean(0)  # of this subject's pictures: what they share identifies none of them
-            identified.append(two_way((predicted - centre) / encoder.head.scale, (embedding - centre) / encoder.head.scale))
-    return {"embedding": float(np.mean(distances))} | ({"identification": float(np.mean(identified))} if identified else {})
+    target = encoder.targets[0]
+    for name, (responses, images) in parts.items():
+        found = [encoder(part.to(device), None if encoder.closed else name) for part in responses.split(size)]
+        own = torch.cat([out.coordinates[target] for out in found]).float()
+        truth = space.part(subjects[name][1].coordinates(images).to(device), target)
+        distances.append(float(coordinate_distance(own, truth, space.part(space.spread[None], target))))
+        if target == "embedding" and len(np.unique(images)) > 1:
+            centre = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
+            identified.append(two_way(own - centre, truth - centre))
+    return {target: float(np.mean(distances))} | ({"identification": float(np.mean(identified))} if identified else {})
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:
@@ -216,6 +218,6 @@ def two_way(predicted: Tensor, truth: Tensor) -> float:
     return float((wins.sum() - 0.5 * len(own)) / (len(own) * (len(own) - 1)))
 
 
-def trained_config(kind: str, composition: settings.Method, encoder: FmriEncoder, **more: Any) -> dict[str, Any]:
+def trained_config(kind: str, composition: settings.Method, encoder: Encoder, **more: Any) -> dict[str, Any]:
     """Configuration of a model directory that holds an encoder."""
     return {"kind": kind, "encoder": encoder.arguments, "study": content_hash(composition.model_dump(mode="json")), **more}

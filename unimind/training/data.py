@@ -1,4 +1,4 @@
-"""A subject's trials in memory, by picture, and the encoder they are given to."""
+"""What a subject gives a training, by picture: responses, or the signals that a closed form has entered; and the pictures' targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind import study as settings
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
-from unimind.models.encoder import FmriEncoder, load_trunk, subject_key
+from unimind.models.encoder import Encoder, EncoderOutput, load_trunk
+from unimind.models.enter import subject_key, with_context
+from unimind.models.space import PICTURES, PictureSpace
 from unimind.storage import load_model
 from unimind.training.loop import generator
 
@@ -21,6 +23,9 @@ from unimind.training.loop import generator
 CHANNELS = 3
 
 Split = Literal["train", "validation"]
+
+#: Pictures whose targets are read at a time.
+READ_AT_ONCE = 1024
 
 #: Share of a budget's pictures that watch training; the budget pays for them.
 HELD_OUT = 0.2
@@ -33,9 +38,9 @@ class SubjectTrials:
     ----------
     data : PreparedSubject
         Open for reading; may be closed afterwards.
-    voxels : study.Voxels
-        Repeats of a picture are averaged, stacked as channels (a picture with fewer shows some again), or one is drawn each time;
-        and the order of voxels.
+    order, repeats : str
+        See `study.Voxels`: the order of voxels; repeats of a picture are averaged, stacked as channels (a picture with fewer shows some
+        again), or one is drawn each time.
     rows : mapping, optional
         Split -> trials to use; by default the file's own splits.
 
@@ -54,13 +59,13 @@ class SubjectTrials:
         There is no training trial.
     """
 
-    def __init__(self, data: PreparedSubject, voxels: settings.Voxels, rows: Mapping[Split, NDArray] | None = None) -> None:
+    def __init__(self, data: PreparedSubject, order: Order, repeats: str, rows: Mapping[Split, NDArray] | None = None) -> None:
         rows = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
         if not len(rows["train"]):
             raise InputError(f"{data.path}: no training trials; check the data set's split and validation_fraction")
         self.key = subject_key(data.dataset, data.subject)
-        self.repeats, self.n_voxels = voxels.repeats, data.n_voxels
-        self.channels = CHANNELS if voxels.repeats == "channels" else 1
+        self.repeats, self.n_voxels = repeats, data.n_voxels
+        self.channels = CHANNELS if repeats == "channels" else 1
         self.rows = dict(rows)
         self._parts = {}
         for split, own in rows.items():
@@ -68,7 +73,7 @@ class SubjectTrials:
             images, position, counts = np.unique(data.stimulus[own], return_inverse=True, return_counts=True)
             by_image = torch.from_numpy(np.argsort(position, kind="stable"))  # trials, those of one picture together
             starts = torch.from_numpy(np.cumsum(counts) - counts)
-            self._parts[split] = (images, torch.from_numpy(data.read(own, voxels.order)), by_image, starts, torch.from_numpy(counts))
+            self._parts[split] = (images, torch.from_numpy(data.read(own, order)), by_image, starts, torch.from_numpy(counts))
 
     def images(self, split: Split) -> NDArray[np.int32]:
         """Stimulus indices of a split's pictures, each once, ascending."""
@@ -122,6 +127,92 @@ class SubjectTrials:
             shown = counts[chosen] > repeat
             total[shown] += responses[by_image[starts[chosen[shown]] + repeat]]
         return (total / counts[chosen][:, None])[:, None]
+
+
+class EnteredSignals:
+    """Signals of one subject's training pictures, as a closed form predicts them that was not fitted to them (stage `enter`).
+
+    A picture has several: from contexts of many sizes. Each time it is drawn, one of them is; outside training the one from the
+    largest context stands.
+
+    Parameters
+    ----------
+    directory : Path
+        What `enter` wrote.
+    key : str
+        `subject_key` of the subject.
+    whole : bool
+        Only signals from the largest contexts, as a subject with all its trials has them.
+
+    Attributes
+    ----------
+    channels : int
+        1: signals are (n, 1, K + 1).
+
+    Raises
+    ------
+    InputError
+        The directory holds no signals.
+    """
+
+    channels = 1
+
+    def __init__(self, directory: Path, key: str, whole: bool = False) -> None:
+        path = directory / "entered.h5"
+        try:
+            file = h5py.File(path)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; run the stage `enter` for this training subject first") from None
+        with file:
+            stimulus, pictures, split = (file[name][:] for name in ("stimulus", "pictures", "split"))
+            rows = np.flatnonzero(pictures == pictures.max()) if whole else np.arange(len(stimulus))
+            self.signals = torch.from_numpy(file["coordinates"][:][rows])
+            self.n_voxels = int(file.attrs["n_voxels"])
+        self.key, self.path = key, path
+        stimulus, self.pictures, split = stimulus[rows], torch.from_numpy(pictures[rows]), split[rows]
+        self._parts = {}
+        for number, name in enumerate(("train", "validation")):
+            own = np.flatnonzero(split == number)
+            own = own[np.lexsort([-pictures[rows][own], stimulus[own]])]  # by picture, the largest context first
+            images, starts, counts = np.unique(stimulus[own], return_index=True, return_counts=True)
+            self._parts[name] = (images, torch.from_numpy(own), torch.from_numpy(starts), torch.from_numpy(counts))
+
+    def images(self, split: Split) -> NDArray[np.int32]:
+        """Stimulus indices of a split's pictures, each once, ascending."""
+        return self._parts[split][0]
+
+    def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
+        """One signal (n, 1, K + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
+        images, rows, starts, counts = self._parts[split]
+        random = torch.rand(len(chosen), generator=generator(seed, self.key, "context", step), dtype=torch.float64)
+        return images[chosen.numpy()], self._read(rows[starts[chosen] + (random * counts[chosen]).long()])
+
+    def all(self, split: Split, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
+        """Signals of all pictures of a split (at most `limit`, evenly spread), each from its largest context."""
+        images, rows, starts, _ = self._parts[split]
+        chosen = torch.arange(len(images)) if limit is None or len(images) <= limit else torch.linspace(0, len(images) - 1, limit).round().long()
+        return images[chosen.numpy()], self._read(rows[starts[chosen]])
+
+    def drawn_validation(self, limit: int) -> tuple[NDArray[np.int32], Tensor]:
+        """Held-out pictures at all sizes of contexts: at most `limit` signals, evenly spread."""
+        images, rows, _, counts = self._parts["validation"]
+        every = np.repeat(images, counts.numpy())
+        chosen = torch.arange(len(every)) if len(every) <= limit else torch.linspace(0, len(every) - 1, limit).round().long()
+        return every[chosen.numpy()], self._read(rows[chosen])
+
+    def example(self) -> Tensor:
+        """One signal (1, 1, K + 1)."""
+        return self._read(torch.zeros(1, dtype=torch.long))
+
+    def _read(self, rows: Tensor) -> Tensor:
+        return with_context(self.signals[rows].float(), self.pictures[rows])[:, None]
+
+
+def encoded(encoder: Encoder, batch: Mapping[str, Any]) -> EncoderOutput:
+    """What an encoder makes of a batch of `joined` rows: responses of several subjects, or signals that have entered."""
+    if encoder.closed:
+        return encoder(torch.stack(list(batch["responses"])), None)
+    return encoder(batch["responses"], batch["subject"])
 
 
 def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:
@@ -199,7 +290,7 @@ def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
 
 
 class Targets:
-    """Embeddings of the pictures that some trials show.
+    """Coordinates, in the picture space, of the pictures that some trials show.
 
     Parameters
     ----------
@@ -207,51 +298,72 @@ class Targets:
         What `embed` wrote.
     images : array
         Stimulus indices.
-    name : str
-        `embedding` or `latent`.
-
-    Raises
-    ------
-    InputError
-        The file is missing or holds fewer pictures than the trials show.
+    space : PictureSpace
     """
 
-    def __init__(self, path: Path, images: NDArray, name: str = "embedding") -> None:
+    def __init__(self, path: Path, images: NDArray, space: PictureSpace) -> None:
         self.images = np.unique(images)
-        try:
-            file = h5py.File(path)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; run the stage `embed` first") from None
-        with file:
-            if self.images[-1] >= len(file[name]):
-                raise InputError(f"{path}: holds {len(file[name])} pictures, but a trial shows number {self.images[-1]}; embed the data set's pictures again")
-            self.values = torch.from_numpy(file[name][self.images])
+        parts = [
+            space.coordinates(*(torch.from_numpy(read_targets(path, rows, name)) for name in ("embedding", "latent"))).cpu()
+            for rows in np.array_split(self.images, -(-len(self.images) // READ_AT_ONCE))
+        ]
+        self.values = torch.cat(parts)
 
-    def __call__(self, images: NDArray) -> Tensor:
-        """(n, ...) of the given stimulus indices."""
+    def coordinates(self, images: NDArray) -> Tensor:
+        """(n, K) of the given stimulus indices."""
         return self.values[torch.from_numpy(np.searchsorted(self.images, images))]
 
 
-def new_encoder(
-    study: settings.Study, method: str, n_voxels: Mapping[str, int], channels: int = 1, pretrained: Path | None = None, embedding_dim: int = 1
-) -> FmriEncoder:
+def new_encoder(study: settings.Study, method: str, space: PictureSpace, n_voxels: Mapping[str, int], channels: int, pretrained: Path | None) -> Encoder:
     """An encoder of a method, its trunk pretrained where a pretrained model is given.
 
     Parameters
     ----------
     study, method
-        The method's `voxels` and `encoder` decide its form.
+        The method's `enter`, `body` and losses decide its form.
+    space : PictureSpace
     n_voxels : mapping
         Voxels by `subject_key`.
     channels : int
         Repeats given side by side.
     pretrained : Path, optional
         Directory that `pretrain` wrote.
-    embedding_dim : int
-        Length of the image embedding; of no importance where none is predicted.
     """
-    method_settings = study.method(method)
-    encoder = FmriEncoder(n_voxels, method_settings.voxels.model_dump(), method_settings.encoder.model_dump(), embedding_dim, channels)
+    own = study.method(method)
+    encoder = Encoder(own.enter.model_dump(), own.body.model_dump(), space, own.targets, n_voxels, channels)
     if pretrained is not None:
         load_trunk(encoder, *load_model(pretrained), where=str(pretrained))
     return encoder
+
+
+def picture_space(embeddings: Sequence[Path], images: Sequence[NDArray]) -> PictureSpace:
+    """The picture space of some stimuli of one or more embeddings files; a file given twice counts with all its stimuli once."""
+    rows: dict[Path, list[NDArray]] = {}
+    for path, own in zip(embeddings, images, strict=True):
+        rows.setdefault(path, []).append(own)
+    parts: dict[str, list[NDArray]] = {"embedding": [], "latent": []}
+    total = sum(len(np.unique(np.concatenate(own))) for own in rows.values())
+    for path, own in rows.items():
+        every = np.unique(np.concatenate(own))
+        some = every[np.unique(np.linspace(0, len(every) - 1, max(2, round(len(every) * min(1.0, PICTURES / total)))).round().astype(int))]
+        for name, found in parts.items():
+            found.append(read_targets(path, some, name))
+    return PictureSpace.fit(np.concatenate(parts["embedding"]), np.concatenate(parts["latent"]))
+
+
+def read_targets(path: Path, images: NDArray, name: str) -> NDArray:
+    """A target of some stimuli (ascending), read by rows: (n, ...).
+
+    Raises
+    ------
+    InputError
+        The file is missing or holds fewer pictures.
+    """
+    try:
+        file = h5py.File(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage `embed` first") from None
+    with file:
+        if len(images) and images[-1] >= len(file[name]):
+            raise InputError(f"{path}: holds {len(file[name])} pictures, but a trial shows number {images[-1]}; embed the data set's pictures again")
+        return file[name][images]

@@ -1,0 +1,114 @@
+"""The picture space: principal components of what is predicted of a picture, the same for all subjects and no one's voxels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+#: Principal components kept, at most: of the image embedding so many that CLIP's pooled vectors lose next to nothing, of the
+#: autoencoder's latent those coarse ones that responses can tell.
+COMPONENTS = {"embedding": 512, "latent": 128}
+#: Pictures that principal axes are computed from, at most: 16 for every component of the longest target.
+PICTURES = 8192
+
+
+class PictureSpace(nn.Module):
+    """Coordinates of pictures: principal components of image embedding and autoencoder latent, side by side.
+
+    z = ((t - mean) / scale) A for each target t, with A orthonormal: of the embedding scaled by every dimension's standard
+    deviation, of the latent by one number. Components are ordered by variance. K is the number of all coordinates.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the image embedding.
+    latent_shape : sequence of int
+        (c, h, w).
+    components : mapping
+        Kept of `embedding` and of `latent`.
+    """
+
+    def __init__(self, dim: int, latent_shape: tuple[int, int, int], components: Mapping[str, int]) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {"dim": dim, "latent_shape": list(latent_shape), "components": dict(components)}
+        self.latent_shape = tuple(latent_shape)
+        self.sizes = {"embedding": dim, "latent": int(np.prod(latent_shape))}
+        self.components = dict(components)
+        for name, size in self.sizes.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+            self.register_buffer(f"{name}_axes", torch.zeros(size, self.components[name]))
+            self.register_buffer(f"{name}_spread", torch.ones(self.components[name]))
+
+    @classmethod
+    def fit(cls, embedding: NDArray, latent: NDArray) -> "PictureSpace":
+        """The space of some pictures.
+
+        Parameters
+        ----------
+        embedding, latent : array
+            (n, d) and (n, c, h, w), by rows (an HDF5 data set will do); of more than `PICTURES`, as many are read, evenly spread.
+        """
+        rows = np.unique(np.linspace(0, len(embedding) - 1, min(len(embedding), PICTURES)).round().astype(int))
+        parts, found = {"embedding": embedding, "latent": latent}, {}
+        for name, part in parts.items():
+            values = np.asarray(part[rows], np.float32).reshape(len(rows), -1)
+            mean = values.mean(0, dtype=np.float64)
+            deviation = values.std(0, dtype=np.float64).clip(1e-6)
+            if name == "latent":
+                deviation[:] = np.sqrt((deviation**2).mean())
+            axes, spread = principal_axes(((values - mean) / deviation).astype(np.float32), COMPONENTS[name])
+            found[name] = (mean, deviation, axes, spread)
+        space = cls(embedding.shape[1], tuple(latent.shape[1:]), {name: len(part[3]) for name, part in found.items()})
+        for name, part in found.items():
+            for key, value in zip(("mean", "scale", "axes", "spread"), part, strict=True):
+                getattr(space, f"{name}_{key}").copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        return space
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return sum(self.components.values())
+
+    def part(self, coordinates: Tensor, name: str) -> Tensor:
+        """The coordinates (n, K) that belong to one target."""
+        split = self.components["embedding"]
+        return coordinates[:, :split] if name == "embedding" else coordinates[:, split:]
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of every coordinate over the pictures: (K,)."""
+        return torch.cat([self.embedding_spread, self.latent_spread])
+
+    def coordinates(self, embedding: Tensor, latent: Tensor) -> Tensor:
+        """Coordinates (n, K) of pictures given by embedding (n, d) and latent (n, c, h, w)."""
+        return torch.cat([self.of("embedding", embedding), self.of("latent", latent)], 1)
+
+    def of(self, name: str, target: Tensor) -> Tensor:
+        """Coordinates of one target."""
+        return ((target.float().flatten(1) - self._get(name, "mean")) / self._get(name, "scale")) @ self._get(name, "axes")
+
+    def target(self, name: str, coordinates: Tensor) -> Tensor:
+        """A target, (n, d) or (n, c, h, w), from its coordinates (n, k): the picture space's closest."""
+        flat = self._get(name, "mean") + self._get(name, "scale") * (coordinates.float() @ self._get(name, "axes").T)
+        return flat.view(len(flat), *self.latent_shape) if name == "latent" else flat
+
+    def _get(self, name: str, key: str) -> Tensor:
+        return getattr(self, f"{name}_{key}")
+
+
+def principal_axes(values: NDArray[np.float32], count: int) -> tuple[NDArray, NDArray]:
+    """Principal axes (dims, k) of centred values (n, dims) and the standard deviation along each (k,), k at most `count`."""
+    n, dims = values.shape
+    count = max(1, min(count, dims, n - 1))
+    if dims <= n:
+        variances, vectors = np.linalg.eigh(values.T.astype(np.float64) @ values / n)
+        axes, variances = vectors[:, ::-1][:, :count], variances[::-1][:count]
+    else:
+        variances, vectors = np.linalg.eigh((values @ values.T).astype(np.float64) / n)
+        axes, variances = values.T @ vectors[:, ::-1][:, :count].astype(np.float32), variances[::-1][:count]
+        axes = axes / np.linalg.norm(axes, axis=0).clip(1e-12)
+    return axes, np.sqrt(variances.clip(1e-12))

@@ -1,0 +1,234 @@
+"""Stages `teach` and `enter`: what closed forms learn of training subjects, and what they make of one subject's voxels.
+
+No stage after these reads a voxel of a method that enters in closed form: bodies and condition stages are trained on signals.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unimind.data.hdf5 import NewFile
+from unimind.data.prepared import PreparedSubject
+from unimind.errors import InputError
+from unimind.models.encoder import Encoder
+from unimind.models.enter import subject_key
+from unimind.models.prior import LinearMap, TaughtPrior
+from unimind.models.ridge import fit_ridge
+from unimind.models.space import PictureSpace
+from unimind.progress import say
+from unimind.storage import content_hash, load_model, whole_directory
+from unimind.study import Decoded, Method, Ridge, Study
+from unimind.training.data import Split, Targets, budget_rows, picture_space, training_rows
+from unimind.training.loop import Trained, conditions, fingerprint, generator, peak_memory, write_model
+
+#: Contexts of each size that training signals come from, beside the folds of the largest.
+CONTEXTS = 4
+#: Smallest context; sizes double from it. A session of 25 trials is a few minutes, the least that anybody has.
+SMALLEST = 25
+#: Folds of the largest contexts: each picture's signal then comes from four fifths of the others.
+FOLDS = 5
+
+
+class Trials(NamedTuple):
+    """One row per picture: stimulus indices (n,), responses (n, V) averaged over repeats, split (n,), 0 train and 1 validation."""
+
+    images: NDArray[np.int32]
+    responses: NDArray[np.float32]
+    split: NDArray[np.int8]
+
+
+def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Trials:
+    """Training and validation trials of one subject, or some rows of its file, averaged per picture; never a test trial.
+
+    Raises
+    ------
+    InputError
+        Fewer than two pictures.
+    """
+    with PreparedSubject(path) as data:
+        own = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
+        parts = [data.by_picture(np.sort(own[split])) for split in own]
+    images = np.concatenate([part[0] for part in parts])
+    split = np.concatenate([np.full(len(part[0]), number, np.int8) for number, part in enumerate(parts)])
+    if len(images) < 2:
+        raise InputError(f"{path}: {len(images)} training pictures; at least two are needed")
+    return Trials(images, np.concatenate([part[1] for part in parts]), split)
+
+
+def teach(study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], out: Path) -> None:
+    """Write what a closed form learns of a group's training subjects: the picture space and, for `decoded`, the prior over voxels.
+
+    The prior stands there as taught by all, and as taught by all but each one: that one decodes the subject's own trials.
+
+    Parameters
+    ----------
+    prepared, embeddings : lists of Path
+        One of each per member of the group, in the order of `study.members(method, group)`.
+    """
+    settings, begun = study.method(method), time.monotonic()
+    members = study.members(method, group)
+    if not len(members) == len(prepared) == len(embeddings):
+        raise InputError(f"teach: {len(prepared)} prepared and {len(embeddings)} embeddings files for the {len(members)} subjects of {group}; give one of each per subject")
+    trials = {}
+    for (dataset, subject), path in zip(members, prepared, strict=True):
+        with PreparedSubject(path) as data:
+            rows = training_rows(study, method, data)
+        trials[subject_key(dataset, subject)] = read_trials(path, rows)
+    space = picture_space(embeddings, [own.images for own in trials.values()])
+    state, config = {f"space.{name}": tensor for name, tensor in space.state_dict().items()}, {"kind": "taught", "space": space.arguments}
+    if isinstance(settings.enter, Decoded):
+        pictures = {
+            key: (Targets(path, own.images, space).coordinates(own.images).numpy(), own.responses)
+            for (key, own), path in zip(trials.items(), embeddings, strict=True)
+        }
+        state |= {f"prior.{name}": tensor for name, tensor in TaughtPrior.by(space, pictures, settings.enter.mixed).state().items()}
+    mark = fingerprint([study.seed], [*prepared, *embeddings], __name__)
+    config |= {"subjects": list(trials), "study": content_hash(settings.model_dump(mode="json")), "inputs": mark}
+    write_model(out, state, config, closed_form(sum(len(own.images) for own in trials.values()), state, time.monotonic() - begun))
+
+
+def enter(
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, taught: Path | None, out: Path,
+    trials: str | None = None, seed: str | None = None,
+) -> None:  # fmt: skip
+    """Write a subject's closed form: the map from its voxels to the picture space, as a model that predicts with nothing behind it.
+
+    Where something is trained on a training subject's signals, `entered.h5` beside it holds them: coordinates (rows, K) of its
+    training pictures, each from a context of other pictures of the subject (`stimulus`, number of `pictures` in the context, `split`).
+
+    Parameters
+    ----------
+    taught : Path, optional
+        What `teach` wrote; without it ridge regression makes a picture space of the subject's own pictures.
+    trials : str, optional
+        How many training trials may be used, or `all`. Smaller budgets are contained in larger ones of the same seed.
+    seed : str, optional
+        Of the drawing of trials; by default the study's.
+    """
+    settings = study.method(method)
+    if not settings.closed:
+        raise InputError(f"methods.{method}.enter: {settings.enter.kind} is trained; run the stage align")
+    with PreparedSubject(prepared) as data:
+        if (data.dataset, data.subject) != (dataset, subject):
+            raise InputError(f"{prepared}: is of {data.dataset} {data.subject}, expected {dataset} {subject}")
+        if trials in (None, "all"):
+            rows = training_rows(study, method, data)
+        else:
+            rows = budget_rows(data, whole_number("trials", trials), study.seed if seed is None else whole_number("seed", seed))
+    own = read_trials(prepared, rows)
+    begun = time.monotonic()
+    state, config = load_model(taught) if taught is not None else ({}, {})
+    write_entered(study, method, subject_key(dataset, subject), own, embeddings, state, config, begun, study.role(dataset, subject) == "train", out, [prepared, embeddings])
+
+
+def write_entered(
+    study: Study, method: str, key: str, own: Trials, embeddings: Path, taught: Mapping[str, Any], config: Mapping[str, Any], begun: float, training: bool, out: Path,
+    files: Sequence[Path],
+) -> None:  # fmt: skip
+    """What `enter` does, from trials and what was taught."""
+    settings = study.method(method)
+    if taught:
+        space = PictureSpace(**config["space"])
+        space.load_state_dict({name.removeprefix("space."): tensor for name, tensor in taught.items() if name.startswith("space.")})
+    elif isinstance(settings.enter, Decoded):
+        raise InputError(f"methods.{method}.enter: decoded is taught by training subjects; give --taught")
+    else:
+        space = picture_space([embeddings], [own.images])
+    coordinates = Targets(embeddings, own.images, space).coordinates(own.images).numpy()
+    prior = TaughtPrior.from_state({name.removeprefix("prior."): tensor for name, tensor in taught.items() if name.startswith("prior.")}) if settings.enter.kind == "decoded" else None
+
+    def decoder(rows: NDArray) -> LinearMap:
+        return closed_form_of(settings, key, prior, coordinates[rows], own.responses[rows], study.seed)
+
+    say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
+    encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
+    encoder.take_map(key, decoder(np.arange(len(own.images))))
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    mark = fingerprint([study.seed], files, __name__)
+    found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "study": content_hash(settings.model_dump(mode="json")), "inputs": mark}
+    entered = None
+    if training and settings.shares:
+        entered = cross_fitted(own, coordinates, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
+    trained = closed_form(len(own.images), weights, time.monotonic() - begun)
+    with whole_directory(out) as temporary:
+        write_model(temporary / "model", weights, found, trained)
+        for part in (temporary / "model").iterdir():
+            part.rename(temporary / part.name)
+        (temporary / "model").rmdir()
+        if entered is not None:
+            with NewFile(temporary / "entered.h5") as file:
+                for name, values in entered.items():
+                    file.create_dataset(name, data=values, chunks=(min(256, len(values)), *values.shape[1:]))
+                file.attrs["n_voxels"] = own.responses.shape[1]
+
+
+def closed_form_of(settings: Method, key: str, prior: TaughtPrior | None, coordinates: NDArray, responses: NDArray[np.float32], seed: int) -> LinearMap:
+    """A closed form's map from responses (n, V) to coordinates (n, K)."""
+    if isinstance(settings.enter, Ridge):
+        return fit_ridge(responses, coordinates, settings.enter.alphas, settings.enter.folds, seed)
+    assert prior is not None
+    return prior.decoder(key, coordinates, responses)
+
+
+def contexts(split: NDArray[np.int8], seed: int, key: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(rows a closed form is fitted to, rows it is asked for), of a subject's pictures by their split.
+
+    Contexts of 25, 50, 100, ... training pictures, each asked for a quarter of the others; then folds, which ask for every training
+    picture once. Held-out pictures are asked for in all, and in none fitted to.
+    """
+    train, unseen = np.flatnonzero(split == 0), np.flatnonzero(split == 1)
+    largest = len(train) * (FOLDS - 1) // FOLDS
+    sizes = [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= largest * 3 // 4]
+    for size in sizes:
+        for number in range(CONTEXTS):
+            order = train[torch.randperm(len(train), generator=generator(seed, key, "context", size, number)).numpy()]
+            yield order[:size], np.concatenate([order[size:][: max(len(train) // 4, min(350, len(train)))], unseen])
+    order = train[torch.randperm(len(train), generator=generator(seed, key, "folds")).numpy()]
+    for fold in range(FOLDS):
+        asked = order[fold::FOLDS]
+        yield np.setdiff1d(train, asked)[:largest], np.concatenate([asked, unseen if fold == 0 else unseen[:0]])
+
+
+def cross_fitted(own: Trials, coordinates: NDArray, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
+    """Signals of a training subject's pictures at many sizes of contexts: columns of `entered.h5`.
+
+    Parameters
+    ----------
+    decoder : function
+        Rows -> LinearMap fitted to them.
+    in_sample : bool
+        Ablation: training pictures are asked of the contexts they are in.
+    """
+    columns: dict[str, list[NDArray]] = {"stimulus": [], "pictures": [], "split": [], "coordinates": []}
+    whole = (own.split == 0).sum() * (FOLDS - 1) // FOLDS
+    for fitted, asked in contexts(own.split, seed, key):
+        found = decoder(fitted)
+        if in_sample:
+            asked = np.concatenate([fitted[: max(1, (own.split[asked] == 0).sum())], asked[own.split[asked] == 1]])
+        columns["stimulus"].append(own.images[asked])
+        columns["pictures"].append(np.full(len(asked), min(found.pictures, whole), np.int32))
+        columns["split"].append(own.split[asked])
+        columns["coordinates"].append(own.responses[asked] @ found.weight + found.bias)
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def closed_form(pictures: int, state: Mapping[str, torch.Tensor], seconds: float) -> Trained:
+    """The efficiency record of a closed form."""
+    count = sum(tensor.numel() for tensor in state.values())
+    weights = sum(tensor.numel() for name, tensor in state.items() if name.endswith("weight"))
+    return Trained(0, efficiency={
+        "parameters": count, "trainable_parameters": count, "flops_per_sample": 2 * weights, "peak_memory": peak_memory(torch.device("cpu")),
+        "samples_per_second": pictures / max(seconds, 1e-9), "seconds": seconds, "conditions": conditions(torch.device("cpu"), "fp64", None),
+    })  # fmt: skip
+
+
+def whole_number(name: str, given: str) -> int:
+    """A number given on the command line; InputError where it is none."""
+    if not given.isdecimal() or (name == "trials" and int(given) == 0):
+        raise InputError(f"--{name}: {given!r} given; expected a whole number{' or all' if name == 'trials' else ''}")
+    return int(given)
