@@ -1,5 +1,6 @@
 """The table of what each subject brings, and what stops it."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,13 @@ def test_a_missing_subject_and_a_broken_file_are_one_line_and_nothing_is_written
     prepared, resting = files
     with pytest.raises(InputError, match="d subj02: not among the prepared files"):
         overview(study, prepared[:1], resting, tmp_path / "overview.csv")
+    with h5py.File(prepared[0], "a") as file:
+        kept = file["responses"][2, 1]
+        file["responses"][2, 1] = np.nan
+    with pytest.raises(InputError, match=r"subj01\.h5: responses\[2\] holds 1 values that are not finite"):
+        overview(study, prepared, resting, tmp_path / "overview.csv")
+    with h5py.File(prepared[0], "a") as file:
+        file["responses"][2, 1] = kept
     prepared[1].write_bytes(prepared[1].read_bytes()[:2000])
     with pytest.raises(InputError, match=r"subj02\.h5: not a readable HDF5 file"):
         overview(study, prepared, resting, tmp_path / "overview.csv")

@@ -56,12 +56,26 @@ def test_voxels_in_the_order_of_the_distributed_files(tmp_path):
             assert np.array_equal(prepared.read(rows, "anatomical"), source[rows][:, stored])
 
 
-def test_mean_over_repeats(path, responses):
-    expected = pd.DataFrame(responses[SPLIT == 0]).groupby(STIMULUS[SPLIT == 0]).mean()
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("block", [4 * 6, 32 * 1024 * 1024], ids=["trial by trial", "at once"])
+def test_means_over_repeats_are_pandas(path, responses, monkeypatch, channels, block):
+    """The repeats of a picture are dealt out in turn; those of a picture with fewer than there are channels stand several times."""
+    monkeypatch.setattr("unimind.data.prepared._BLOCK", block)
+    rows = np.array([7, 0, 4, 2, 6, 3])  # as they come
+    table = pd.DataFrame(responses[np.sort(rows)]).assign(picture=STIMULUS[np.sort(rows)])
+    table["turn"] = table.groupby("picture").cumcount() % channels
+    means = table.groupby(["picture", "turn"]).mean()
+    counts = table.groupby("picture").size()
     with PreparedSubject(path) as prepared:
-        stimulus, means, repeats = prepared.image_responses("train")
-    assert np.array_equal(stimulus, expected.index) and repeats.tolist() == [1, 1, 3]
-    np.testing.assert_allclose(means, expected, rtol=1e-5)
+        stimulus, found, repeats = prepared.by_picture(rows, channels=channels)
+        parts = list(prepared.by_pictures(rows, 2, channels=channels))
+        assert np.array_equal(prepared.by_picture(rows, "stored", channels)[1], found[..., ::-1])
+    assert stimulus.tolist() == counts.index.tolist() and repeats.tolist() == counts.tolist()
+    expected = [[means.loc[picture, channel % min(channels, counts[picture])] for channel in range(channels)] for picture in counts.index]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert [len(part[0]) for part in parts] == [2, 2]
+    for number, whole in enumerate((stimulus, found, repeats)):
+        assert np.array_equal(np.concatenate([part[number] for part in parts]), whole)
 
 
 def test_repeats_are_counted_as_pandas_counts_them():
@@ -82,8 +96,8 @@ def test_repeats_are_counted_as_pandas_counts_them():
 def test_broken_files_are_refused_in_one_line(path, name, row, value, said):
     with h5py.File(path, "a") as file:
         file[name][row] = value
-    with pytest.raises(InputError) as error:
-        PreparedSubject(path)
+    with PreparedSubject(path) as prepared, pytest.raises(InputError) as error:
+        prepared.check()
     assert said in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unimind.data.prepared import SPLITS
+from unimind.data.prepared import SPLITS, write_prepared
 from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
@@ -92,11 +92,11 @@ def build(root: Path, images: int = 130, test: int = 30, side: int = 64, samples
         voxels = 90 + 10 * number
         stimulus = np.repeat(np.arange(images), 2)
         responses = embedding[stimulus] @ rng.normal(size=(16, voxels)) + 6 * rng.normal(size=(len(stimulus), voxels))
-        with h5py.File(prepared / f"{subject}.h5", "w") as file:
-            file["responses"] = responses.astype("float32")
-            file["stimulus"] = stimulus.astype("int32")
-            file["split"] = np.where(np.isin(stimulus, shown), 2, 0).astype("int8")
-            file.attrs.update(dataset="drawings", subject=subject)
+        split = np.where(np.isin(stimulus, shown), 2, 0)
+        write_prepared(
+            prepared / f"{subject}.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=images,
+            dataset="drawings", subject=subject,
+        )  # fmt: skip
     columns = ["dataset", "subject", "role", "sessions", "voxels", *(f"{kind}_{split}" for kind in ("trials", "pictures") for split in SPLITS), "noise_ceiling"]
     counts = {name: (40, 90 + 10 * number, 200, 0, 60, images - test, 0, test, 0.25) for number, name in enumerate(SUBJECTS)}
     rows = [("drawings", name, role, *counts[name]) for name, role in SUBJECTS.items()]

@@ -227,7 +227,7 @@ def token_by_hand(folder, responses, subject):
 def test_the_subject_token_reaches_the_context(with_token, files, diffusion, model, subject):
     """As sampling sees it: one token more than asked for, of training subjects and of a new one."""
     with PreparedSubject(files / f"{subject}.h5") as data:
-        responses = data.image_responses("test")[1]
+        responses = data.by_picture(data.trials("test"))[1][:, 0]
     decoder = Decoder(with_token / model, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
     context = decoder.predict(responses[:, None]).condition.context
     assert context.shape == (len(responses), 3 + 1, 8) and decoder.null().context.shape == (1, 3 + 1, 8)
@@ -240,7 +240,7 @@ def test_the_subject_token_tells_subjects_apart(with_token, files, diffusion):
     tokens = []
     for subject in ("subj01", "subj02"):
         with PreparedSubject(files / f"{subject}.h5") as data:
-            responses = data.image_responses("train")[1]
+            responses = data.by_picture(data.trials("train"))[1][:, 0]
         decoder = Decoder(with_token / "conditioned", load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
         tokens.append(decoder.predict(responses[:, None]).condition.context[:, -1])
     centres = [own.mean(0) for own in tokens]

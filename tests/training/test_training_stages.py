@@ -180,7 +180,8 @@ def test_aligned_encoders_are_no_worse_than_ridge(models, files, tmp_path, metho
         fit(make_study(), "ridge", f"sim-{subject}", [files / f"{subject}.h5"], [files / "embeddings.h5"], tmp_path / subject)
         ridge = RidgeModel.from_state(*load_model(tmp_path / subject))
         with PreparedSubject(files / f"{subject}.h5") as data:
-            images, responses, _ = data.image_responses("test")
+            images, means, _ = data.by_picture(data.trials("test"))
+        responses = means[:, 0]
         with torch.no_grad():
             given = torch.from_numpy(responses)[:, None].repeat(1, encoder.channels, 1)
             ours = encoder.embed(encoder(given, f"sim-{subject}").pooled)
@@ -244,7 +245,7 @@ def test_a_start_that_training_leaves_alone_is_the_decoder_of_the_whole_budget(f
     scratch(study, "m", "sim", "subj03", *own, tmp_path / "checkpoints", tmp_path / "scratch", "40", "3")
     with PreparedSubject(own[0]) as data:
         rows = budget_rows(data, 40, 3)
-        _, test = data.image_responses("test")[:2]
+        test = data.by_picture(data.trials("test"))[1][:, 0]
     trials = read_trials(*own, rows)
     prior = teach(*group(files), True, 0).embedding_decoder(trials, ALPHAS, FOLDS, 3)
     parts = [read_trials(*own, {split: rows[split]}) for split in ("train", "validation")]  # in the order of the folds

@@ -51,6 +51,7 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
 def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, object]]:
     for file in files:
         with PreparedSubject(file) as data:
+            data.check()
             ceiling = data.noise_ceiling
             yield {
                 "dataset": data.dataset, "subject": data.subject, "role": study.role(data.dataset, data.subject),
@@ -64,4 +65,5 @@ def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, object]]:
 def _resting(files: Iterable[Path]) -> Iterable[dict[str, object]]:
     for file in files:
         with read_unpaired(file) as data:
+            data.check()
             yield {"dataset": UNPAIRED, "subject": data.subject, "role": UNPAIRED, "voxels": data.n_voxels, "trials_train": len(data.responses)}

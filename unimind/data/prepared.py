@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -35,14 +35,14 @@ class _File(ABC):
         except OSError as error:
             raise InputError(f"{self.path}: not a readable HDF5 file ({error}); delete it and run again") from None
         try:
-            self._validate()
+            self._check_form()
         except BaseException:
             self._file.close()
             raise
 
     @abstractmethod
-    def _validate(self) -> None:
-        """Raise InputError where the file is not what it should be."""
+    def _check_form(self) -> None:
+        """Raise InputError where the file has not the form it should have; its values are not read."""
 
     def _dataset(self, name: str) -> h5py.Dataset:
         found = self._file.get(name)
@@ -141,7 +141,16 @@ class _Responses(_File):
             start = end
         return found if len(rows) == len(indices) and np.array_equal(rows, indices) else found[inverse]
 
-    def _validate(self) -> None:
+    def check(self) -> None:
+        """Read all of the file, once it is written: InputError where a response is not finite."""
+        step = max(1, _BLOCK // (4 * self.n_voxels))
+        for start in range(0, len(self.responses), step):
+            bad = ~np.isfinite(self.responses[start : start + step])
+            if bad.any():
+                row = start + int(np.argwhere(bad)[0, 0])
+                raise InputError(f"{self.path}: responses[{row}] holds {int(bad[row - start].sum())} values that are not finite; prepare the subject again")
+
+    def _check_form(self) -> None:
         responses = self._dataset("responses")
         if responses.ndim != 2 or responses.dtype != np.float32 or 0 in responses.shape:
             raise InputError(f"{self.path}: responses are {responses.dtype} {responses.shape}, expected float32 (n, n_voxels); delete it and run again")
@@ -152,12 +161,6 @@ class _Responses(_File):
             values = self._file.get(f"voxel/{name}")
             if values is not None and values.shape[0] != responses.shape[1]:
                 raise InputError(f"{self.path}: voxel/{name} has {values.shape[0]} rows for {responses.shape[1]} voxels; delete it and run again")
-        step = max(1, _BLOCK // (4 * responses.shape[1]))
-        for start in range(0, responses.shape[0], step):
-            bad = ~np.isfinite(responses[start : start + step])
-            if bad.any():
-                row = start + int(np.argwhere(bad)[0, 0])
-                raise InputError(f"{self.path}: responses[{row}] holds {int(bad[row - start].sum())} values that are not finite; prepare the subject again")
 
 
 class PreparedSubject(_Responses):
@@ -171,7 +174,7 @@ class PreparedSubject(_Responses):
     Raises
     ------
     InputError
-        The file is missing, not of this form, holds a value that is not finite, or shows one image in two splits.
+        The file is missing or not of this form. Its values are not looked at: `write_prepared` and the stage `overview` call `check`.
     """
 
     @property
@@ -210,35 +213,67 @@ class PreparedSubject(_Responses):
         """Stimulus indices of a split, each once, ascending."""
         return np.unique(self.stimulus[self.split == SPLITS[split]])
 
-    def image_responses(self, split: Split) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-        """Responses averaged over the repeats of each picture.
+    def by_picture(self, trials: ArrayLike, order: Order = "anatomical", channels: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
+        """Responses averaged over the repeats of each picture; every trial counts.
+
+        Trials are read a block at a time: beside the result, no more than that is in memory.
+
+        Parameters
+        ----------
+        trials : int (n_trials,)
+            Rows of this file, of one split or several.
+        order : str
+            Of the voxels, as in `read`.
+        channels : int
+            A picture's repeats are dealt out in turn to so many means; those of a picture with fewer stand several times.
 
         Returns
         -------
         stimulus : int32 (n,)
-            As `images(split)`.
-        responses : float32 (n, n_voxels)
-        repeats : int (n,)
-            How many trials each mean is over.
+            The pictures that the trials show, each once, ascending.
+        responses : float32 (n, channels, n_voxels)
+        repeats : int64 (n,)
+            How many trials each picture has.
         """
-        trials = self.trials(split)
+        trials = np.sort(np.asarray(trials, np.int64))
         images, position, repeats = np.unique(self.stimulus[trials], return_inverse=True, return_counts=True)
-        total = np.zeros((len(images), self.n_voxels), np.float32)
+        turn = count_repeats(position)
+        place = position * channels + turn % channels
+        means = np.zeros((len(images) * channels, self.n_voxels), np.float32)
         step = max(1, _BLOCK // (4 * self.n_voxels))
         for start in range(0, len(trials), step):
-            part = slice(start, start + step)
-            np.add.at(total, position[part], self.read(trials[part]))
-        total /= repeats[:, None]
-        return images, total, repeats
+            values, own = self.read(trials[start : start + step], order), place[start : start + step]
+            again = count_repeats(own)
+            for number in range(again.max() + 1):  # no place twice in one addition
+                means[own[again == number]] += values[again == number]
+        means /= np.maximum(np.bincount(place, minlength=len(means)), 1).astype(np.float32)[:, None]
+        means = means.reshape(len(images), channels, self.n_voxels)
+        for channel in range(1, channels):
+            missing = repeats <= channel
+            means[missing, channel] = means[missing, channel % repeats[missing]]
+        return images, means, repeats
 
-    def _validate(self) -> None:
-        super()._validate()
+    def by_pictures(
+        self, trials: ArrayLike, size: int, order: Order = "anatomical", channels: int = 1
+    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]]:
+        """What `by_picture` gives, `size` pictures at a time, for what need not be in memory as a whole."""
+        trials = np.asarray(trials, np.int64)
+        images = np.unique(self.stimulus[trials])
+        for start in range(0, len(images), size):
+            yield self.by_picture(trials[np.isin(self.stimulus[trials], images[start : start + size])], order, channels)
+
+    def _check_form(self) -> None:
+        super()._check_form()
         count = self._dataset("responses").shape[0]
         for name in ("stimulus", "session", "repeat", "split"):
             if self._dataset(name).shape != (count,):
                 raise InputError(f"{self.path}: {name} has shape {self._dataset(name).shape} for {count} trials; prepare the subject again")
         if "stimuli" not in self._file.attrs:
             raise InputError(f"{self.path}: has no attribute `stimuli`; delete it and run again")
+
+    def check(self) -> None:
+        """Read all of the file, once it is written: InputError where a value cannot be, or one picture stands in two splits."""
+        super().check()
         if self.stimulus.min() < 0 or self.stimulus.max() >= self.n_stimuli:
             reach = f"{self.stimulus.min()} to {self.stimulus.max()}"
             raise InputError(f"{self.path}: stimulus indices reach from {reach}, but there are {self.n_stimuli} pictures; prepare the subject again")
@@ -305,7 +340,7 @@ def write_prepared(
     protocol: Mapping[str, Any] | None = None,
     sources: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a prepared subject, whole or not at all, and validate it before it gets its name.
+    """Write a prepared subject, whole or not at all, and check all of it before it gets its name.
 
     Parameters
     ----------
@@ -337,7 +372,8 @@ def write_prepared(
             file["repeat"] = np.asarray(count_repeats(stimulus) if repeat is None else repeat, np.int32)
             file["split"] = np.asarray(split, np.int8)
             _write_common(file, blocks, len(stimulus), n_voxels, attributes, voxel)
-        PreparedSubject(temporary).close()
+        with PreparedSubject(temporary) as written:
+            written.check()
 
 
 def write_unpaired(
@@ -364,7 +400,8 @@ def write_unpaired(
     with whole_file(path) as temporary:
         with NewFile(temporary) as file:
             _write_common(file, blocks, n_samples, n_voxels, attributes, {"roi": roi, "roi_names": roi_names, "stored": stored})
-        UnpairedSubject(temporary).close()
+        with UnpairedSubject(temporary) as written:
+            written.check()
 
 
 def count_repeats(stimulus: ArrayLike) -> NDArray[np.int32]:
@@ -418,7 +455,7 @@ class Stimuli(_File):
             self.images.read_direct(found, np.s_[index], np.s_[row])
         return found
 
-    def _validate(self) -> None:
+    def _check_form(self) -> None:
         images = self._dataset("images")
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.shape[0]:
             raise InputError(f"{self.path}: images are {images.dtype} {images.shape}, expected uint8 (n, H, W, 3); delete it and run again")

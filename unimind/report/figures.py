@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.progress import say, track
 from unimind.report import results
@@ -615,10 +616,10 @@ def _similarity(study: Study, files: _Files, folder: Path) -> Iterator[Figure]:
 
 
 def _responses(path: Path, stimuli: list[int]) -> np.ndarray:
-    """Mean test response (n_stimuli, n_voxels) to each stimulus, read stimulus by stimulus."""
-    with h5py.File(path) as file:
-        stimulus, test = file["stimulus"][()], file["split"][()] == 2
-        rows = [np.flatnonzero(test & (stimulus == one)) for one in stimuli]
-        if any(len(one) == 0 for one in rows):
-            raise InputError(f"{path}: stimulus {stimuli[[len(one) for one in rows].index(0)]} was reconstructed but has no test trial; run reconstruct again")
-        return np.stack([file["responses"][one].mean(0) for one in rows])
+    """Mean test response (n_stimuli, n_voxels) to each stimulus."""
+    with PreparedSubject(path) as data:
+        known, responses, _ = data.by_picture(data.trials("test")[np.isin(data.stimulus[data.trials("test")], stimuli)])
+    missing = np.setdiff1d(stimuli, known)
+    if len(missing):
+        raise InputError(f"{path}: stimulus {missing[0]} was reconstructed but has no test trial; run reconstruct again")
+    return responses[np.searchsorted(known, stimuli), 0]
