@@ -96,7 +96,7 @@ def resized(study: Study, factor: float, batch: int | None, precision: str | Non
         for stage in STAGES:
             if method.get(stage):
                 training = method[stage]["training"]
-                training |= {"steps": 100, "epochs": None, "validate_every": 100, "checkpoint_every": 100}
+                training |= {"steps": 100, "epochs": None, "validate_every": 100}
                 training |= {"precision": precision} if precision else {}
                 training |= {"batch_size": batch, "accumulate": math.gcd(training["accumulate"], batch)} if batch else {}
     return parse_study(content)

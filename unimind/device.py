@@ -39,3 +39,25 @@ def device_name(device: torch.device) -> str:
     known = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", known.read_text(), re.MULTILINE) if known.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def choose_precision(precision: str, device: torch.device, key: str) -> torch.dtype | None:
+    """Set what float32 products on a GPU are computed in (TF32 where `precision` is tf32), and say what to cast to: None for nothing.
+
+    Parameters
+    ----------
+    precision : str
+        fp32, tf32, bf16 or fp16.
+    device : torch.device
+    key : str
+        The part of the study that `precision` stands in, for messages.
+
+    Raises
+    ------
+    InputError
+        The device has no such precision.
+    """
+    if device.type == "cpu" and precision in ("tf32", "fp16"):
+        raise InputError(f"{key}.precision: {precision} needs a GPU; use bf16 or fp32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

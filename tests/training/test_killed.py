@@ -1,6 +1,7 @@
 """Real stages killed at random moments, and started again, end with the weights of one left alone."""
 
 import json
+import math
 import random
 import time
 from itertools import pairwise
@@ -13,14 +14,16 @@ from test_condition_stage import conditioned, diffusion, files_of, on_cpu, study
 from tiny_training import LOSSES, make_study
 from torch import equal
 
+from unimind.training import checkpoint
 from unimind.training.align import align
 
-TRAINING = {"steps": 100, "batch_size": 22, "learning_rate": 2e-3, "validate_every": 25, "checkpoint_every": 2}
+TRAINING = {"steps": 100, "batch_size": 22, "learning_rate": 2e-3, "validate_every": 25, "checkpoint_minutes": 0}
 CHECKPOINT = "model.checkpoints/checkpoint.safetensors"
 
 
 def train_alignment(files, diffusion, folder):  # noqa: F811
     """All losses, MixCo, dropout of voxels, averaged weights."""
+    checkpoint.SHARE = math.inf
     voxels = {"size": 32, "repeats": "draw", "dropout": 0.1}
     study = make_study(pretrain=None, voxels=voxels, align={"losses": LOSSES, "start": "plain", "training": TRAINING | {"ema": 0.9}})
     align(study, "m", "sim", *files_of(files), None, folder / "model.checkpoints", folder / "model")
@@ -28,6 +31,7 @@ def train_alignment(files, diffusion, folder):  # noqa: F811
 
 def train_condition(files, diffusion, folder):  # noqa: F811
     """The encoder too, in micro-batches, with dropped conditions."""
+    checkpoint.SHARE = math.inf
     training = TRAINING | {"steps": 80, "batch_size": 6, "accumulate": 2}
     conditioned(study_of(training, drop=0.2), files, diffusion, folder / "model")
 
@@ -46,7 +50,7 @@ def saved_step(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [train_alignment, train_condition])
 def test_a_stage_killed_at_ten_random_moments_ends_with_the_same_weights(files, diffusion, tmp_path, train):  # noqa: F811
-    """Ten lives, each of at least one checkpoint; every other step saves one, so some moments are in the midst of saving."""
+    """Ten lives, each of at least one checkpoint; every step saves one, so some moments are in the midst of saving."""
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     alone = started(train, files, diffusion, whole)
     wait_for_checkpoint(alone, whole, 0.0)

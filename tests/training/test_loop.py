@@ -1,12 +1,14 @@
 """The training loop: exact resume, refusal of foreign checkpoints, equality over micro-batches and processes, failures in words."""
 
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.evaluation import networks
 from unimind.foundations.embed import embed
-from unimind.training import loop
+from unimind.training import checkpoint, loop, measuring
+from unimind.training.batches import drawn_ahead, moved, packed
 
 INPUTS = torch.randn(50, 8, generator=loop.generator("inputs"))
 TARGETS = INPUTS @ torch.randn(8, 3, generator=loop.generator("weights"))
@@ -51,7 +54,7 @@ def validate(module):
 
 
 def run(module, folder, on_step=None, validate=validate, **changes):
-    settings = study.Training(**{"steps": 40, "batch_size": 8, "checkpoint_every": 6, "validate_every": 5, "ema": 0.9, "learning_rate": 1e-2} | changes)
+    settings = study.Training(**{"steps": 40, "batch_size": 8, "validate_every": 5, "ema": 0.9, "learning_rate": 1e-2} | changes)
     return loop.train(
         module, draw=draw, losses=losses, settings=settings, seed=0, checkpoints=folder, fingerprint="one", label="test", n_samples=50,
         validate=validate, on_step=on_step,
@@ -83,7 +86,8 @@ def run_until(folder, last, board=None):
             time.sleep(0 if board is None else 1)  # for TensorBoard's writer, which has a thread of its own
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(network(), folder, on_step)
+    checkpoint.SHARE = math.inf
+    run(network(), folder, on_step, checkpoint_minutes=0)
 
 
 def test_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
@@ -121,6 +125,75 @@ def test_averaged_weights_are_their_formula(tmp_path, validated):
     torch.testing.assert_close(module[4].weight, average.float(), rtol=1e-5, atol=1e-6)
     if validated:
         torch.testing.assert_close(seen, [weights[0], average.float()], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("minutes", "cost", "expected"), [(1, 0.0, [60, 120, 180]), (1, 3.0, [100, 200, 300]), (0.5, 0.3, [30, 60, 90])])
+def test_checkpoints_are_written_by_the_clock_and_take_a_share_of_the_time(tmp_path, monkeypatch, minutes, cost, expected):
+    """A step a second, for five minutes; writing takes `cost` seconds."""
+    now, written = [0.0], []
+
+    def save(*given):
+        written.append(round(now[0]))
+        now[0] += cost
+        (tmp_path / "checkpoint.safetensors").touch()
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    file = checkpoint.Checkpoint(tmp_path, "", minutes, "")
+    file.write({}, {})
+    while now[0] < 310:
+        now[0] += 1
+        if file.due:
+            file.write({}, {})
+    assert written[0] == 0 and written[1 : 1 + len(expected)] == pytest.approx(expected, abs=cost * len(expected) + 1)
+    assert cost * len(written) <= 0.04 * now[0]
+
+
+def test_validations_take_a_tenth_of_the_work_between_first_and_last(tmp_path):
+    """50 rows validated against 8 trained a step, forwards and backwards: every 50 / (0.1 * 2 * 8) = 31.25 steps at most."""
+    for every, expected in ((5, {0, 32, 64, 96, 100}), (45, {0, 45, 90, 100})):
+        trained = run(network(), tmp_path / str(every), validate_every=every, steps=100)
+        assert {step for step, split, *_ in trained.losses if split == "validation"} == expected
+
+
+def test_seeds_depend_on_no_label(tmp_path):
+    modules = [network(), network()]
+    for label, module in zip("ab", modules, strict=True):
+        loop.train(
+            module, draw=draw, losses=losses, settings=study.Training(steps=4, batch_size=8), seed=0, checkpoints=tmp_path / label, fingerprint="x",
+            label=label, n_samples=50,
+        )  # fmt: skip
+    assert same(*modules)
+
+
+def test_batches_are_drawn_ahead_in_order_once_and_their_errors_come_in_time():
+    drawn_steps, caller = [], threading.get_ident()
+
+    def draw(step):
+        assert threading.get_ident() != caller
+        drawn_steps.append(step)
+        if step == 7:
+            raise InputError("step 7")
+        return step * 10
+
+    with drawn_ahead(draw, range(3, 20)) as batch:
+        for step in range(3, 7):
+            assert batch(step) == step * 10
+            time.sleep(0.01)
+            assert max(drawn_steps) <= step + 2  # no more than two ahead
+        with pytest.raises(InputError, match="step 7"):
+            batch(7)
+    assert drawn_steps == sorted(set(drawn_steps))
+
+
+def test_rows_of_unequal_lengths_travel_together_and_arrive_in_their_order():
+    rows = [torch.full((1, length), float(number)) for number, length in enumerate((5, 3, 5, 4, 3))]
+    part = {"responses": rows, "subject": list("abcde"), "index": torch.arange(5)}
+    sent = packed(part, pinned=False)
+    assert [len(stack) for stack in sent["responses"].stacks] == [2, 2, 1]
+    arrived = moved(sent, torch.device("cpu"))
+    assert arrived["subject"] == part["subject"] and torch.equal(arrived["index"], part["index"])
+    assert all(torch.equal(one, other) for one, other in zip(arrived["responses"], rows, strict=True))
 
 
 def test_a_signal_writes_a_checkpoint_at_the_next_step(tmp_path):
@@ -316,14 +389,15 @@ def test_losses_in_tensorboard_are_those_of_the_table(tmp_path, monkeypatch):
 
 def test_tensorboard_asked_for_and_not_installed_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setenv("UNIMIND_TENSORBOARD", str(tmp_path / "board"))
-    monkeypatch.setattr(loop.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(measuring.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="TensorBoard is not installed"):
         run(network(), tmp_path / "c")
 
 
-def test_fp16_without_a_gpu_is_refused_in_words(tmp_path):
-    with pytest.raises(InputError, match="fp16 needs a GPU"):
-        run(network(), tmp_path, precision="fp16")
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_precision_without_a_gpu_is_refused_in_words(tmp_path, precision):
+    with pytest.raises(InputError, match=f"training.precision: {precision} needs a GPU"):
+        run(network(), tmp_path, precision=precision)
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):

@@ -12,9 +12,9 @@ from tiny_training import TRAINING, make_study
 from unimind.errors import InputError
 from unimind.storage import load_model
 from unimind.study import Study, Training, parse_study, resolved
-from unimind.training import loop
 from unimind.training.adapt import adapt
 from unimind.training.align import align
+from unimind.training.batches import part_of
 from unimind.training.data import turns
 from unimind.training.objectives.siamese import cross_subject_pairs
 
@@ -53,7 +53,7 @@ def test_every_micro_batch_of_every_stage_has_rows(path):
                 members = [f"{dataset}-{subject}" for dataset, subject in study.members(name, group)]
                 for step in range(2 * len(members)):
                     rows = torch.cat(list(turns(members, training.batch_size, step).values()))
-                    parts = [loop._part({"index": rows}, part, training.accumulate, torch.device("cpu"))["index"] for part in range(training.accumulate)]
+                    parts = [part_of({"index": rows}, part, training.accumulate)["index"] for part in range(training.accumulate)]
                     assert {len(part) for part in parts} == {training.batch_size // training.accumulate} and len(rows) == training.batch_size
             stages += 1
     assert stages >= 3
@@ -77,7 +77,7 @@ def test_batches_have_pairs_of_different_subjects(size, subjects):
 
 def test_rows_of_unequal_parts_are_all_used_once():
     batch = {"index": torch.arange(7), "subject": list("abcdefg")}
-    parts = [loop._part(batch, part, 3, torch.device("cpu")) for part in range(3)]
+    parts = [part_of(batch, part, 3) for part in range(3)]
     assert torch.cat([part["index"] for part in parts]).tolist() == list(range(7))
     assert [letter for part in parts for letter in part["subject"]] == batch["subject"]
     assert sorted(len(part["subject"]) for part in parts) == [2, 2, 3]

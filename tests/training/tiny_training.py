@@ -4,7 +4,7 @@ from unimind.study import parse_study
 
 DIM, IMAGES = 12, 60
 VOXELS = {"a": 40, "b": 33, "c": 52}
-TRAINING = {"steps": 30, "batch_size": 24, "learning_rate": 2e-3, "validate_every": 10, "checkpoint_every": 10}
+TRAINING = {"steps": 30, "batch_size": 24, "learning_rate": 2e-3, "validate_every": 10}
 CONVMIXER = {"kind": "convmixer", "width": 16, "depth": 1, "patch": 4, "kernel": 3, "decoder_depth": 1}
 VIT = {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4, "decoder_width": 8, "decoder_depth": 1}
 LOSSES = {"siamese": 1.0, "embedding": 1.0, "softclip": 0.5, "subject": 0.1, "adversarial": 0.1}

@@ -239,15 +239,15 @@ class PreparedSubject(_Responses):
         images, position, repeats = np.unique(self.stimulus[trials], return_inverse=True, return_counts=True)
         turn = count_repeats(position)
         place = position * channels + turn % channels
-        means = np.zeros((len(images) * channels, self.n_voxels), np.float32)
+        total = np.zeros((len(images) * channels, self.n_voxels), np.float32)
         step = max(1, _BLOCK // (4 * self.n_voxels))
         for start in range(0, len(trials), step):
             values, own = self.read(trials[start : start + step], order), place[start : start + step]
             again = count_repeats(own)
             for number in range(again.max() + 1):  # no place twice in one addition
-                means[own[again == number]] += values[again == number]
-        means /= np.maximum(np.bincount(place, minlength=len(means)), 1).astype(np.float32)[:, None]
-        means = means.reshape(len(images), channels, self.n_voxels)
+                total[own[again == number]] += values[again == number]
+        total /= np.maximum(np.bincount(place, minlength=len(total)), 1).astype(np.float32)[:, None]
+        means = total.reshape(len(images), channels, self.n_voxels)
         for channel in range(1, channels):
             missing = repeats <= channel
             means[missing, channel] = means[missing, channel % repeats[missing]]

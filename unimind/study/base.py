@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Precision = Annotated[Literal["fp32", "tf32", "bf16", "fp16"], Field(description="Of products: single precision, TF32 (NVIDIA cards from Ampere on), or half precision with single-precision weights; fp16 and tf32 need a GPU.")]
 Sha256 = Annotated[str | None, Field(description="SHA-256 that the file of weights must have; where none is given, any file is taken and its SHA-256 recorded.")]
 
 
@@ -27,13 +28,13 @@ class Training(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate; a half cosine follows.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     accumulate: Positive = Field(1, description="Micro-batches per step, of equal size: less memory, the same gradient but for the places of dropout. Refused where losses compare the rows of a batch with each other.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, about a third slower.")
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of the moving average of the weights, where one is kept.")
-    validate_every: Positive = Field(100, description="Steps between validations.")
+    validate_every: Positive = Field(100, description="Steps between validations; more where they would take more than a tenth of the training's time.")
     patience: Positive | None = Field(None, description="Stop after so many validations without a better one; the best weights are kept.")
-    checkpoint_every: Positive = Field(100, description="Steps between checkpoints.")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="Minutes between checkpoints; more where writing them would take more than 3 % of the training's time. One is also written at a signal and at the end.")
 
     @model_validator(mode="after")
     def _length(self) -> "Training":

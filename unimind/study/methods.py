@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unimind.study.base import Fraction, Positive, Section, Training
+from unimind.study.base import Fraction, Positive, Precision, Section, Training
 
 
 def idle(section: Section, keys: tuple[str, ...], why: str) -> None:
@@ -232,6 +232,7 @@ class Sampling(Section):
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
     samples: Positive = Field(5, description="Pictures per stimulus. The one shown agrees best with the method's own predicted embedding; the first where it predicts none.")
+    precision: Precision = Field("fp32", description="Of the diffusion model while it draws.")
     strength: float = Field(1.0, ge=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule; 0: the autoencoder alone decodes that latent.")
 
     @model_validator(mode="after")

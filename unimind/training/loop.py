@@ -1,155 +1,47 @@
 """The one training loop: devices and precision by accelerate, exact resume, losses and efficiency on disk.
 
-The loop keeps no hidden state. The batch of step k is a pure function of (seed, k), and torch's global random state
-is set from (seed, k) before every step; so weights, optimiser state and a step number are all a checkpoint needs, and
-a training killed at any moment ends with the same weights as one left alone (bit for bit on a CPU with the same
-number of threads).
+The loop keeps no hidden state. The batch of step k is a pure function of (seed, k), torch's global random state is set
+from (seed, k) before every step, and which steps are validated is known before the first; so weights, optimiser state and a
+step number are all a checkpoint needs, and a training killed at any moment ends with the same weights as one left alone
+(bit for bit on a CPU with the same number of threads).
 """
 
-import csv
-import hashlib
-import importlib.util
-import json
 import math
 import os
-import re
-import resource
-import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, broadcast_object_list, patch_environment
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimind import study
-from unimind.device import device_name, on_device
+from unimind.device import choose_precision, on_device
 from unimind.errors import InputError, is_out_of_memory
 from unimind.progress import say, track
-from unimind.provenance import code_hash
-from unimind.storage import content_hash, file_hash, save_model, whole_directory, whole_file, write_json
+from unimind.training.batches import between, described, drawn_ahead, moved, packed, part_of, rows_of
+from unimind.training.checkpoint import Checkpoint, fingerprint, write_model
+from unimind.training.measuring import Curves, Trained, conditions, count_flops, counted_flops, peak_memory, tensorboard
+from unimind.training.streams import at_places, drawn, generator, stream_seed
 
-#: Losses are stored as means over windows of steps, so that a long training keeps at most about so many rows a term.
-CURVE_POINTS = 2000
+__all__ = [
+    "Trained", "at_places", "conditions", "count_flops", "drawn", "fingerprint", "generator", "n_steps", "peak_memory", "stream_seed", "train", "write_model",
+]  # fmt: skip
 
-
-@dataclass
-class Trained:
-    """What a training leaves behind, beside the weights in the module.
-
-    Attributes
-    ----------
-    steps : int
-        Optimiser steps made.
-    best_step : int or None
-        Step of the weights kept, where validation chose them.
-    validation : dict
-        Validation values of the weights kept.
-    losses : list of (step, split, term, value)
-        Rows of `losses.csv`.
-    efficiency : dict
-        Rows of `efficiency.json`: parameters, trainable_parameters, flops_per_sample (forward pass), peak_memory
-        (bytes), samples_per_second, seconds; and `conditions`, under which they were measured.
-    """
-
-    steps: int
-    best_step: int | None = None
-    validation: dict[str, float] = field(default_factory=dict)
-    losses: list[tuple[int, str, str, float]] = field(default_factory=list)
-    efficiency: dict[str, Any] = field(default_factory=dict)
-
-
-# --- random numbers -----------------------------------------------------------------------------------------------
-
-
-def stream_seed(*keys: Any) -> int:
-    """A 63-bit seed that depends on all of `keys` and on nothing else."""
-    return int.from_bytes(hashlib.sha256(repr(keys).encode()).digest()[:8], "big") >> 1
-
-
-def generator(*keys: Any) -> torch.Generator:
-    """A CPU random generator seeded from `keys`."""
-    return torch.Generator().manual_seed(stream_seed(*keys))
-
-
-def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
-    """Indices of the batch of one step, drawn without replacement epoch by epoch.
-
-    Parameters
-    ----------
-    n : int
-        Number of samples.
-    size : int
-        Samples per step; may exceed `n`.
-    step : int
-        Step number, from 0.
-
-    Returns
-    -------
-    Tensor
-        int64 (size,), values in [0, n).
-    """
-    return at_places(n, torch.arange(step * size, (step + 1) * size), *keys)
-
-
-def at_places(n: int, places: Tensor, *keys: Any) -> Tensor:
-    """Indices at some places of an endless sequence of epochs, each of all `n` samples in an order of its own.
-
-    The order of epoch e is a permutation seeded from (`keys`, e), so that any place is known without the ones before it.
-
-    Parameters
-    ----------
-    n : int
-        Number of samples.
-    places : Tensor
-        int64 (size,), ascending.
-
-    Returns
-    -------
-    Tensor
-        int64 (size,), values in [0, n).
-    """
-    epochs = places // n
-    pieces = [torch.empty(0, dtype=torch.int64)]
-    for epoch in epochs.unique().tolist():
-        order = torch.randperm(n, generator=generator(*keys, "epoch", epoch))
-        pieces.append(order[places[epochs == epoch] % n])
-    return torch.cat(pieces)
+#: Share of a training's time that validations may take, the first and the last apart: rather than more, they are made less often.
+VALIDATION_SHARE = 0.1
 
 
 def n_steps(settings: study.Training, n_samples: int, samples_per_step: int) -> int:
     """Optimiser steps of a training, from its steps or epochs."""
     return settings.steps or max(1, math.ceil((settings.epochs or 0) * n_samples / samples_per_step))
-
-
-def fingerprint(settings: Any, files: Iterable[Path], module: str) -> str:
-    """Hash of everything a training depends on: settings, contents of files (directories: their model), code.
-
-    Parameters
-    ----------
-    settings
-        JSON-able.
-    files : iterable of Path
-        Data files, or model directories.
-    module : str
-        Name of the stage's module, such as `unimind.training.align`.
-    """
-    hashes = [file_hash(path / "model.safetensors" if path.is_dir() else path) for path in files]
-    return content_hash({"settings": settings, "files": hashes, "code": code_hash(module)})
-
-
-# --- the loop -----------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -175,20 +67,22 @@ def train(
     AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a half cosine to zero, gradient clipping, no weight decay on
     vectors (biases, norms). Where validation is given, its first value is minimised: the weights of the best validation
     are kept (the first one is before any step), and `settings.patience` validations without a better one end the training.
+    Between the first and the last, validations take no more than `VALIDATION_SHARE` of the training's time: their FLOPs and a
+    step's decide how far apart they are, not the clock, so that a training that was killed makes the same ones.
 
     Parameters
     ----------
     module : nn.Module
     draw : function
-        Step -> batch, a pure function of the step: a dict of columns of `settings.batch_size` rows each, which are CPU tensors
-        (rows along the first axis) or lists. Rows are what processes and micro-batches share out, so all that is random
-        about a row is drawn here.
+        Step -> batch, a pure function of the step, called in a thread beside the one that trains: a dict of columns of
+        `settings.batch_size` rows each, which are tensors (rows along the first axis) or lists. Rows are what processes and
+        micro-batches share out, so all that is random about a row is drawn here.
     losses : function
         (module, batch) -> weighted terms; their sum is minimised. Each term is a mean over rows.
     settings : Training
     seed : int
     checkpoints : Path
-        Directory for `checkpoint.safetensors`.
+        Directory for `checkpoint.safetensors`, written every `settings.checkpoint_minutes`, at a signal and at the end.
     fingerprint : str
         A checkpoint with another one is not used.
     label : str
@@ -257,11 +151,10 @@ class _Run:
         samples: int,
         rate: Callable[[str], float],
     ) -> None:
-        self.settings, self.seed, self.label, self.fingerprint = settings, seed, label, fingerprint
-        self.file = Path(checkpoints) / "checkpoint.safetensors"
+        self.settings, self.seed, self.label = settings, seed, label
+        self.checkpoint = Checkpoint(checkpoints, fingerprint, settings.checkpoint_minutes, label)
         self.samples = samples
         self.total = n_steps(settings, n_samples, samples)
-        self.window = max(1, math.ceil(self.total / CURVE_POINTS))
         self.accelerator, self.device = accelerator, accelerator.device
         self.module = module.to(self.device)
         if settings.gradient_checkpointing:
@@ -287,7 +180,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.step = 0
         # everything below is JSON in the checkpoint
-        self.record: dict[str, Any] = {"losses": [], "pending": {}, "pending_count": 0, "seconds": 0.0, "flops": None}
+        self.record: dict[str, Any] = {"losses": [], "pending": {}, "pending_count": 0, "seconds": 0.0, "flops": None, "apart": settings.validate_every}
         self.record |= {"best_step": None, "best": {}, "waited": 0, "stopped": False}
 
     def train(self, draw: Callable, losses: Callable, validate: Callable | None, on_step: Callable | None, compares_rows: bool) -> Trained:
@@ -299,25 +192,30 @@ class _Run:
             torch.cuda.reset_peak_memory_stats(self.device)
         interrupted = _Signal()
         begun = time.monotonic() - self.record["seconds"]
-        with interrupted, _tensorboard(self.label, self.step, self.accelerator.is_main_process) as board:
+        steps = range(self.step, self.total)
+        with (
+            interrupted,
+            tensorboard(self.label, self.step, self.accelerator.is_main_process) as board,
+            drawn_ahead(lambda step: self._shared_out(draw(step)), steps) as batch,
+        ):
+            self.curves = Curves(self.record, self.total, board)
             if validate is not None and not self.step:
-                self._validate(validate, board)
-            steps = range(self.step, self.total)
+                self._validate_first(validate)
             for step in track(steps, self.label, start=self.step) if self.accelerator.is_main_process else steps:
                 if self.record["stopped"]:
                     break
-                torch.manual_seed(stream_seed(self.seed, self.label, step, self.accelerator.process_index))
+                torch.manual_seed(stream_seed(self.seed, step, self.accelerator.process_index))
                 self.module.train()
-                values = self._one_step(draw(step), losses)
+                values = self._one_step(*batch(step), losses)
                 self.step = step + 1
-                self._note(values, board)
-                if validate is not None and (self.step % self.settings.validate_every == 0 or self.step == self.total):
-                    self._validate(validate, board)
+                self.curves.note(self.step, values)
+                if validate is not None and (self.step % self.record["apart"] == 0 or self.step == self.total):
+                    self._validate(validate)
                 self.record["seconds"] = time.monotonic() - begun
                 if on_step is not None:
                     on_step(self.step)
                 stop = self._any(interrupted.received)
-                if stop or self.step % self.settings.checkpoint_every == 0 or self.step == self.total or self.record["stopped"]:
+                if stop or self.step == self.total or self.record["stopped"] or self.checkpoint.due:
                     self._save()
                 if stop:
                     say(f"{self.label}: stopped in step {self.step} of {self.total}; the checkpoint is written")
@@ -325,19 +223,24 @@ class _Run:
         self._keep()
         return self._trained()
 
-    def _one_step(self, batch: Any, losses: Callable) -> dict[str, float]:
-        rows = _rows(batch)
-        accelerator, parts = self.accelerator, self.accelerator.num_processes * self.settings.accumulate
-        if rows < parts:
+    def _shared_out(self, batch: Any) -> tuple[Any, list[Any]]:
+        """A batch, and this process's micro-batches of it, ready to travel."""
+        rows, processes, accumulate = rows_of(batch), self.accelerator.num_processes, self.settings.accumulate
+        if rows < processes * accumulate:
             raise InputError(
-                f"{self.label}: {rows} rows a step cannot be shared by {accelerator.num_processes} processes x "
-                f"training.accumulate {self.settings.accumulate}; raise training.batch_size"
+                f"{self.label}: {rows} rows a step cannot be shared by {processes} processes x training.accumulate {accumulate}; raise training.batch_size"
             )
+        own = range(self.accelerator.process_index * accumulate, (self.accelerator.process_index + 1) * accumulate)
+        parts = [part_of(batch, index, processes * accumulate) for index in own]
+        return batch, [packed(part, pinned=True) for part in parts] if self.device.type == "cuda" else parts
+
+    def _one_step(self, batch: Any, parts: list[Any], losses: Callable) -> dict[str, float]:
+        rows, accelerator = rows_of(batch), self.accelerator
         self.stepper.zero_grad()
         totals: Tensor | None = None
-        for micro in range(self.settings.accumulate):
-            part = _part(batch, accelerator.process_index * self.settings.accumulate + micro, parts, self.device)
-            share = _rows(part) / rows
+        for waiting in parts:
+            part = moved(waiting, self.device)
+            share = rows_of(part) / rows
             with accelerator.autocast():
                 terms = losses(self.module, part)
             values = torch.stack([value.float() for value in terms.values()])
@@ -349,7 +252,7 @@ class _Run:
         for term, value in named.items():
             if not math.isfinite(value):
                 raise InputError(
-                    f"{self.label}: the loss {term!r} is {value} in step {self.step}, samples {_describe(batch)}; look for extreme values there, "
+                    f"{self.label}: the loss {term!r} is {value} in step {self.step}, samples {described(batch)}; look for extreme values there, "
                     f"or lower training.learning_rate (now {self.settings.learning_rate}) or use training.precision: fp32"
                 )
         self._reduce_gradients()
@@ -386,22 +289,16 @@ class _Run:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum").item())
 
-    def _note(self, values: dict[str, float], board: Any) -> None:
-        record = self.record
-        values = {**values, "total": sum(values.values())} if len(values) > 1 else values
-        for term, value in values.items():
-            record["pending"][term] = record["pending"].get(term, 0.0) + value
-        record["pending_count"] += 1
-        if record["pending_count"] == self.window or self.step == self.total:
-            for term, value in record["pending"].items():
-                mean = value / record["pending_count"]
-                record["losses"].append([self.step, "train", term, mean])
-                if board is not None:
-                    board.add_scalar(f"train/{term}", mean, self.step)
-            record["pending"], record["pending_count"] = {}, 0
+    def _validate_first(self, validate: Callable) -> None:
+        """Validate before any step, and see from what it costs how far apart validations must be."""
+        with counted_flops() as counter:
+            self._validate(validate)
+        step = 2 * self.record["flops"] * self.samples  # backwards costs at least as much again
+        if step > 0:
+            self.record["apart"] = max(self.settings.validate_every, math.ceil(counter.get_total_flops() / (VALIDATION_SHARE * step)))
 
-    def _validate(self, validate: Callable, board: Any) -> None:
-        torch.manual_seed(stream_seed(self.seed, self.label, "validate"))
+    def _validate(self, validate: Callable) -> None:
+        torch.manual_seed(stream_seed(self.seed, "validate"))
         self.module.eval()
         with self._averaged(), torch.no_grad(), self.accelerator.autocast():
             values = {term: float(value) for term, value in validate(self.module).items()}
@@ -414,10 +311,7 @@ class _Run:
                         f"or lower training.learning_rate (now {self.settings.learning_rate}) or use training.precision: fp32"
                     )
             record, first = self.record, next(iter(values))
-            for term, value in values.items():
-                record["losses"].append([self.step, "validation", term, value])
-                if board is not None:
-                    board.add_scalar(f"validation/{term}", value, self.step)
+            self.curves.note_validation(self.step, values)
             if not record["best"] or values[first] < record["best"][first]:
                 record.update(best=values, best_step=self.step, waited=0)
                 self.best = {name: tensor.detach().clone() for name, tensor in (*self.parameters.items(), *self.buffers.items())}
@@ -470,10 +364,10 @@ class _Run:
 
         def count(start: int, stop: int) -> int:
             with self.accelerator.autocast():
-                part = _between(batch, start, stop, self.device)
+                part = moved(between(batch, start, stop), self.device)
                 return count_flops(lambda: losses(self.module, part))
 
-        rows = _rows(batch)
+        rows = rows_of(batch)
         if compares_rows:
             return count(0, rows) / rows
         subjects = batch.get("subject", [""] * rows) if isinstance(batch, dict) else [""] * rows
@@ -493,23 +387,13 @@ class _Run:
         for name, parameter in self.parameters.items():
             tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in self.optimizer.state.get(parameter, {}).items()}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-        state = {"fingerprint": self.fingerprint, "step": self.step, "record": self.record, "scaler": scaler}
-        with whole_file(self.file) as temporary:
-            save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, {"state": json.dumps(state)})
+        self.checkpoint.write(tensors, {"step": self.step, "record": self.record, "scaler": scaler})
 
     def _resume(self) -> None:
-        if not self.file.exists():
+        found = self.checkpoint.read()
+        if found is None:
             return
-        try:
-            with safe_open(self.file, "pt") as stored:
-                state = json.loads(stored.metadata()["state"])
-                if state["fingerprint"] != self.fingerprint:
-                    say(f"{self.label}: {self.file} is of another configuration, other data or other code; training starts anew")
-                    return
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            say(f"{self.label}: {self.file} cannot be read; training starts anew")
-            return
+        tensors, state = found
         with torch.no_grad():
             for name, tensor in (*self.parameters.items(), *self.buffers.items()):
                 tensor.copy_(tensors[f"model.{name}"])
@@ -565,118 +449,8 @@ def _accelerator(precision: str) -> Accelerator:
     if not alone and device.type == "cuda" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
         raise InputError(f"processes: more than the {torch.cuda.device_count()} GPUs here; lower `processes`")
     AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("training.precision: fp16 needs a GPU; use bf16 or fp32")
+    choose_precision(precision, device, "training")
     if device.index is not None:
         torch.cuda.set_device(device)
     with patch_environment(**({} if device.index is None else {"ACCELERATE_TORCH_DEVICE": str(device)})):
-        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's allocated maximum since training began, or the process's largest resident size on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def conditions(device: torch.device, precision: str, batch_size: int | None, accumulate: int = 1, processes: int = 1) -> dict[str, Any]:
-    """What speed and memory depend on beside the network; `batch_size` None: all at once."""
-    return {
-        "device": device_name(device), "processes": processes, "threads": torch.get_num_threads(), "precision": precision, "batch_size": batch_size,
-        "accumulate": accumulate, "torch": torch.__version__,
-    }  # fmt: skip
-
-
-def count_flops(function: Callable[[], Any]) -> int:
-    """Floating-point operations of a call without gradients, by torch's counter (matrix products, convolutions, attention)."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused CPU attention is not in the counter's list
-        function()
-    return counter.get_total_flops()
-
-
-@contextmanager
-def _tensorboard(label: str, step: int, main: bool) -> Iterator[Any]:
-    """A SummaryWriter of a training in a folder of its own below `UNIMIND_TENSORBOARD`, where that is set; else None."""
-    folder = os.environ.get("UNIMIND_TENSORBOARD")
-    if not folder or not main:
-        yield None
-        return
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("UNIMIND_TENSORBOARD: set, but TensorBoard is not installed here; pip install tensorboard, or unset it")
-    from torch.utils.tensorboard import SummaryWriter
-
-    place = Path(folder) / re.sub(r"[^\w.-]+", "-", label)
-    with SummaryWriter(place, purge_step=step + 1) as board:  # what a killed run wrote beyond its checkpoint is not shown
-        yield board
-
-
-# --- batches ------------------------------------------------------------------------------------------------------
-
-
-def _rows(batch: Any) -> int:
-    """Rows of a batch: the length of its columns."""
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
-
-
-def _part(batch: Any, index: int, parts: int, device: torch.device) -> Any:
-    """Part `index` of `parts` of a batch's rows, on a device; parts differ by one row at most."""
-    rows = _rows(batch)
-    return _between(batch, index * rows // parts, (index + 1) * rows // parts, device)
-
-
-def _between(batch: Any, start: int, stop: int, device: torch.device) -> Any:
-    """Rows of a batch from `start` to before `stop`, on a device."""
-    if isinstance(batch, dict):
-        return {key: _between(column, start, stop, device) for key, column in batch.items()}
-    own = batch[start:stop]
-    return own.to(device, non_blocking=True) if isinstance(own, Tensor) else [_moved(row, device) for row in own]
-
-
-def _moved(row: Any, device: torch.device) -> Any:
-    return row.to(device, non_blocking=True) if isinstance(row, Tensor) else row
-
-
-def _describe(batch: Any) -> str:
-    """Which samples a batch holds: its column `index`, by its column `subject` where there is one, shortened."""
-    if not isinstance(batch, dict) or "index" not in batch:
-        return "not named by the batch"
-    found: dict[str, list[int]] = {}
-    for subject, index in zip(batch.get("subject", [""] * _rows(batch)), batch["index"].tolist(), strict=True):
-        found.setdefault(subject, []).append(index)
-    return "; ".join(f"{subject} {own[:16]}{'...' if len(own) > 16 else ''}".strip() for subject, own in found.items())
-
-
-# --- on disk ------------------------------------------------------------------------------------------------------
-
-
-def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], trained: Trained, checkpoints: Path | None = None) -> None:
-    """Write a trained model's directory, whole or not at all, then remove its checkpoints. Only the main process writes.
-
-    Parameters
-    ----------
-    out : Path
-        Directory that gets `model.safetensors`, `config.json`, `losses.csv` (step, split, term, value), `efficiency.json`.
-    state : dict of str to Tensor
-    config : dict
-        Constructor arguments and hashes.
-    trained : Trained
-    checkpoints : Path, optional
-        Directory to remove when the model is there.
-    """
-    processes = PartialState()
-    if processes.is_main_process:
-        with whole_directory(out) as temporary:
-            save_model(temporary, state, config)
-            with open(temporary / "losses.csv", "w", newline="") as stream:
-                rows = csv.writer(stream, lineterminator="\n")
-                rows.writerow(["step", "split", "term", "value"])
-                rows.writerows(trained.losses)
-            write_json(temporary / "efficiency.json", trained.efficiency)
-        if checkpoints is not None:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-    processes.wait_for_everyone()
+        return Accelerator(mixed_precision=precision if precision in ("bf16", "fp16") else "no", cpu=device.type == "cpu")
