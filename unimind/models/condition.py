@@ -20,10 +20,10 @@ class ConditionStage(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Of encoder tokens and of the pooled embedding.
-    length : int
-        Number of encoder tokens.
+    width, length : int
+        Width and number of encoder tokens.
+    pooled : int
+        Width of the pooled embedding.
     context_dim, tokens : int
         Width and number of context tokens.
     time_dim : int
@@ -40,6 +40,7 @@ class ConditionStage(nn.Module):
         self,
         width: int,
         length: int,
+        pooled: int,
         context_dim: int,
         tokens: int,
         time_dim: int,
@@ -50,7 +51,7 @@ class ConditionStage(nn.Module):
     ) -> None:
         super().__init__()
         self.arguments = {
-            "width": width, "length": length, "context_dim": context_dim, "tokens": tokens, "time_dim": time_dim,
+            "width": width, "length": length, "pooled": pooled, "context_dim": context_dim, "tokens": tokens, "time_dim": time_dim,
             "cross_attention": cross_attention, "time": time, "conditioner": conditioner,
             "subjects": subjects,
         }  # fmt: skip
@@ -61,9 +62,9 @@ class ConditionStage(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_context = nn.Linear(width, context_dim)
         self.mix = nn.Linear(length, tokens)
-        self.to_time = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.subject = SubjectHead(width, subjects) if subjects else None
-        self.to_subject = nn.Linear(width, context_dim) if subjects else None
+        self.to_time = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.subject = SubjectHead(pooled, subjects) if subjects else None
+        self.to_subject = nn.Linear(pooled, context_dim) if subjects else None
         self.null_context = nn.Parameter(torch.randn(1, tokens + bool(subjects), context_dim) * 0.02)
         if conditioner:
             for layer in (self.mix, self.to_time[-1], *([self.to_subject] if self.to_subject is not None else [])):
@@ -85,7 +86,7 @@ class ConditionStage(nn.Module):
         tokens : Tensor
             (B, length, width).
         pooled : Tensor
-            (B, width).
+            (B, pooled).
         embedding : Tensor, optional
             (B, d), the predicted image embedding; needed with a conditioner.
         """

@@ -1,4 +1,4 @@
-"""A trained method behind one function: responses in; predicted embedding, latent and condition out."""
+"""A trained method behind one function: responses in; predicted targets and condition out."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,9 @@ from torch.nn import functional
 from unimind.errors import InputError
 from unimind.foundations.diffusion import Condition, Diffusion
 from unimind.models.condition import ConditionStage
-from unimind.models.encoder import FmriEncoder, subject_key
-from unimind.models.ridge import RidgeModel
+from unimind.models.encoder import load_encoder
+from unimind.models.enter import module_name, subject_key
+from unimind.models.prior import LinearMap
 from unimind.storage import load_model
 
 
@@ -26,7 +27,7 @@ class Prediction(NamedTuple):
     embedding : Tensor or None
         (n, d), the predicted image embedding as regressed, where the method predicts one; the condition is made from its direction.
     latent : Tensor or None
-        (n, c, h, w), the predicted autoencoder latent (ridge).
+        (n, c, h, w), the predicted autoencoder latent, where the method predicts one.
     features : Tensor
         (n, k), by which trials are compared with each other where there is no embedding.
     """
@@ -43,37 +44,43 @@ class Decoder:
     Parameters
     ----------
     directory : Path
-        Model directory: of `fit` (ridge), `align`, `condition` or `adapt`.
+        Model directory: of `enter`, `align`, `condition` or `adapt`.
+    entered : Path or None
+        What `enter` wrote for the subject, where the model is shared and voxels enter in closed form.
     diffusion : Diffusion
         Its cross-attention weights are replaced by the ones the method trained, where it trained them.
     dataset, subject : str
+
+    Attributes
+    ----------
+    channels : int
+        R of the responses (n, R, V) that `predict` takes.
     """
 
-    def __init__(self, directory: Path, diffusion: Diffusion, dataset: str, subject: str) -> None:
+    def __init__(self, directory: Path, entered: Path | None, diffusion: Diffusion, dataset: str, subject: str) -> None:
         state, config = load_model(directory)
-        self.diffusion = diffusion
-        self.subject = subject_key(dataset, subject)
-        self.encoder: FmriEncoder | None = None
+        self.diffusion, self.subject = diffusion, subject_key(dataset, subject)
+        self.encoder, _ = load_encoder(directory)
+        self.channels = self.encoder.channels
+        if entered is not None:
+            own, _ = load_encoder(entered)
+            name = module_name(self.subject)
+            if not hasattr(own.enter, f"{name}_weight"):
+                raise InputError(f"{entered}: holds no decoder of {self.subject}; run the stage `enter` for that subject")
+            weight, bias, pictures = (getattr(own.enter, f"{name}_{key}") for key in ("weight", "bias", "pictures"))
+            self.encoder.take_map(self.subject, LinearMap(weight.numpy(), bias.numpy(), int(pictures)))
         self.stage: ConditionStage | None = None
-        self.ridge: RidgeModel | None = None
-        if config.get("kind") == "ridge":
-            self.ridge = RidgeModel.from_state(state, config)
-        else:
-            self.encoder = FmriEncoder(**config["encoder"])
-            self.encoder.load_state_dict(_part(state, "encoder."))
-            self.encoder.eval()
-            if "condition" in config:
-                self.stage = ConditionStage(**config["condition"])
-                self.stage.load_state_dict(_part(state, "condition."))
-                self.stage.eval()
-                changed = _part(state, "unet.")
-                unknown = set(changed) - set(dict(diffusion.unet.named_parameters()))
-                if unknown:
-                    raise InputError(f"{directory}: trained for another UNet (it has no {sorted(unknown)[0]}); run the condition stage again")
-                diffusion.unet.load_state_dict(changed, strict=False)
-        if self.stage is None and self.ridge is None and diffusion.conditioner is None:
+        if "condition" in config:
+            self.stage = ConditionStage(**config["condition"])
+            self.stage.load_state_dict(_part(state, "condition."))
+            self.stage.eval()
+            changed = _part(state, "unet.")
+            unknown = set(changed) - set(dict(diffusion.unet.named_parameters()))
+            if unknown:
+                raise InputError(f"{directory}: trained for another UNet (it has no {sorted(unknown)[0]}); run the condition stage again")
+            diffusion.unet.load_state_dict(changed, strict=False)
+        if self.stage is None and (diffusion.conditioner is None or "embedding" not in self.encoder.targets) and "latent" not in self.encoder.targets:
             raise InputError(f"{directory}: has no condition stage, and {diffusion.name} takes no image embedding; give the method a `condition:`")
-        self.aligned = self.ridge is not None or bool(config.get("aligned", True))
 
     def to(self, device: torch.device) -> "Decoder":
         for part in (self.encoder, self.stage, self.diffusion):
@@ -82,29 +89,28 @@ class Decoder:
         self.device = device
         return self
 
+    @property
+    def body(self) -> bool:
+        """Whether there is a body whose worth can be measured by cutting it out."""
+        return bool(self.encoder.heads) and len(self.encoder.mean_pooled) > 0
+
     def null(self) -> Condition:
         """The condition of unconditional samples."""
         return self.diffusion.null() if self.stage is None else self.stage.null()
 
     @torch.no_grad()
-    def predict(self, responses: NDArray[np.float32]) -> Prediction:
-        """Responses (n, R, V) of the subject to a prediction."""
-        conditioner = self.diffusion.conditioner
-        if self.ridge is not None:
-            embedding, latent = (torch.from_numpy(np.asarray(values, np.float32)).to(self.device) for values in self.ridge.predict(responses.mean(1)))
-            latent = latent.view(len(embedding), *self.diffusion.latent_shape)
-            condition = self.null().expand(len(embedding)) if conditioner is None else conditioner(functional.normalize(embedding, dim=1))
-            return Prediction(condition, embedding, latent, embedding)
-        assert self.encoder is not None
-        output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)
-        embedding = self.encoder.embed(output.pooled).float() if self.aligned else None
+    def predict(self, responses: NDArray[np.float32], cut: bool = False) -> Prediction:
+        """Responses (n, R, V) of the subject to a prediction; with `cut` the body gives its mean over the training pictures for every one."""
+        output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject, cut)
+        found = {name: self.encoder.predict(output, name) for name in self.encoder.targets}
+        embedding, latent = found.get("embedding"), found.get("latent")
         unit = None if embedding is None else functional.normalize(embedding, dim=1)
+        conditioner = self.diffusion.conditioner
         if self.stage is not None:
             condition = self.stage(output.tokens, output.pooled, unit)
         else:
-            assert conditioner is not None
-            condition = conditioner(unit)
-        return Prediction(condition, embedding, None, output.pooled if embedding is None else embedding)
+            condition = self.null().expand(len(responses)) if conditioner is None or unit is None else conditioner(unit)
+        return Prediction(condition, embedding, latent, output.pooled if embedding is None else embedding)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Stage `align`: one encoder for a group's subjects, its embeddings aligned across subjects and with the images'."""
+"""Stage `align`: what a group's subjects share, trained: embeddings aligned across subjects, and the pictures' targets predicted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,32 +7,33 @@ import torch
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
-from unimind.models.encoder import subject_key
+from unimind.models.encoder import Encoder, load_encoder
+from unimind.models.enter import Adapters, subject_key
+from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import (
-    MIXED_SHARE,
-    Aligned,
-    AlignmentLosses,
-    draw_rows,
-    held_out,
-    linear_path_rate,
-    remember_signal,
-    start_at_ridge,
-    trained_config,
-    validation,
-)
-from unimind.training.data import SubjectTrials, Targets, joined, new_encoder, training_rows, turns
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
+from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
+#: Rows at a time where a trained body is only run.
+ROWS = 256
 
-def align(study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], pretrained: Path | None, checkpoints: Path, out: Path) -> None:
-    """Write the aligned encoder of a group (weights under `encoder.`).
+Subjects = dict[str, tuple[SubjectTrials | EnteredSignals, Targets]]
+
+
+def align(
+    study: Study, method: str, group: str, prepared: list[Path] | None, embeddings: list[Path], entered: list[Path] | None, pretrained: Path | None,
+    checkpoints: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write the model of a group (weights under `encoder.`).
 
     Parameters
     ----------
     prepared, embeddings : lists of Path
         One of each per member of the group, in the order of `study.members(method, group)`.
+    entered : list of Path, optional
+        Instead of `prepared` where the method enters in closed form: what `enter` wrote, one per member.
     pretrained : Path, optional
         Directory that `pretrain` wrote.
 
@@ -45,69 +46,91 @@ def align(study: Study, method: str, group: str, prepared: list[Path], embedding
     stage = settings.align
     if stage is None:
         raise InputError(f"methods.{method}.align: the method has none, so there is nothing to train in this stage")
-    subjects = read_group(study, method, group, prepared, embeddings)
+    subjects, space = read_group(study, method, group, prepared or [], embeddings, entered or [])
     names = list(subjects)
     if len(names) == 1 and stage.losses.siamese + stage.losses.subject + stage.losses.adversarial > 0:
         say(f"align: {group} is one subject, so the cross-subject losses (siamese, subject, adversarial) are left out")
-        if stage.losses.embedding + stage.losses.softclip == 0:
+        if not stage.losses.targets:
             raise InputError(f"methods.{method}.align.losses: only cross-subject losses for one subject; give `embedding` or `softclip` a weight")
 
-    torch.manual_seed(stream_seed(study.seed, method, group, "align"))
-    first = subjects[names[0]]
-    pictures = torch.cat([targets(trials.images("train")) for trials, targets in subjects.values()])
-    encoder = new_encoder(study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, first[0].channels, pretrained, pictures.shape[1])
-    encoder.start_linear_path(pictures)
-    if stage.start == "ridge" and encoder.length == "adapter":
-        start_at_ridge(encoder, subjects, study.seed)
+    torch.manual_seed(stream_seed(study.seed, "align"))
+    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+    encoder = new_encoder(study, method, space, counts, subjects[names[0]][0].channels, pretrained)
     model = Aligned(encoder, names, stage.losses)
     size = stage.training.batch_size
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
-    mixed_until = MIXED_SHARE * n_steps(stage.training, total, size) if stage.losses.softclip > 0 else 0
+    mixed_until = stage.mixco * n_steps(stage.training, total, size)
 
     def draw(step: int) -> dict[str, Any]:
         return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
 
-    unseen = held_out(subjects)
-    mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], [*prepared, *embeddings, *([pretrained] if pretrained else [])], __name__)
-    losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels)
+    unseen = held_out(subjects) if encoder.targets else {}
+    files = [*(prepared or []), *((path / "entered.h5") for path in entered or []), *embeddings, *([pretrained] if pretrained else [])]
+    mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
+    losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels, stage.noise)
     trained = train(
         model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=study.seed,
         checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
-        validate=(lambda module: validation(module.encoder, unseen, 256)) if unseen else None,
-        rate=linear_path_rate if stage.start == "ridge" and encoder.length == "adapter" else None,
+        validate=(lambda module: validation(module.encoder, unseen, subjects, ROWS)) if unseen else None,
     )  # fmt: skip
-    if encoder.length == "adapter":
+    encoder.eval()
+    if isinstance(encoder.enter, Adapters):
         remember_signal(encoder, subjects, study.seed)
-    aligned = stage.losses.embedding + stage.losses.softclip > 0
-    config = trained_config("aligned", settings, encoder, method=method, group=group, aligned=aligned, subjects=names, inputs=mark, held_out=trained.validation)
+    remember_body(encoder, subjects)
+    config = trained_config("aligned", settings, encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
     write_model(out, model.state_dict(), config, trained, checkpoints)
 
 
-def read_group(study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path]) -> dict[str, tuple[SubjectTrials, Targets]]:
-    """Trials and image embeddings of a group's members, by `subject_key`.
+def remember_body(encoder: Encoder, subjects: Subjects) -> None:
+    """Keep the body's mean output over the training pictures: what the row `body removed` puts in its place."""
+    signals = []
+    with torch.no_grad():
+        for name, (trials, _) in subjects.items():
+            for part in trials.all("train", limit=16 * ROWS)[1].split(ROWS):
+                part = part.to(encoder.space.embedding_mean.device)
+                signals.append(part if encoder.closed else encoder.enter(part, name))
+    encoder.remember_body(signals)
+
+
+def read_group(
+    study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], entered: list[Path], whole: bool = False
+) -> tuple[Subjects, PictureSpace]:
+    """What a group's members give a training, by `subject_key`, and the picture space of it.
+
+    Parameters
+    ----------
+    whole : bool
+        Of signals, only those that a subject with all its trials has.
 
     Raises
     ------
     InputError
         The numbers of files do not fit the group, or a file is of another subject.
     """
-    members = study.members(method, group)
-    if not len(members) == len(prepared) == len(embeddings):
+    members, closed = study.members(method, group), study.method(method).closed
+    given = entered if closed else prepared
+    if not len(members) == len(given) == len(embeddings):
         raise InputError(
-            f"{len(prepared)} prepared and {len(embeddings)} embeddings files for the {len(members)} subjects of group {group!r}; "
+            f"{len(given)} {'entered' if closed else 'prepared'} and {len(embeddings)} embeddings files for the {len(members)} subjects of group {group!r}; "
             "give one of each per subject, in the study's order"
         )
-    subjects = {}
-    for (dataset, subject), path, targets in zip(members, prepared, embeddings, strict=True):
-        subjects[subject_key(dataset, subject)] = read_subject(study, method, dataset, subject, path, targets)
-    return subjects
+    trials: dict[str, SubjectTrials | EnteredSignals] = {}
+    for (dataset, subject), path in zip(members, given, strict=True):
+        key = subject_key(dataset, subject)
+        trials[key] = EnteredSignals(path, key, whole) if closed else read_subject(study, method, dataset, subject, path)
+    images = [seen(own) for own in trials.values()]
+    space = load_encoder(entered[0])[0].space if closed else picture_space(embeddings, [own.images("train") for own in trials.values()])
+    return {key: (own, Targets(path, rows, space)) for (key, own), path, rows in zip(trials.items(), embeddings, images, strict=True)}, space
 
 
-def read_subject(study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path) -> tuple[SubjectTrials, Targets]:
-    """Trials and image embeddings of one subject; InputError where the file is of another one."""
+def seen(trials: SubjectTrials | EnteredSignals) -> Any:
+    """Stimulus indices of all pictures that a subject trains or watches training with."""
+    return torch.cat([torch.from_numpy(trials.images(split)) for split in ("train", "validation")]).numpy()  # type: ignore[arg-type]
+
+
+def read_subject(study: Study, method: str, dataset: str, subject: str, prepared: Path, rows: Any = None) -> SubjectTrials:
+    """Trials of one subject; InputError where the file is of another one."""
     with PreparedSubject(prepared) as data:
         if (data.dataset, data.subject) != (dataset, subject):
             raise InputError(f"{prepared}: is of {data.dataset} {data.subject}, expected {dataset} {subject}; give the files in the study's order")
-        images = data.stimulus[data.split != 2]
-        trials = SubjectTrials(data, study.method(method).voxels, training_rows(study, method, data))
-    return trials, Targets(embeddings, images)
+        return SubjectTrials(data, rows=rows(data) if rows else training_rows(study, method, data), **study.method(method).responses())

@@ -5,7 +5,7 @@ else of the UNet stays as it was, and only what was trained is stored. The subje
 token stays as alignment left it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import Stimuli
 from unimind.errors import InputError
-from unimind.foundations import load_diffusion
+from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.foundations.diffusion import Diffusion, adaptable_names, alphas_cumprod, noised
 from unimind.models.condition import ConditionStage
-from unimind.models.encoder import FmriEncoder, load_encoder, subject_key
+from unimind.models.encoder import Encoder, load_encoder
 from unimind.storage import content_hash, load_model
 from unimind.study import Study
-from unimind.training.data import SubjectTrials, joined, new_encoder, training_rows, turns
+from unimind.training.align import read_group, remember_body
+from unimind.training.data import encoded, joined, new_encoder, turns
 from unimind.training.loop import at_places, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.objectives.denoising import draw_noise
 
@@ -33,13 +34,13 @@ VALIDATED = 32
 
 
 class ConditionedDiffusion(nn.Module):
-    """Encoder, condition stage and UNet as one module; `aligned` says whether the encoder predicts an image embedding."""
+    """Encoder, condition stage and UNet as one module."""
 
-    def __init__(self, encoder: FmriEncoder, condition: ConditionStage, diffusion: Diffusion, aligned: bool, train_encoder: bool) -> None:
+    def __init__(self, encoder: Encoder, condition: ConditionStage, diffusion: Diffusion, train_encoder: bool) -> None:
         super().__init__()
         self.encoder, self.condition, self.unet = encoder, condition, diffusion.unet
         self.diffusion = [diffusion]  # not a submodule: its UNet is
-        self.aligned, self.train_encoder = aligned, train_encoder
+        self.train_encoder = train_encoder
 
     def train(self, mode: bool = True) -> "ConditionedDiffusion":
         """A frozen encoder and the UNet stay in evaluation mode."""
@@ -49,69 +50,70 @@ class ConditionedDiffusion(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, responses: Tensor | Sequence[Tensor], subject: str | Sequence[str], latent: Tensor, timestep: Tensor, kept: Tensor) -> Tensor:
-        """The UNet's prediction for latents noised to `timestep`, conditioned on fMRI where `kept`."""
+    def forward(self, batch: Mapping[str, Any], latent: Tensor) -> Tensor:
+        """The UNet's prediction for noised latents, conditioned on a batch's fMRI where `kept`."""
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            output = self.encoder(responses, subject)
-            embedding = self.encoder.embed(output.pooled, normalise=True) if self.aligned else None
-        condition = self.condition(output.tokens, output.pooled, embedding).keep(kept, self.condition.null())
-        return self.diffusion[0](latent, timestep, condition)
+            output = encoded(self.encoder, batch)
+            embedding = functional.normalize(self.encoder.predict(output, "embedding"), dim=1) if "embedding" in self.encoder.targets else None
+        condition = self.condition(output.tokens, output.pooled, embedding).keep(batch["kept"], self.condition.null())
+        return self.diffusion[0](latent, batch["timestep"], condition)
 
 
 def condition(
-    study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], encoder: Path | None, diffusion: Path, checkpoints: Path, out: Path
-) -> None:
+    study: Study, method: str, group: str, prepared: list[Path] | None, embeddings: list[Path], entered: list[Path] | None, encoder: Path | None,
+    diffusion: Path, autoencoder: Path | None, stimuli: list[Path] | None, checkpoints: Path, out: Path,
+) -> None:  # fmt: skip
     """Write the conditioned model of a group: encoder, condition stage, and the UNet parameters that were trained.
 
     Parameters
     ----------
     prepared, embeddings : lists of Path
         One of each per member of the group, in the order of `study.members(method, group)`.
+    entered : list of Path, optional
+        Instead of `prepared` where the method enters in closed form: what `enter` wrote, one per member.
     encoder : Path, optional
         Directory of the aligned encoder, or of the pretrained one where the method does not align; without it the encoder starts untrained.
     diffusion : Path
+    autoencoder : Path, optional
+        With `stimuli` (one per member), where `condition.crop` asks for latents of crops.
     """
     settings = study.method(method)
     stage = settings.condition
     if stage is None:
         raise InputError(f"methods.{method}.condition: the method has none, so there is nothing to train in this stage")
-    members = study.members(method, group)
-    if not len(members) == len(prepared) == len(embeddings):
-        raise InputError(
-            f"condition: {len(prepared)} prepared and {len(embeddings)} embeddings files for {len(members)} subjects of {group}; give one of each per subject"
-        )
+    if stage.crop > 0 and (autoencoder is None or not stimuli):
+        raise InputError(f"methods.{method}.condition.crop: {stage.crop:g} given, so crops are encoded while training; give --autoencoder and --stimuli")
     network = load_diffusion(diffusion)
-    aligned = settings.align is not None
+    subjects, space = read_group(study, method, group, prepared or [], embeddings, entered or [], whole=True)
     with ExitStack() as stack:
-        subjects = {}
-        for (dataset, subject), path, targets in zip(members, prepared, embeddings, strict=True):
-            with PreparedSubject(path) as data:
-                trials = SubjectTrials(data, settings.voxels, training_rows(study, method, data))
-            latents = stack.enter_context(h5py.File(targets))["latent"]
-            network.take_latents(latents.shape[1:], str(targets))
-            subjects[subject_key(dataset, subject)] = (trials, latents)
-        torch.manual_seed(stream_seed(study.seed, method, group, "condition"))
-        if aligned:
+        latents, pictures = {}, {}
+        for number, (name, path) in enumerate(zip(subjects, embeddings, strict=True)):
+            latents[name] = stack.enter_context(h5py.File(path))["latent"]
+            network.take_latents(latents[name].shape[1:], str(path))
+            if stage.crop > 0 and stimuli:
+                pictures[name] = stack.enter_context(Stimuli(stimuli[number]))
+        coder = load_autoencoder(autoencoder) if stage.crop > 0 and autoencoder is not None else None
+        torch.manual_seed(stream_seed(study.seed, "condition"))
+        if settings.align is not None:
             assert encoder is not None
             model_encoder, _ = load_encoder(encoder)
         else:
-            model_encoder = new_encoder(
-                study, method, {name: trials.n_voxels for name, (trials, _) in subjects.items()}, next(iter(subjects.values()))[0].channels, encoder
-            )
-        conditioner = network.conditioner.arguments if aligned and network.conditioner is not None else None
+            counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+            model_encoder = new_encoder(study, method, space, counts, next(iter(subjects.values()))[0].channels, encoder)
+        conditioner = network.conditioner.arguments if "embedding" in model_encoder.targets and network.conditioner is not None else None
         first = next(iter(subjects))
         with torch.no_grad():
-            tokens = model_encoder.eval()(subjects[first][0].example(), first).tokens
-        head = read_subject_head(encoder) if aligned and encoder is not None else {}
+            tokens, pooled, _ = model_encoder.eval()(subjects[first][0].example(), None if model_encoder.closed else first)
+        head = read_subject_head(encoder) if settings.align is not None and encoder is not None else {}
         condition_stage = ConditionStage(
-            tokens.shape[2], tokens.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time, conditioner,
+            tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time, conditioner,
             len(head["out.weight"]) if head else 0,
         )  # fmt: skip
         if condition_stage.subject is not None:
             condition_stage.subject.load_state_dict(head)
         if conditioner and network.conditioner is not None:
             condition_stage.start_from(network.conditioner)
-        model = ConditionedDiffusion(model_encoder, condition_stage, network, aligned, stage.train_encoder)
+        model = ConditionedDiffusion(model_encoder, condition_stage, network, stage.train_encoder)
         changed = [f"unet.{name}" for name in adaptable_names(network.unet)]
         names = [
             name
@@ -126,23 +128,25 @@ def condition(
         def draw(step: int) -> dict[str, Any]:
             parts = {}
             for name, places in turns(list(subjects), stage.training.batch_size, step).items():
-                trials, latents = subjects[name]
+                trials = subjects[name][0]
                 chosen = at_places(len(trials.images("train")), places, study.seed, name, "condition")
                 images, responses = trials.draw("train", chosen, step, study.seed)
-                parts[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": read_rows(latents, images)}
+                own = read_rows(latents[name], images)
+                if coder is not None:
+                    own = with_crops(own, pictures[name], images, coder, stage.crop, generator(study.seed, name, "crop", step))
+                parts[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": own}
             batch = joined(parts)
             return batch | draw_noise(batch["latent"], len(alphas), stage.drop, generator(study.seed, "noise", step))
 
         def losses(model: ConditionedDiffusion, batch: Mapping[str, Any]) -> dict[str, Tensor]:
             mixed, target = noised(batch["latent"], batch["noise"], batch["timestep"], alphas.to(batch["latent"].device), kind)
-            predicted = model(batch["responses"], batch["subject"], mixed, batch["timestep"], batch["kept"])
-            return {"diffusion": functional.mse_loss(predicted.float(), target)}
+            return {"diffusion": functional.mse_loss(model(batch, mixed).float(), target)}
 
         held_out = []
-        for name, (trials, latents) in subjects.items():
+        for name, (trials, _) in subjects.items():
             images, responses = trials.all("validation", limit=128)
             if len(images):
-                part = {"responses": responses, "latent": read_rows(latents, images)}
+                part = {"responses": responses, "latent": read_rows(latents[name], images)}
                 noise = [draw_noise(part["latent"], len(alphas), 0.0, generator(study.seed, name, "held-out noise", again)) for again in range(2)]
                 held_out += [(name, part | own) for own in noise]
 
@@ -157,14 +161,16 @@ def condition(
                     values.append(losses(model, own)["diffusion"] * len(rows) / count)
             return {"diffusion": torch.stack(values).sum().item() / len(held_out)}
 
-        files = [*prepared, *embeddings, diffusion, *([encoder] if encoder else [])]
+        files = [*(prepared or []), *(path / "entered.h5" for path in entered or []), *embeddings, diffusion, *([encoder] if encoder else [])]
         mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
         trained = train(model, draw=draw, losses=losses, settings=stage.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                         label=f"{settings.label or method}: condition the diffusion model on {group}", trainable=names,
                         n_samples=sum(len(t.images("train")) for t, _ in subjects.values()), validate=validate if held_out else None)  # fmt: skip
+        if stage.train_encoder:
+            remember_body(model_encoder.eval(), subjects)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("unet.") or name in changed}
     config = {
-        "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments, "aligned": aligned,
+        "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments,
         "study": content_hash(settings.model_dump(mode="json")), "inputs": mark, "held_out": trained.validation,
     }  # fmt: skip
     write_model(out, state, config, trained, checkpoints)
@@ -174,6 +180,29 @@ def read_subject_head(aligned: Path) -> dict[str, Tensor]:
     """Weights of the subject classifier that an aligned encoder was trained with; empty where `align.losses.subject` was off."""
     state, _ = load_model(aligned)
     return {name.removeprefix("subject."): tensor for name, tensor in state.items() if name.startswith("subject.")}
+
+
+#: Side of MinD-Vis's random crops, as a share of the picture's: 205 of 256 pixels.
+CROP = 0.8
+
+
+def with_crops(latents: Tensor, stimuli: Stimuli, images: NDArray, coder: nn.Module, share: float, random: torch.Generator) -> Tensor:
+    """Latents (n, c, h, w), a share of them of a random crop of the picture, brought back to its size."""
+    chosen = torch.rand(len(images), generator=random) < share
+    places = torch.rand(len(images), 2, generator=random)
+    rows = chosen.nonzero()[:, 0]
+    if not len(rows):
+        return latents
+    pixels = torch.from_numpy(stimuli.read(images[rows.numpy()])).permute(0, 3, 1, 2).float() / 255
+    side = pixels.shape[-1]
+    cut = max(1, round(CROP * side))
+    corners = (places[rows] * (side - cut + 1)).long().clamp_max(side - cut).tolist()
+    crops = torch.stack([picture[:, top : top + cut, left : left + cut] for picture, (top, left) in zip(pixels, corners, strict=True)])
+    with torch.no_grad():
+        encoded_crops = coder.encode(functional.interpolate(crops, size=(side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1))
+    latents = latents.clone()
+    latents[rows] = encoded_crops.to(latents.dtype)
+    return latents
 
 
 def read_rows(latents: h5py.Dataset, images: NDArray) -> Tensor:

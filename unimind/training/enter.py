@@ -52,12 +52,12 @@ def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Tria
     """
     with PreparedSubject(path) as data:
         own = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
-        parts = [data.by_picture(np.sort(own[split])) for split in own]
+        parts = [data.by_picture(own[split], "stored") for split in own]
     images = np.concatenate([part[0] for part in parts])
     split = np.concatenate([np.full(len(part[0]), number, np.int8) for number, part in enumerate(parts)])
     if len(images) < 2:
         raise InputError(f"{path}: {len(images)} training pictures; at least two are needed")
-    return Trials(images, np.concatenate([part[1] for part in parts]), split)
+    return Trials(images, np.concatenate([part[1][:, 0] for part in parts]), split)
 
 
 def teach(study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], out: Path) -> None:
@@ -123,7 +123,7 @@ def enter(
     own = read_trials(prepared, rows)
     begun = time.monotonic()
     state, config = load_model(taught) if taught is not None else ({}, {})
-    write_entered(study, method, subject_key(dataset, subject), own, embeddings, state, config, begun, study.role(dataset, subject) == "train", out, [prepared, embeddings])
+    write_entered(study, method, subject_key(dataset, subject), own, embeddings, state, config, begun, settings.scope == "subject" or study.role(dataset, subject) == "train", out, [prepared, embeddings])
 
 
 def write_entered(

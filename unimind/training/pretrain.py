@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from unimind.data.prepared import read_unpaired
 from unimind.errors import InputError
-from unimind.models.encoder import TRUNKS, bring_to
+from unimind.models.bodies import TRUNKS
+from unimind.models.enter import bring_to
 from unimind.storage import content_hash
-from unimind.study import Study
+from unimind.study import Study, Voxels
 from unimind.training.loop import drawn, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.objectives.masked import Autoencoding, MaskedModelling, draw_masks, masked_correlation, over_voxels
 
@@ -34,27 +35,27 @@ def pretrain(study: Study, method: str, prepared: list[Path], checkpoints: Path,
     """
     settings = study.method(method)
     stage = settings.pretrain
-    if stage is None or settings.encoder.kind == "ridge":
+    if stage is None or not isinstance(settings.enter, Voxels):
         raise InputError(f"methods.{method}.pretrain: the method has none, so there is nothing to train in this stage")
     if not prepared:
         raise InputError("pretrain: no prepared files given; list the study's unpaired subjects")
-    length = "interpolate" if settings.voxels.length == "adapter" else settings.voxels.length
+    length = "interpolate" if settings.enter.kind == "adapter" else settings.enter.kind
     signals, held_out, means = [], [], []
     for path in prepared:
         with read_unpaired(path) as subject:
             split = subject.n_samples - max(1, int(HELD_OUT * subject.n_samples))
             if split < 1:
                 raise InputError(f"{path}: {subject.n_samples} samples; at least two are needed to pretrain")
-            own = bring_to(torch.from_numpy(subject.read(slice(None), settings.voxels.order))[:, None], settings.voxels.size, length)
+            own = bring_to(torch.from_numpy(subject.read(slice(None), settings.enter.order))[:, None], settings.enter.size, length)
         last = own[split:][np.linspace(0, len(own) - split - 1, min(LIMIT, len(own) - split)).round().astype(int)]
         signals.append(own[:split])
         held_out.append(last)
         means.append(own[:split].mean(0, keepdim=True).expand_as(last))
     signal, unseen, mean = torch.cat(signals), torch.cat(held_out), torch.cat(means)
 
-    torch.manual_seed(stream_seed(study.seed, method, "pretrain"))
-    arguments = settings.encoder.model_dump()
-    trunk = TRUNKS[arguments["kind"]](1, settings.voxels.size, decoder=True, **{key: value for key, value in arguments.items() if key != "kind"})
+    torch.manual_seed(stream_seed(study.seed, "pretrain"))
+    arguments = settings.body.model_dump()
+    trunk = TRUNKS[arguments["kind"]](1, settings.enter.size, decoder=True, **{key: value for key, value in arguments.items() if key != "kind"})
     objective = MaskedModelling() if stage.objective == "masked" else Autoencoding()
     masks = draw_masks(len(unseen), trunk.n_patches, stage.mask, generator(study.seed, "held-out masks"))
     size = stage.training.batch_size
@@ -75,7 +76,7 @@ def pretrain(study: Study, method: str, prepared: list[Path], checkpoints: Path,
         label=f"{settings.label or method}: pretrain on {len(signal)} samples", n_samples=len(signal), validate=validate,
     )  # fmt: skip
     config = {
-        "kind": "pretrained", "method": method, "trunk": {"size": settings.voxels.size, "encoder": arguments}, "length": length,
+        "kind": "pretrained", "method": method, "trunk": {"size": settings.enter.size, "body": arguments}, "length": length,
         "study": content_hash(settings.model_dump(mode="json")), "inputs": mark, "held_out": trained.validation,
     }  # fmt: skip
     write_model(out, {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}, config, trained, checkpoints)
