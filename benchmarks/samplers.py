@@ -24,7 +24,6 @@ from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
 from unimind.study import Sampling, read_study
-from unimind.workflow_settings import serving_model
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     network = load_diffusion(results / "foundations/diffusion")
     with h5py.File(results / "embeddings" / own) as file:
         network.take_latents(file["latent"].shape[1:], own)
-    model = results / "models" / method / serving_model(study, method, given.dataset, given.subject)
+    model = results / study.serving_model(method, given.dataset, given.subject)
     decoder = Decoder(model, network, given.dataset, given.subject).to(device)
     coder = load_autoencoder(results / "foundations/autoencoder").to(device)
     settings = study.methods[method]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from unimind.cli import BATCHED, STAGES, machine_failure, main
+from unimind.cli import machine_failure, main
 from unimind.errors import InputError
+from unimind.stages import STAGES
 
 TINY = Path(__file__).parent / "workflow/studies/tiny.yaml"
 
@@ -26,8 +27,8 @@ def test_help(name, capsys):
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_takes_exactly_the_arguments_of_its_command(name):
     stage = STAGES[name]
-    parameters = inspect.signature(getattr(importlib.import_module(stage.module), stage.function)).parameters
-    expected = {argument.replace("-", "_") for argument in stage.arguments} | ({"study"} if stage.study else set())
+    parameters = inspect.signature(stage.load()).parameters
+    expected = {argument.replace("-", "_") for argument in stage.arguments} | ({"study"} if stage.needs_study else set())
     assert set(parameters) == expected
 
 
@@ -141,7 +142,7 @@ def test_other_errors_keep_their_traceback(monkeypatch, error):
         failing(error, monkeypatch)
 
 
-@pytest.mark.parametrize("stage", sorted(BATCHED))
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.batched])
 def test_out_of_memory_names_the_key_that_helps(stage):
     assert "lower evaluation.batch_size, or give" in machine_failure(MemoryError(), stage, {})
     assert "batch_size" in inspect.getsource(importlib.import_module(STAGES[stage].module))

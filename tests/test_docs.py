@@ -26,7 +26,8 @@ import yaml
 from PIL import Image
 
 from tests.workflow.workflow_clone import ROOT, Clone, tiny
-from unimind.cli import STAGES, build_parser, main
+from unimind.cli import build_parser, main
+from unimind.stages import STAGES
 from unimind.storage import file_hash
 
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "config/README.md")}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Declarations and plumbing: what they decide reaches a stage through its settings, not through their code.
-IGNORED = {"unimind.study", "unimind.cli", "unimind.provenance", "unimind.errors", "unimind.progress", "unimind.storage"} | {
+IGNORED = {"unimind.study", "unimind.stages", "unimind.cli", "unimind.provenance", "unimind.errors", "unimind.progress", "unimind.storage"} | {
     f"unimind.study.{file.stem}" for file in (PACKAGE / "study").glob("*.py")
 }
 

@@ -12,8 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from unimind.cli import STAGES
 from unimind.provenance import _file, modules_of
+from unimind.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -82,7 +82,7 @@ def test_every_rule_s_environment_holds_what_its_stage_imports():
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.MULTILINE):
             path = (file.parent / re.search(r'conda:\n +"(.*)"', body)[1]).resolve()
-            stage = re.search(r"-m unimind ([\w-]+)", body)[1]
+            stage = re.search(r'call_of\("([\w-]+)"', body)[1]
             seen.add(path)
             assert imports(STAGES[stage].module) <= set(environment(path)[1]), (name, path.name)
     assert seen == {path.resolve() for path in ENVIRONMENTS}

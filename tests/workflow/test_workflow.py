@@ -11,8 +11,8 @@ import yaml
 from workflow_clone import ROOT, Clone, read_calls, tiny
 
 from unimind import provenance
-from unimind.cli import STAGES
 from unimind.report.status import steps
+from unimind.stages import STAGES
 from unimind.study import parse_study
 
 METHODS = list(tiny()["methods"])
@@ -100,7 +100,7 @@ def test_diffusion_model_trained_on_training_pictures_waits_for_them(bare, tmp_p
 def test_every_stage_call_fits_the_command_line(finished):
     """The stand-in parses with the real command line and refuses input files that do not exist yet."""
     calls = read_calls(finished)
-    assert {call["stage"] for call in calls} == {name for name, stage in STAGES.items() if stage.study and name not in ("status", "doctor")}
+    assert {call["stage"] for call in calls} == {name for name, stage in STAGES.items() if stage.needs_study and name not in ("status", "doctor")}
 
 
 def test_training_jobs_get_the_study_s_threads_and_small_jobs_one(finished):
@@ -333,7 +333,8 @@ def test_every_rule_is_complete():
             keys = set(re.findall(r"^    (\w+):", body, re.MULTILINE))
             assert {"log", "benchmark", "conda", "message", "threads", "resources", "params", "shell"} <= keys, name
             assert re.fullmatch(r"[a-z]+_[a-z_]+", name)
-            assert "settings=" in body and "code=" in body and "mem_mb=" in body and "runtime=" in body, name
+            stages = set(re.findall(r'\*\*(?:call_of|resources_of)\("([\w-]+)"', body))
+            assert len(stages) == 1 and "**call_of(" in body and "**resources_of(" in body, name
 
 
 def test_report_page_of_snakemake_can_be_made(finished, tmp_path):

@@ -92,11 +92,10 @@ def score(
         table["reconstruction"][name] = {**entry, "network": protocol["networks"][panel.similarity]["network"]}
     notes = warnings(measured["reconstruction"], len(stimulus))
     if made.samples > 1 and not predicted:
-        notes.append(f"{study.methods[method].label or method} predicts no image embedding: the first of its {made.samples} samples is shown")
+        notes.append(f"{method} predicts no image embedding: the first of its {made.samples} samples is shown")
     content = {
         "study": study.name,
         "method": method,
-        "label": study.methods[method].label or method,
         "dataset": dataset,
         "subject": subject,
         "role": study.role(dataset, subject),

@@ -87,14 +87,14 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
     for path, file in read.items():
         if file["dataset"] not in study.datasets:
             raise InputError(f"{path}: of data set {file['dataset']}, which the study {study.name} has not; give the metrics files of this study")
-    files = sorted(read.values(), key=lambda f: _order(study, f))
+    labels = {name: study.method(name).label or name for name in study.all_methods()}
+    files = sorted(({**file, "label": labels.get(file["method"], file["method"])} for file in read.values()), key=lambda f: _order(study, f))
     full, budgets = _rows(study, files)
     rows = full + _averages(full, study)
     comparisons = _comparisons(study, rows)
     records = [record for row in rows for record in _records(study, row)]
-    labels = {name: method.label or name for name, method in study.methods.items()}
     curves = sorted((read_json(path) for path in transfer or []), key=lambda curve: _order(study, curve))
-    entries = [entry for curve in curves for entry in curve["entries"]]
+    entries = [{**entry, "label": _label_of_entry(curve["method"], entry["method"], labels)} for curve in curves for entry in curve["entries"]]
     labels |= {entry["method"]: entry["label"] for entry in entries}
     if entries:
         budgets = _rows(study, entries)[1]
@@ -132,6 +132,11 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, layout.GROUPS)
         _efficiency(study, models, folder, labels)
         (folder / "peers.md").write_text(peers.markdown())
+
+
+def _label_of_entry(method: str, name: str, labels: dict[str, str]) -> str:
+    """Label of a way to serve a new subject, such as `unimind from scratch`."""
+    return labels.get(method, method) + name.removeprefix(method)
 
 
 def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ from unimind.models.encoder import subject_key
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.reconstruct import REPEATS, choice_of_sample, draw_pictures, responses_by_image, trials_per_picture
+from unimind.stages import STAGES
 from unimind.storage import read_json, write_json
 from unimind.study import Study
 from unimind.training.adapt import scratch, write_adapted
@@ -89,8 +90,9 @@ def transfer(
     with PreparedSubject(prepared) as data:
         available = len(data.trials("train")) + len(data.trials("validation"))
     inputs = [path for value in files for path in (value if isinstance(value, list) else [value]) if path is not None]
-    parts = [settings.model_dump(mode="json"), study.transfer.pictures, study.evaluation.metrics, study.seed, dataset, subject]
-    mark = fingerprint(parts, inputs, __name__)
+    part = STAGES["fit" if settings.fitted else "adapt"].view(study, method=method)
+    drawn = settings.sampling.model_dump(mode="json") if study.transfer.pictures else None
+    mark = fingerprint(part, inputs, __name__, drawn, study.evaluation.metrics)
     taught: Taught | None = None
     finished: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in _cells(study, method, available):
@@ -211,11 +213,9 @@ def _entry(
     panel = Panel.of([name for name in wanted if name in OF_PICTURES], study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
     made = Made(np.array(parts[0]["stimulus"]), REPEATS, parts[0]["trials_per_picture"], 1, choice_of_sample(1))
     protocol, tested = protocol_of(study, dataset, subject, panel, files.embedding, files.stimuli, made)
-    settings = study.method(method)
     names = {"scratch": " from scratch", "zero-shot": " without adaptation"}
     return {
         "method": method + names.get(way, ""),
-        "label": (settings.label or method) + names.get(way, ""),
         "dataset": dataset,
         "subject": subject,
         "role": study.role(dataset, subject),

@@ -2,15 +2,13 @@
 
 import base64
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unimind.study import Study
-from unimind.workflow_settings import models_of, resting
+from unimind.study import Study, layout
 
 State = Literal["done", "running", "failed", "interrupted", "waiting"]
 
@@ -27,39 +25,14 @@ class Step:
 
 def steps(study: Study) -> Iterator[Step]:
     """Everything the study makes, in the order it is made."""
-    pairs = list(study.pairs())
-    sets = list(dict.fromkeys((dataset, study.stimuli(dataset, subject)) for dataset, subject in pairs))
-    for dataset, name in sets:
-        yield Step("data", "fetch", f"{dataset} {name}", f"fetched/{dataset}/{name}.json")
-        yield Step("data", "stimuli", f"{dataset} {name}", f"prepared/{dataset}/{name}.h5")
-    for dataset, subject in [*pairs, *(("unpaired", name) for name in resting(study))]:
-        yield Step("data", "fetch", f"{dataset} {subject}", f"fetched/{dataset}/{subject}.json")
-        yield Step("data", "prepare", f"{dataset} {subject}", f"prepared/{dataset}/{subject}.h5")
-    yield Step("data", "overview", "all subjects", "prepared/overview.csv")
-    for network in ("embedding", "autoencoder", "diffusion", "classifier"):
-        if getattr(study.foundations, network):
-            yield Step("foundations", "foundation", network, f"foundations/{network}")
-    for dataset, name in sets:
-        yield Step("foundations", "embed", f"{dataset} {name}", f"embeddings/{dataset}/{name}.h5")
-    for method in study.all_methods():
-        for folder in models_of(study, method):
-            stage, _, group = folder.partition("/")
-            yield Step(method, stage, group or "all subjects", f"models/{method}/{folder}")
-        for dataset, subject in pairs if method in study.methods else ():
-            yield Step(method, "reconstruct", f"{dataset} {subject}", f"reconstructions/{method}/{dataset}/{subject}.h5")
-            yield Step(method, "score", f"{dataset} {subject}", f"metrics/{method}/{dataset}/{subject}.json")
-        for dataset, subject in study.pairs("new") if method in study.transferred() else ():
-            yield Step(method, "transfer", f"{dataset} {subject}", f"transfer/{method}/{dataset}/{subject}.json")
-    for dataset, name in sets:
-        yield Step("controls", "reconstruct-controls", f"{dataset} {name}", f"reconstructions/controls/{dataset}/{name}.h5")
-        yield Step("controls", "features", f"{dataset} {name}", f"features/{dataset}/{name}.h5")
-    for stage, path in (("tabulate", "tables"), ("figures", "figures"), ("report", "report.html")):
-        yield Step("report", stage, "", path)
+    for job in study.jobs():
+        names = [name for key, name in job.names.items() if key != "method"]
+        yield Step(job.part, job.stage, " ".join(names) or ("" if job.part == "report" else "all subjects"), job.path)
 
 
 def log_of(study: Study, step: Step, directory: Path) -> Path:
     """Where the job that makes a step writes its log."""
-    return directory / "logs" / study.name / f"{re.sub(r'[.](h5|json|csv|html)$', '', step.path)}.log"
+    return directory / "logs" / study.name / f"{layout.without_ending(step.path)}.log"
 
 
 def goes_on(directory: Path) -> bool:

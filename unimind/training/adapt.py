@@ -13,6 +13,7 @@ from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.enter import Adapters, subject_key
+from unimind.stages import STAGES
 from unimind.storage import load_model
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
@@ -90,7 +91,7 @@ def adapt(
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     budget = "all" if trials is None else trials
     files = [prepared, embeddings, shared, *(training_prepared or []), *(training_embeddings or [])]
-    mark = fingerprint([settings.model_dump(mode="json"), number, method, key, budget], files, __name__)
+    mark = fingerprint(STAGES["adapt"].view(study, method=method), files, __name__, number, budget)
     label = f"{settings.label or method}: adapt to {key} ({budget} trials)"
     trained = train_on(own, encoder, key, names, begin, stage, settings.align or Align(), number, checkpoints, mark, label, others)
     merge_low_rank(encoder)
@@ -100,7 +101,7 @@ def adapt(
     state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     trained.efficiency["parameters"] = sum(tensor.numel() for tensor in state.values())
     config |= trained_config(
-        "adapted", settings, encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation
+        "adapted", encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation
     )
     write_model(out, state, config, trained, checkpoints)
 
@@ -122,14 +123,14 @@ def scratch(
     torch.manual_seed(stream_seed(number, "scratch"))
     encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.enter.kind == "adapter" else {}, part.channels, None)
     names = [name for name, _ in encoder.named_parameters()]
-    mark = fingerprint([settings.model_dump(mode="json"), number, method, key, trials, "scratch"], [prepared, embeddings], __name__)
+    mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
     own = (part, Targets(embeddings, seen(part), space))
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
     encoder.eval()
     remember_body(encoder, {key: own})
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    config = trained_config("aligned", settings, encoder, method=method, group=key, subjects=[key], inputs=mark, held_out=trained.validation)
+    config = trained_config("aligned", encoder, method=method, group=key, subjects=[key], inputs=mark, held_out=trained.validation)
     write_model(out, state, config, trained, checkpoints)
 
 

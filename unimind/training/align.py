@@ -66,7 +66,7 @@ def align(
 
     unseen = held_out(subjects) if encoder.targets else {}
     files = [*(prepared or []), *((path / "entered.h5") for path in entered or []), *embeddings, *([pretrained] if pretrained else [])]
-    mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
+    mark = fingerprint(study, files, __name__)
     losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels, stage.noise)
     trained = train(
         model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=study.seed,
@@ -77,7 +77,7 @@ def align(
     if isinstance(encoder.enter, Adapters):
         remember_signal(encoder, subjects, study.seed)
     remember_body(encoder, subjects)
-    config = trained_config("aligned", settings, encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
+    config = trained_config("aligned", encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
     write_model(out, model.state_dict(), config, trained, checkpoints)
 
 

@@ -15,7 +15,6 @@ from unimind.models.enter import Adapters
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
-from unimind.storage import content_hash
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
 from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.coordinates import coordinate_distance
@@ -218,6 +217,6 @@ def two_way(predicted: Tensor, truth: Tensor) -> float:
     return float((wins.sum() - 0.5 * len(own)) / (len(own) * (len(own) - 1)))
 
 
-def trained_config(kind: str, composition: settings.Method, encoder: Encoder, **more: Any) -> dict[str, Any]:
+def trained_config(kind: str, encoder: Encoder, **more: Any) -> dict[str, Any]:
     """Configuration of a model directory that holds an encoder."""
-    return {"kind": kind, "encoder": encoder.arguments, "study": content_hash(composition.model_dump(mode="json")), **more}
+    return {"kind": kind, "encoder": encoder.arguments, **more}

@@ -16,26 +16,30 @@ from torch import Tensor
 from unimind.progress import say
 from unimind.provenance import code_hash
 from unimind.storage import content_hash, file_hash, save_model, whole_directory, whole_file, write_json
+from unimind.study import Study
+from unimind.study.view import declared
 from unimind.training.measuring import Trained
 
 #: Share of a training's time that writing checkpoints may take: rather than more, they are written less often.
 SHARE = 0.03
 
 
-def fingerprint(settings: Any, files: Iterable[Path], module: str) -> str:
-    """Hash of everything a training depends on: settings, contents of files (directories: their model), code.
+def fingerprint(seen: Study, files: Iterable[Path], module: str, *further: Any) -> str:
+    """Hash of everything a training depends on: the study, contents of files (directories: their model), code.
 
     Parameters
     ----------
-    settings
-        JSON-able.
+    seen : Study
+        The study as the stage sees it: what its declaration reads counts, and nothing else; of a study that is no view, everything.
     files : iterable of Path
         Data files, or model directories.
     module : str
         Name of the stage's module, such as `unimind.training.align`.
+    *further
+        What else tells this training from others of the stage; JSON-able.
     """
     hashes = [file_hash(path / "model.safetensors" if path.is_dir() else path) for path in files]
-    return content_hash({"settings": settings, "files": hashes, "code": code_hash(module)})
+    return content_hash({"settings": declared(seen), "further": further, "files": hashes, "code": code_hash(module)})
 
 
 class Checkpoint:

@@ -162,7 +162,7 @@ def condition(
             return {"diffusion": torch.stack(values).sum().item() / len(held_out)}
 
         files = [*(prepared or []), *(path / "entered.h5" for path in entered or []), *embeddings, diffusion, *([encoder] if encoder else [])]
-        mark = fingerprint([settings.model_dump(mode="json"), study.seed, method, group], files, __name__)
+        mark = fingerprint(study, files, __name__)
         trained = train(model, draw=draw, losses=losses, settings=stage.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                         label=f"{settings.label or method}: condition the diffusion model on {group}", trainable=names,
                         n_samples=sum(len(t.images("train")) for t, _ in subjects.values()), validate=validate if held_out else None)  # fmt: skip
@@ -171,7 +171,7 @@ def condition(
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("unet.") or name in changed}
     config = {
         "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments,
-        "study": content_hash(settings.model_dump(mode="json")), "inputs": mark, "held_out": trained.validation,
+        "inputs": mark, "held_out": trained.validation,
     }  # fmt: skip
     write_model(out, state, config, trained, checkpoints)
 

@@ -87,8 +87,8 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
             for (key, own), path in zip(trials.items(), embeddings, strict=True)
         }
         state |= {f"prior.{name}": tensor for name, tensor in TaughtPrior.by(space, pictures, settings.enter.mixed).state().items()}
-    mark = fingerprint([study.seed], [*prepared, *embeddings], __name__)
-    config |= {"subjects": list(trials), "study": content_hash(settings.model_dump(mode="json")), "inputs": mark}
+    mark = fingerprint(study, [*prepared, *embeddings], __name__)
+    config |= {"subjects": list(trials), "inputs": mark}
     write_model(out, state, config, closed_form(sum(len(own.images) for own in trials.values()), state, time.monotonic() - begun))
 
 
@@ -149,10 +149,10 @@ def write_entered(
     encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
     encoder.take_map(key, decoder(np.arange(len(own.images))))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    mark = fingerprint([study.seed], files, __name__)
-    found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "study": content_hash(settings.model_dump(mode="json")), "inputs": mark}
+    mark = fingerprint(study, files, __name__)
+    found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
-    if training and settings.shares:
+    if training and study.shares(method):
         entered = cross_fitted(own, coordinates, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
     trained = closed_form(len(own.images), weights, time.monotonic() - begun)
     with whole_directory(out) as temporary:

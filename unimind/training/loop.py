@@ -204,7 +204,7 @@ class _Run:
             for step in track(steps, self.label, start=self.step) if self.accelerator.is_main_process else steps:
                 if self.record["stopped"]:
                     break
-                torch.manual_seed(stream_seed(self.seed, step, self.accelerator.process_index))
+                torch.manual_seed(stream_seed(self.seed, "step", step, self.accelerator.process_index))
                 self.module.train()
                 values = self._one_step(*batch(step), losses)
                 self.step = step + 1

@@ -70,14 +70,14 @@ def pretrain(study: Study, method: str, prepared: list[Path], checkpoints: Path,
     def validate(module: nn.Module) -> dict[str, float]:
         return held_out_quality(module, unseen, mean, masks, size, stage.objective)
 
-    mark = fingerprint([settings.model_dump(mode="json"), study.seed, "pretrain"], prepared, __name__)
+    mark = fingerprint(study, prepared, __name__)
     trained = train(
         trunk, draw=draw, losses=losses, settings=stage.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
         label=f"{settings.label or method}: pretrain on {len(signal)} samples", n_samples=len(signal), validate=validate,
     )  # fmt: skip
     config = {
         "kind": "pretrained", "method": method, "trunk": {"size": settings.enter.size, "body": arguments}, "length": length,
-        "study": content_hash(settings.model_dump(mode="json")), "inputs": mark, "held_out": trained.validation,
+        "inputs": mark, "held_out": trained.validation,
     }  # fmt: skip
     write_model(out, {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}, config, trained, checkpoints)
 

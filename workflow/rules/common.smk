@@ -2,27 +2,16 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
-from unimind.cli import STAGES
 from unimind.errors import InputError
-from unimind.provenance import code_hash
 from unimind.report.doctor import graphics_cards
 from unimind.report.status import refusals
+from unimind.stages import STAGES
 from unimind.storage import content_hash, whole_file
-from unimind.study import parse_study, resolved
-from unimind.workflow_settings import (
-    foundation_module,
-    is_trained,
-    models_of,
-    resting,
-    serving_model,
-    settings,
-    shared_model,
-)
-
-NETWORKS = ("embedding", "autoencoder", "diffusion", "classifier")
+from unimind.study import layout, parse_study, resolved
 
 
 def study_of(config):
@@ -92,105 +81,100 @@ def one_of(names):
 def names_of(study):
     """The wildcards of the rules: only names that stand in the study."""
     pairs = list(study.pairs())
-    used = [name for name in NETWORKS if getattr(study.foundations, name)]
+    groups = {
+        study.group(method, *pair) for method in study.all_methods() for pair in pairs
+    }
     return {
         "dataset": one_of(study.datasets),
         "subject": one_of(subject for _, subject in pairs),
-        "stimuli": one_of(study.stimuli(*pair) for pair in pairs),
-        "scanned": one_of(study.unpaired.subjects if study.unpaired else []),
+        "stimuli": one_of(name for _, name in study.stimulus_sets()),
         "method": one_of(study.all_methods()),
-        "group": one_of(
-            study.group(method, *pair)
-            for method in study.all_methods()
-            for pair in pairs
-        ),
-        "trained": one_of(name for name in used if is_trained(study, name)),
-        "obtained": one_of(name for name in used if not is_trained(study, name)),
+        "group": one_of(groups),
     }
 
 
-# --- what a job depends on beside its input files -----------------------------------------------------------------
+def scanned():
+    """Expression for the subjects of the fMRI without pictures."""
+    return one_of(STUDY.unpaired.subjects if STUDY.unpaired else [])
 
 
-def settings_of(stage, **names):
-    """Parameter: the stage's part of the study. `names` says which wildcard names what, such as `network="trained"`."""
+def foundations(trained):
+    """Expression for the foundations that are trained in the study, or for those that are not."""
+    return one_of(
+        name for name in STUDY.networks() if STUDY.is_trained(name) == trained
+    )
 
-    def part(wildcards):
-        values = {
-            name: getattr(wildcards, wildcard) for name, wildcard in names.items()
+
+# --- what a job is -----------------------------------------------------------------------------------------------
+
+
+def call_of(stage, **given):
+    """Parameters of a rule that calls a stage: its command, the part of the study it depends on, and its code.
+
+    The command follows from the stage's declaration: inputs, outputs and wildcards have the names of its arguments.
+    `given` adds to them, values or functions of the wildcards. Functions of input, output or threads are no reason to run
+    a job again: the command says only where things are.
+    """
+    declared = STAGES[stage]
+
+    def names(wildcards):
+        further = {
+            name: value(wildcards) if callable(value) else value
+            for name, value in given.items()
         }
-        return json.dumps(settings(STUDY, stage, **values), sort_keys=True)
+        return {**wildcards, **further}
 
-    return part
+    def command(wildcards, input, output, threads):
+        files = {name: input.get(name) for name in input.keys()}
+        files |= {name: output.get(name) for name in output.keys()} | {"out": output[0]}
+        places = {"checkpoints": checkpoints_of(output[0])}
+        words = declared.words({**names(wildcards), **places, **files})
+        begin = f"{launcher(stage, wildcards, threads)} -m unimind {stage}"
+        return f"{begin} --study {STUDY_FILE} {shlex.join(words)}"
 
+    def settings(wildcards):
+        part = declared.part(STUDY, **names(wildcards))
+        return json.dumps(part, sort_keys=True)
 
-def code_of(stage):
-    """Parameter: hash of the code that the stage runs."""
-    return lambda wildcards: code_hash(STAGES[stage].module)
-
-
-def code_of_comparison(wildcards):
-    """A method fitted in closed form is compared over budgets without the code that adapts one."""
-    unused = "unimind.training.adapt" if STUDY.method(wildcards.method).fitted else None
-    return code_hash(STAGES["transfer"].module, unused)
-
-
-def code_of_foundation(wildcard):
-    return lambda wildcards: code_hash(
-        foundation_module(STUDY, getattr(wildcards, wildcard))
-    )
-
-
-# Functions of `output` or `input` are no reason to run a job again: the parameters below say only where things are.
+    return {
+        "command": command,
+        "settings": settings,
+        "code": lambda wildcards: declared.code(STUDY, **names(wildcards)),
+    }
 
 
-def launcher(stage):
-    """The program that runs a training: Python, or accelerate where several processes share it."""
-
-    def program(wildcards, threads):
-        processes = processes_of(stage)(wildcards)
-        if processes == 1:
-            return "python"
-        return (
-            "python -m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0"
-            f" --num_processes {processes} --num_cpu_threads_per_process {max(1, threads // processes)}"
-            " --gpu_ids all --mixed_precision no --dynamo_backend no"
-        )
-
-    return program
-
-
-def study_file(wildcards, output):
-    return STUDY_FILE
-
-
-def checkpoints(wildcards, output):
-    """Where a training keeps its checkpoints: no output, so that they outlive a failed job."""
-    return os.path.join(RESULTS, "checkpoints", os.path.relpath(str(output), RESULTS))
-
-
-def option(name):
-    """`--name FILES` where the rule has such input, otherwise nothing."""
-
-    def given(wildcards, input):
-        files = input.get(name.replace("-", "_"))
-        return f"--{name} {files}" if files else ""
-
-    return given
-
-
-def own_stimuli(wildcards, output):
-    """`--subject S` for the stimulus set of one subject."""
+def launcher(stage, wildcards, threads):
+    """The program that runs a stage: Python, or accelerate where several processes share a training."""
+    processes = processes_of(stage)(wildcards)
+    if processes == 1:
+        return "python"
     return (
-        ""
-        if wildcards.stimuli == "stimuli"
-        else f"--subject {wildcards.stimuli.removesuffix('.stimuli')}"
+        "python -m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0"
+        f" --num_processes {processes} --num_cpu_threads_per_process {max(1, threads // processes)}"
+        " --gpu_ids all --mixed_precision no --dynamo_backend no"
     )
 
 
-def grow(amount, times=lambda wildcards: 1):
-    """A resource that grows with every attempt, and is needed so many times."""
-    return lambda wildcards, attempt: amount * times(wildcards) * attempt
+def threads_of(stage):
+    return STUDY.threads if STAGES[stage].parallel else 1
+
+
+def resources_of(stage, retried=False):
+    """Memory, time and graphics cards of a stage's jobs.
+
+    Memory grows with every attempt and with the processes that share a training; where the rule itself tries again
+    (`retried`: a download, on the machine that Snakemake runs on), it stays.
+    """
+    declared, processes = STAGES[stage], processes_of(stage)
+    if retried:
+        return {"mem_mb": declared.memory, "runtime": declared.minutes}
+    asked = {
+        "mem_mb": lambda wildcards, attempt: declared.memory
+        * processes(wildcards)
+        * attempt,
+        "runtime": lambda wildcards, attempt: declared.minutes * attempt,
+    }
+    return asked | ({"gpu": cards_of(stage)} if declared.gpu else {})
 
 
 def processes_of(stage):
@@ -198,18 +182,20 @@ def processes_of(stage):
 
     def number(wildcards):
         if stage == "foundation":
-            whole = wildcards.trained in ("embedding", "classifier")
-        else:
-            losses = getattr(
-                getattr(STUDY.method(wildcards.method), stage), "losses", None
+            whole = wildcards.name in ("embedding", "classifier")
+            return (
+                1 if whole or not STUDY.is_trained(wildcards.name) else STUDY.processes
             )
-            whole = losses is not None and losses.compares_rows
-        return 1 if whole else STUDY.processes
+        if stage not in ("pretrain", "align", "condition", "adapt"):
+            return 1
+        section = getattr(STUDY.method(wildcards.method), stage)
+        losses = getattr(section, "losses", None)
+        return 1 if losses is not None and losses.compares_rows else STUDY.processes
 
     return number
 
 
-def cards_of(stage=None):
+def cards_of(stage):
     """Graphics cards of a job, found when it is planned: who runs the jobs is not known before.
 
     A cluster is asked for one per process. On one machine, `gpu: 1` is the right to use its cards. UNIMIND_GPUS=0 says
@@ -223,183 +209,199 @@ def cards_of(stage=None):
         told = os.environ.get("UNIMIND_GPUS")
         if not (int(told) if told else workflow.non_local_exec or graphics_cards()):
             return 0
-        return (
-            processes_of(stage)(wildcards) if stage and workflow.non_local_exec else 1
-        )
+        return processes_of(stage)(wildcards) if workflow.non_local_exec else 1
 
     return number
-
-
-GPU = cards_of()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
 
 
+def made(pattern, **names):
+    """Path of a result; words of the pattern without a name stay, as wildcards."""
+    return f"{RESULTS}/{layout.path(pattern, **names)}"
+
+
+def log_of(pattern):
+    return f"logs/{STUDY.name}/{layout.without_ending(pattern)}.log"
+
+
+def benchmark_of(pattern):
+    return f"benchmarks/{STUDY.name}/{layout.without_ending(pattern)}.tsv"
+
+
+def checkpoints_of(output):
+    """Where a training keeps its checkpoints: no output, so that they outlive a failed job."""
+    return f"{RESULTS}/checkpoints/{os.path.relpath(str(output), RESULTS)}"
+
+
 def prepared(pairs):
-    return [f"{RESULTS}/prepared/{dataset}/{subject}.h5" for dataset, subject in pairs]
+    return [
+        made(layout.PREPARED, dataset=dataset, subject=subject)
+        for dataset, subject in pairs
+    ]
 
 
 def unpaired():
-    return [f"{RESULTS}/prepared/unpaired/{name}.h5" for name in resting(STUDY)]
+    return [made(layout.UNPAIRED, subject=name) for name in STUDY.resting()]
 
 
 def embeddings(pairs):
     """The embeddings of each subject's pictures, in the order of `prepared`."""
+    return [stimulus_file(layout.EMBEDDINGS, *pair) for pair in pairs]
+
+
+def stimulus_file(pattern, dataset, subject):
+    """What is made of a subject's stimulus set."""
+    return made(pattern, dataset=dataset, stimuli=STUDY.stimuli(dataset, subject))
+
+
+def stimuli_of_subject(pattern):
+    return lambda wildcards: stimulus_file(
+        pattern, wildcards.dataset, wildcards.subject
+    )
+
+
+def whose(wildcards):
+    """The subject whose own pictures a stimulus set is; None where all share them."""
+    name = wildcards.stimuli
+    return None if name == "stimuli" else name.removesuffix(".stimuli")
+
+
+def viewers(wildcards):
+    """Whose pictures a stimulus set is, if one subject's own; a shared set itself says which may be tested on, so that a new subject changes nothing."""
+    return [(wildcards.dataset, subject)] if (subject := whose(wildcards)) else []
+
+
+def training_stimuli(pattern, datasets):
+    """What is made of the stimulus sets of some data sets that somebody is trained on."""
     return [
-        f"{RESULTS}/embeddings/{dataset}/{STUDY.stimuli(dataset, subject)}.h5"
-        for dataset, subject in pairs
+        made(pattern, dataset=dataset, stimuli=name)
+        for dataset in datasets
+        for name in STUDY.training_stimuli(dataset)
     ]
+
+
+def pictures_of_diffusion(pattern):
+    """The training stimulus sets of all data sets, where the study's own UNet is trained on them."""
+    diffusion = STUDY.foundations.diffusion
+    wanted = getattr(diffusion, "pictures", "") == "training"
+    return lambda wildcards: (
+        training_stimuli(pattern, STUDY.datasets)
+        if wanted and wildcards.name == "diffusion"
+        else []
+    )
+
+
+def network(name):
+    """Folder of a foundation, as a list that is empty where the study has none."""
+    return [made(layout.FOUNDATION, name=name)] if name in STUDY.networks() else []
+
+
+def before_diffusion(name):
+    """The diffusion model is made for an embedding and an autoencoder; the others stand alone."""
+    return lambda wildcards: network(name) if wildcards.name == "diffusion" else []
+
+
+def first_where_others_wait(wildcards):
+    """Priority of a network's training: everything waits for them, the classifier only measures."""
+    return 0 if wildcards.name == "classifier" else 1
 
 
 def members(wildcards):
     return STUDY.members(wildcards.method, wildcards.group)
 
 
-def stimuli_of_subject(folder):
-    """File of a subject's stimulus set in `prepared`, `embeddings`, `features` or `reconstructions/controls`."""
-    return (
-        lambda wildcards: f"{RESULTS}/{folder}/{wildcards.dataset}/{STUDY.stimuli(wildcards.dataset, wildcards.subject)}.h5"
-    )
-
-
-def training_stimuli(wildcards):
-    """Stimulus sets of a data set that somebody is trained on."""
-    return [
-        f"{RESULTS}/prepared/{wildcards.dataset}/{name}.h5"
-        for name in STUDY.training_stimuli(wildcards.dataset)
-    ]
-
-
-def all_training_stimuli(folder):
-    """The same over all data sets, where the study's own UNet is trained on them."""
-
-    def files(wildcards):
-        diffusion = STUDY.foundations.diffusion
-        if wildcards.trained != "diffusion" or diffusion.pictures != "training":
-            return []
-        return [
-            f"{RESULTS}/{folder}/{dataset}/{name}.h5"
-            for dataset in STUDY.datasets
-            for name in STUDY.training_stimuli(dataset)
-        ]
-
-    return files
-
-
-def network(name):
-    """Folder of a foundation, as a list that is empty where the study has none."""
-    return [f"{RESULTS}/foundations/{name}"] if getattr(STUDY.foundations, name) else []
-
-
-def foundations_before(name, wildcard):
-    """The diffusion model is made for an embedding and an autoencoder; the others stand alone."""
-    return lambda wildcards: (
-        network(name) if getattr(wildcards, wildcard) == "diffusion" else []
-    )
-
-
-def first_where_others_wait(wildcards):
-    """Priority of a network's training: everything waits for them, the classifier only measures."""
-    return 0 if wildcards.trained == "classifier" else 1
-
-
-def viewers(wildcards):
-    """Whose pictures a stimulus set is, if one subject's own; a shared set itself says which may be tested on, so that a new subject changes nothing."""
-    return [
-        pair
-        for pair in STUDY.pairs()
-        if pair[0] == wildcards.dataset
-        and STUDY.stimuli(*pair) == wildcards.stimuli != "stimuli"
-    ]
-
-
 def pretrained(wildcards):
-    return (
-        [f"{RESULTS}/models/{wildcards.method}/pretrain"]
-        if STUDY.method(wildcards.method).pretrain
-        else []
-    )
+    wanted = STUDY.method(wildcards.method).pretrain
+    return made(layout.PRETRAINED, method=wildcards.method) if wanted else []
 
 
 def encoder(wildcards):
     """The encoder the diffusion model is conditioned on: aligned, else pretrained, else none."""
     if STUDY.method(wildcards.method).align:
-        return f"{RESULTS}/models/{wildcards.method}/align/{wildcards.group}"
+        return made(layout.ALIGNED, **wildcards)
     return pretrained(wildcards)
 
 
+def group_of(wildcards):
+    return STUDY.group(wildcards.method, wildcards.dataset, wildcards.subject)
+
+
+def entered(pairs):
+    """What a closed form makes of some subjects; none where a method's voxels enter otherwise."""
+
+    def files(wildcards):
+        paths = [
+            STUDY.entered(wildcards.method, *pair)
+            for pair in (pairs(wildcards) if callable(pairs) else pairs)
+        ]
+        return [made(path) for path in paths if path]
+
+    return files
+
+
+def prepared_of_members(wildcards):
+    """Voxels of a group's members; none where they have entered in closed form."""
+    if STUDY.method(wildcards.method).closed:
+        return []
+    return prepared(members(wildcards))
+
+
+def taught(wildcards):
+    """What a closed form has learned of others before it enters a subject."""
+    group = wildcards.get("group") or group_of(wildcards)
+    path = STUDY.taught(wildcards.method, group)
+    return [made(path)] if path else []
+
+
+def served(wildcards):
+    """What a closed form makes of a subject, where the model that serves it is a shared one."""
+    path = STUDY.entered(wildcards.method, wildcards.dataset, wildcards.subject)
+    return [made(path)] if path and made(path) != model(wildcards) else []
+
+
 def shared(wildcards):
-    group = STUDY.group(wildcards.method, wildcards.dataset, wildcards.subject)
-    return f"{RESULTS}/models/{wildcards.method}/{shared_model(STUDY, wildcards.method, group)}"
+    """The model that serves new subjects or that they are adapted to; none where nothing is trained."""
+    if not STUDY.shares(wildcards.method):
+        return []
+    return made(STUDY.shared_model(wildcards.method, group_of(wildcards)))
 
 
 def teachers(wildcards):
-    """Training subjects of the shared model that a new subject is adapted to."""
-    return STUDY.members(
-        wildcards.method,
-        STUDY.group(wildcards.method, wildcards.dataset, wildcards.subject),
-    )
-
-
-def priors(wildcards):
-    """Who teaches the prior of a closed-form method that has one."""
-    if STUDY.methods[wildcards.method].encoder.kind != "prior":
+    """Training subjects whose trials are mixed into adaptation."""
+    adapt = STUDY.method(wildcards.method).adapt
+    if adapt is None or adapt.mix_training == 0:
         return []
-    (own,) = members(wildcards)
-    return STUDY.teachers(*own)
+    return STUDY.members(wildcards.method, group_of(wildcards))
 
 
-def shared_for_transfer(wildcards):
-    return [] if STUDY.method(wildcards.method).fitted else shared(wildcards)
-
-
-def teachers_for_transfer(wildcards):
-    """Who teaches what a new subject's few trials are added to."""
-    if STUDY.method(wildcards.method).fitted:
-        return STUDY.teachers(wildcards.dataset, wildcards.subject)
-    return teachers(wildcards)
-
-
-def curves():
-    """One file per compared method and new subject."""
-    return [
-        f"{RESULTS}/transfer/{method}/{dataset}/{subject}.json"
-        for method in STUDY.transferred()
-        for dataset, subject in STUDY.pairs("new")
-    ]
+def crops(files):
+    """Inputs of a condition stage that trains on crops of the pictures."""
+    return lambda wildcards: (
+        files(wildcards) if STUDY.method(wildcards.method).condition.crop else []
+    )
 
 
 def model(wildcards):
-    return f"{RESULTS}/models/{wildcards.method}/{serving_model(STUDY, wildcards.method, wildcards.dataset, wildcards.subject)}"
-
-
-def all_models():
-    """Everything that was trained: the study's own foundations, then every method's models."""
-    foundations = [
-        f"{RESULTS}/foundations/{name}"
-        for name in NETWORKS
-        if getattr(STUDY.foundations, name) and is_trained(STUDY, name)
-    ]
-    return foundations + [
-        f"{RESULTS}/models/{method}/{folder}"
-        for method in STUDY.methods
-        for folder in models_of(STUDY, method)
-    ]
-
-
-def of_all_subjects(folder, ending):
-    """One file per method and subject."""
-    return [
-        f"{RESULTS}/{folder}/{method}/{dataset}/{subject}{ending}"
-        for method in STUDY.methods
-        for dataset, subject in STUDY.pairs()
-    ]
-
-
-def of_all_stimuli(folder):
-    """One file per stimulus set."""
-    names = dict.fromkeys(
-        (dataset, STUDY.stimuli(dataset, subject)) for dataset, subject in STUDY.pairs()
+    return made(
+        STUDY.serving_model(wildcards.method, wildcards.dataset, wildcards.subject)
     )
-    return [f"{RESULTS}/{folder}/{dataset}/{name}.h5" for dataset, name in names]
+
+
+def results_of(*stages):
+    """What some stages make for the study's methods, and for none of those that only the comparison over budgets has."""
+    only = set(STUDY.all_methods()) - set(STUDY.methods)
+    return [
+        made(job.path)
+        for job in STUDY.jobs()
+        if job.stage in stages and (job.stage == "transfer" or job.part not in only)
+    ]
+
+
+def trained():
+    """Everything that was trained: the study's own foundations, then every method's models."""
+    own = [name for name in STUDY.networks() if STUDY.is_trained(name)]
+    return [made(layout.FOUNDATION, name=name) for name in own] + results_of(
+        "pretrain", "teach", "enter", "align", "condition", "adapt"
+    )

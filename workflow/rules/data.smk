@@ -7,159 +7,139 @@ localrules:
 
 rule fetch_stimuli:
     output:
-        f"{RESULTS}/fetched/{{dataset}}/{{stimuli}}.json",
+        made(layout.FETCHED_STIMULI),
     log:
-        f"{LOGS}/fetched/{{dataset}}/{{stimuli}}.log",
+        log_of(layout.FETCHED_STIMULI),
     benchmark:
-        f"{BENCHMARKS}/fetched/{{dataset}}/{{stimuli}}.tsv"
+        benchmark_of(layout.FETCHED_STIMULI)
     retries: 2
     conda:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=720,
+        **resources_of("fetch", retried=True),
     params:
-        study=study_file,
-        settings=settings_of("fetch", dataset="dataset"),
-        code=code_of("fetch"),
-        subject=own_stimuli,
+        **call_of("fetch", subject=whose),
     message:
         "Fetch the pictures shown in {wildcards.dataset}"
     shell:
-        "python -m unimind fetch --study {params.study} --dataset {wildcards.dataset} --stimuli {params.subject}"
-        " --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule fetch_subject:
     output:
-        f"{RESULTS}/fetched/{{dataset}}/{{subject}}.json",
+        made(layout.FETCHED),
     log:
-        f"{LOGS}/fetched/{{dataset}}/{{subject}}.log",
+        log_of(layout.FETCHED),
     benchmark:
-        f"{BENCHMARKS}/fetched/{{dataset}}/{{subject}}.tsv"
+        benchmark_of(layout.FETCHED)
     retries: 2
     conda:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        **resources_of("fetch", retried=True),
     params:
-        study=study_file,
-        settings=settings_of("fetch", dataset="dataset"),
-        code=code_of("fetch"),
+        **call_of("fetch"),
     message:
         "Fetch the fMRI of {wildcards.subject} ({wildcards.dataset})"
     shell:
-        "python -m unimind fetch --study {params.study} --dataset {wildcards.dataset} --subject {wildcards.subject}"
-        " --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule fetch_unpaired:
     output:
-        f"{RESULTS}/fetched/unpaired/{{scanned}}.json",
+        made(layout.FETCHED_UNPAIRED),
     log:
-        f"{LOGS}/fetched/unpaired/{{scanned}}.log",
+        log_of(layout.FETCHED_UNPAIRED),
     benchmark:
-        f"{BENCHMARKS}/fetched/unpaired/{{scanned}}.tsv"
+        benchmark_of(layout.FETCHED_UNPAIRED)
+    wildcard_constraints:
+        subject=scanned(),
     retries: 2
     conda:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        **resources_of("fetch", retried=True),
     params:
-        study=study_file,
-        settings=settings_of("fetch-unpaired"),
-        code=code_of("fetch"),
+        **call_of("fetch", unpaired=True),
     message:
-        "Fetch the resting fMRI of {wildcards.scanned}"
+        "Fetch the resting fMRI of {wildcards.subject}"
     shell:
-        "python -m unimind fetch --study {params.study} --unpaired --subject {wildcards.scanned} --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule prepare_stimuli:
     input:
-        f"{RESULTS}/fetched/{{dataset}}/{{stimuli}}.json",
+        fetched=made(layout.FETCHED_STIMULI),
     output:
-        f"{RESULTS}/prepared/{{dataset}}/{{stimuli}}.h5",
+        made(layout.STIMULI),
     log:
-        f"{LOGS}/prepared/{{dataset}}/{{stimuli}}.log",
+        log_of(layout.STIMULI),
     benchmark:
-        f"{BENCHMARKS}/prepared/{{dataset}}/{{stimuli}}.tsv"
+        benchmark_of(layout.STIMULI)
     conda:
         "../../envs/data.yaml"
-    threads: 1
+    threads: threads_of("stimuli")
     resources:
-        mem_mb=grow(8000),
-        runtime=grow(240),
+        **resources_of("stimuli"),
     params:
-        study=study_file,
-        settings=settings_of("stimuli", dataset="dataset"),
-        code=code_of("stimuli"),
-        subject=own_stimuli,
+        **call_of("stimuli", subject=whose),
     message:
         "Bring the pictures of {wildcards.dataset} ({wildcards.stimuli}) to one size and one file"
     shell:
-        "python -m unimind stimuli --study {params.study} --dataset {wildcards.dataset} {params.subject}"
-        " --fetched {input} --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule prepare_subject:
     input:
-        fetched=f"{RESULTS}/fetched/{{dataset}}/{{subject}}.json",
-        stimuli=stimuli_of_subject("prepared"),
-        training_stimuli=training_stimuli,
+        fetched=made(layout.FETCHED),
+        stimuli=stimuli_of_subject(layout.STIMULI),
+        training_stimuli=lambda wildcards: training_stimuli(
+            layout.STIMULI, [wildcards.dataset]
+        ),
     output:
-        f"{RESULTS}/prepared/{{dataset}}/{{subject}}.h5",
+        made(layout.PREPARED),
     log:
-        f"{LOGS}/prepared/{{dataset}}/{{subject}}.log",
+        log_of(layout.PREPARED),
     benchmark:
-        f"{BENCHMARKS}/prepared/{{dataset}}/{{subject}}.tsv"
+        benchmark_of(layout.PREPARED)
     conda:
         "../../envs/data.yaml"
-    threads: 1
+    threads: threads_of("prepare")
     resources:
-        mem_mb=grow(16000),
-        runtime=grow(240),
+        **resources_of("prepare"),
     params:
-        study=study_file,
-        settings=settings_of("prepare", dataset="dataset", subject="subject"),
-        code=code_of("prepare"),
-        training_stimuli=option("training-stimuli"),
+        **call_of("prepare"),
     message:
         "Prepare the fMRI of {wildcards.subject} ({wildcards.dataset}): ROI voxels, z-scored per session, split by picture"
     shell:
-        "python -m unimind prepare --study {params.study} --dataset {wildcards.dataset} --subject {wildcards.subject}"
-        " --fetched {input.fetched} --stimuli {input.stimuli} {params.training_stimuli} --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule prepare_unpaired:
     input:
-        f"{RESULTS}/fetched/unpaired/{{scanned}}.json",
+        fetched=made(layout.FETCHED_UNPAIRED),
     output:
-        f"{RESULTS}/prepared/unpaired/{{scanned}}.h5",
+        made(layout.UNPAIRED),
     log:
-        f"{LOGS}/prepared/unpaired/{{scanned}}.log",
+        log_of(layout.UNPAIRED),
     benchmark:
-        f"{BENCHMARKS}/prepared/unpaired/{{scanned}}.tsv"
+        benchmark_of(layout.UNPAIRED)
+    wildcard_constraints:
+        subject=scanned(),
     conda:
         "../../envs/data.yaml"
-    threads: 1
+    threads: threads_of("prepare-unpaired")
     resources:
-        mem_mb=grow(8000),
-        runtime=grow(120),
+        **resources_of("prepare-unpaired"),
     params:
-        study=study_file,
-        settings=settings_of("prepare-unpaired"),
-        code=code_of("prepare-unpaired"),
+        **call_of("prepare-unpaired"),
     message:
-        "Prepare the resting fMRI of {wildcards.scanned}: visual cortex, averaged in short windows"
+        "Prepare the resting fMRI of {wildcards.subject}: visual cortex, averaged in short windows"
     shell:
-        "python -m unimind prepare-unpaired --study {params.study} --subject {wildcards.scanned} --fetched {input}"
-        " --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule check_subjects:
@@ -169,22 +149,17 @@ rule check_subjects:
     output:
         update(OVERVIEW),
     log:
-        f"{LOGS}/prepared/overview.log",
+        log_of(layout.OVERVIEW),
     benchmark:
-        f"{BENCHMARKS}/prepared/overview.tsv"
+        benchmark_of(layout.OVERVIEW)
     conda:
         "../../envs/data.yaml"
-    threads: 1
+    threads: threads_of("overview")
     resources:
-        mem_mb=grow(4000),
-        runtime=grow(60),
+        **resources_of("overview"),
     params:
-        study=study_file,
-        settings=settings_of("overview"),
-        code=code_of("overview"),
-        unpaired=option("unpaired"),
+        **call_of("overview"),
     message:
         "Check the data of all subjects before anything is trained"
     shell:
-        "python -m unimind overview --study {params.study} --prepared {input.prepared} {params.unpaired}"
-        " --out {output} 2> {log}"
+        "{params.command} 2> {log}"

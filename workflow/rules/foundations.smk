@@ -5,97 +5,78 @@ localrules:
 
 rule get_foundation:
     input:
-        embedding=foundations_before("embedding", "obtained"),
-        autoencoder=foundations_before("autoencoder", "obtained"),
+        embedding=before_diffusion("embedding"),
+        autoencoder=before_diffusion("autoencoder"),
     output:
-        directory(f"{RESULTS}/foundations/{{obtained}}"),
+        directory(made(layout.FOUNDATION)),
     log:
-        f"{LOGS}/foundations/{{obtained}}.log",
+        log_of(layout.FOUNDATION),
     benchmark:
-        f"{BENCHMARKS}/foundations/{{obtained}}.tsv"
+        benchmark_of(layout.FOUNDATION)
+    wildcard_constraints:
+        name=foundations(trained=False),
     retries: 2
     conda:
         "../../envs/networks.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        **resources_of("foundation", retried=True),
     params:
-        study=study_file,
-        settings=settings_of("foundation", network="obtained"),
-        code=code_of_foundation("obtained"),
-        embedding=option("embedding"),
-        autoencoder=option("autoencoder"),
+        **call_of("foundation"),
     message:
-        "Get the frozen network: {wildcards.obtained}"
+        "Get the frozen network: {wildcards.name}"
     shell:
-        "python -m unimind foundation --study {params.study} --name {wildcards.obtained} {params.embedding}"
-        " {params.autoencoder} --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule train_foundation:
     input:
         checked=CHECKED,
-        embedding=foundations_before("embedding", "trained"),
-        autoencoder=foundations_before("autoencoder", "trained"),
-        stimuli=all_training_stimuli("prepared"),
-        embeddings=all_training_stimuli("embeddings"),
+        embedding=before_diffusion("embedding"),
+        autoencoder=before_diffusion("autoencoder"),
+        stimuli=pictures_of_diffusion(layout.STIMULI),
+        embeddings=pictures_of_diffusion(layout.EMBEDDINGS),
     output:
-        directory(f"{RESULTS}/foundations/{{trained}}"),
+        directory(made(layout.FOUNDATION)),
     log:
-        f"{LOGS}/foundations/{{trained}}.log",
+        log_of(layout.FOUNDATION),
     benchmark:
-        f"{BENCHMARKS}/foundations/{{trained}}.tsv"
+        benchmark_of(layout.FOUNDATION)
+    wildcard_constraints:
+        name=foundations(trained=True),
     priority: first_where_others_wait
     conda:
         "../../envs/networks.yaml"
-    threads: STUDY.threads
+    threads: threads_of("foundation")
     resources:
-        gpu=cards_of("foundation"),
-        mem_mb=grow(16000, processes_of("foundation")),
-        runtime=grow(1440),
+        **resources_of("foundation"),
     params:
-        study=study_file,
-        launcher=launcher("foundation"),
-        settings=settings_of("foundation", network="trained"),
-        code=code_of_foundation("trained"),
-        embedding=option("embedding"),
-        autoencoder=option("autoencoder"),
-        stimuli=option("stimuli"),
-        embeddings=option("embeddings"),
-        checkpoints=checkpoints,
+        **call_of("foundation"),
     message:
-        "Train the study's own frozen network: {wildcards.trained}"
+        "Train the study's own frozen network: {wildcards.name}"
     shell:
-        "{params.launcher} -m unimind foundation --study {params.study} --name {wildcards.trained} {params.embedding}"
-        " {params.autoencoder} {params.stimuli} {params.embeddings} --checkpoints {params.checkpoints}"
-        " --out {output} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule embed_stimuli:
     input:
-        stimuli=f"{RESULTS}/prepared/{{dataset}}/{{stimuli}}.h5",
+        stimuli=made(layout.STIMULI),
         embedding=network("embedding"),
         autoencoder=network("autoencoder"),
     output:
-        f"{RESULTS}/embeddings/{{dataset}}/{{stimuli}}.h5",
+        made(layout.EMBEDDINGS),
     log:
-        f"{LOGS}/embeddings/{{dataset}}/{{stimuli}}.log",
+        log_of(layout.EMBEDDINGS),
     benchmark:
-        f"{BENCHMARKS}/embeddings/{{dataset}}/{{stimuli}}.tsv"
+        benchmark_of(layout.EMBEDDINGS)
     conda:
         "../../envs/networks.yaml"
-    threads: STUDY.threads
+    threads: threads_of("embed")
     resources:
-        gpu=GPU,
-        mem_mb=grow(16000),
-        runtime=grow(240),
+        **resources_of("embed"),
     params:
-        study=study_file,
-        settings=settings_of("embed"),
-        code=code_of("embed"),
+        **call_of("embed"),
     message:
         "Embed the pictures of {wildcards.dataset} ({wildcards.stimuli}): image embeddings and autoencoder latents"
     shell:
-        "python -m unimind embed --study {params.study} --stimuli {input.stimuli} --embedding {input.embedding}"
-        " --autoencoder {input.autoencoder} --out {output} 2> {log}"
+        "{params.command} 2> {log}"

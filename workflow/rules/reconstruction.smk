@@ -1,74 +1,62 @@
 # Prepared fMRI in, pictures out; and the pictures to compare them with.
 rule reconstruct_pictures:
     input:
-        prepared=f"{RESULTS}/prepared/{{dataset}}/{{subject}}.h5",
-        embeddings=stimuli_of_subject("embeddings"),
-        stimuli=stimuli_of_subject("prepared"),
+        prepared=made(layout.PREPARED),
+        embeddings=stimuli_of_subject(layout.EMBEDDINGS),
+        stimuli=stimuli_of_subject(layout.STIMULI),
         model=model,
+        entered=served,
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
     output:
-        pictures=f"{RESULTS}/reconstructions/{{method}}/{{dataset}}/{{subject}}.h5",
+        pictures=made(layout.RECONSTRUCTION),
         grid=report(
-            f"{RESULTS}/reconstructions/{{method}}/{{dataset}}/{{subject}}.png",
+            made(layout.GRID),
             caption="../report/reconstructions.rst",
             category="Reconstructions",
             subcategory="{dataset}",
             labels={"subject": "{subject}", "method": "{method}"},
         ),
     log:
-        f"{LOGS}/reconstructions/{{method}}/{{dataset}}/{{subject}}.log",
+        log_of(layout.RECONSTRUCTION),
     benchmark:
-        f"{BENCHMARKS}/reconstructions/{{method}}/{{dataset}}/{{subject}}.tsv"
+        benchmark_of(layout.RECONSTRUCTION)
     conda:
         "../../envs/networks.yaml"
-    threads: STUDY.threads
+    threads: threads_of("reconstruct")
     resources:
-        gpu=GPU,
-        mem_mb=grow(16000),
-        runtime=grow(1440),
+        **resources_of("reconstruct"),
     params:
-        study=study_file,
-        settings=settings_of("reconstruct", method="method"),
-        code=code_of("reconstruct"),
+        **call_of("reconstruct"),
     message:
         "Reconstruct what {wildcards.subject} ({wildcards.dataset}) saw, by {wildcards.method}"
     shell:
-        "python -m unimind reconstruct --study {params.study} --method {wildcards.method} --dataset {wildcards.dataset}"
-        " --subject {wildcards.subject} --prepared {input.prepared} --embeddings {input.embeddings}"
-        " --model {input.model} --diffusion {input.diffusion} --autoencoder {input.autoencoder}"
-        " --embedding {input.embedding} --stimuli {input.stimuli} --out {output.pictures} --grid {output.grid} 2> {log}"
+        "{params.command} 2> {log}"
 
 
 rule sample_controls:
     input:
-        stimuli=f"{RESULTS}/prepared/{{dataset}}/{{stimuli}}.h5",
+        stimuli=made(layout.STIMULI),
         prepared=lambda wildcards: prepared(viewers(wildcards)),
-        embeddings=f"{RESULTS}/embeddings/{{dataset}}/{{stimuli}}.h5",
+        embeddings=made(layout.EMBEDDINGS),
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
     output:
-        f"{RESULTS}/reconstructions/controls/{{dataset}}/{{stimuli}}.h5",
+        made(layout.CONTROLS),
     log:
-        f"{LOGS}/reconstructions/controls/{{dataset}}/{{stimuli}}.log",
+        log_of(layout.CONTROLS),
     benchmark:
-        f"{BENCHMARKS}/reconstructions/controls/{{dataset}}/{{stimuli}}.tsv"
+        benchmark_of(layout.CONTROLS)
     conda:
         "../../envs/networks.yaml"
-    threads: STUDY.threads
+    threads: threads_of("reconstruct-controls")
     resources:
-        gpu=GPU,
-        mem_mb=grow(16000),
-        runtime=grow(720),
+        **resources_of("reconstruct-controls"),
     params:
-        study=study_file,
-        settings=settings_of("reconstruct-controls"),
-        code=code_of("reconstruct-controls"),
+        **call_of("reconstruct-controls"),
     message:
         "Sample the controls of {wildcards.dataset} ({wildcards.stimuli}): without fMRI, and the two ceilings"
     shell:
-        "python -m unimind reconstruct-controls --study {params.study} --stimuli {input.stimuli}"
-        " --prepared {input.prepared} --embeddings {input.embeddings} --diffusion {input.diffusion}"
-        " --autoencoder {input.autoencoder} --embedding {input.embedding} --out {output} 2> {log}"
+        "{params.command} 2> {log}"

@@ -46,7 +46,7 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
             error += (model.raw_decode(model.raw_encode(images)).clamp(0, 1) - images).square().mean((1, 2, 3)).log10().mul(10).sum().item()
         return {"negative_psnr": error / len(pictures.held_out)}
 
-    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
+    mark = fingerprint(study, [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                     label="autoencoder", n_samples=len(pictures.images), validate=validate)  # fmt: skip
     model.cpu()

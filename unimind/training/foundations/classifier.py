@@ -32,7 +32,7 @@ def train_classifier(study: Study, checkpoints: Path, out: Path) -> None:
         logits, classes = model(unit(pictures.held_out.to(device))), pictures.held_out_classes.to(device)
         return {"cross_entropy": functional.cross_entropy(logits, classes).item(), "accuracy": (logits.argmax(1) == classes).float().mean().item()}
 
-    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
+    mark = fingerprint(study, [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                     label="classifier", n_samples=len(pictures.images), validate=validate, compares_rows=True)  # fmt: skip
     write_model(out, model.state_dict(), {"kind": "study", "name": NAME, "arguments": model.arguments, "held_out": trained.validation}, trained, checkpoints)

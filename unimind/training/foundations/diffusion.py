@@ -101,7 +101,7 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
         return {"velocity": torch.stack(parts).mean().item()}
 
     files = [autoencoder, embedding, *stimuli, *embeddings]
-    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], files, __name__)
+    mark = fingerprint(study, files, __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                     label="latent diffusion", n_samples=len(latents) - held_out, validate=validate if held_out else None)  # fmt: skip
     write_model(out, model.state_dict(), {"kind": "study", "name": NAME, "arguments": model.arguments, "held_out": trained.validation}, trained, checkpoints)

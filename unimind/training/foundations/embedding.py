@@ -74,7 +74,7 @@ def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
         words = word_loss(model.word_logits(images), held_out_tokens.to(device)).item()
         return {"words": words, "contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp()).item(), "caption_top1": found}
 
-    mark = fingerprint([settings.model_dump(mode="json"), study.foundations.drawn.model_dump(), study.picture_size, study.seed], [], __name__)
+    mark = fingerprint(study, [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,
                     label="image embedding (study CLIP)", n_samples=len(pictures.images), validate=validate, compares_rows=True)  # fmt: skip
     write_model(

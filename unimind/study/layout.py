@@ -1,0 +1,44 @@
+"""Names of files and folders: what a study makes, below `results/<study>/`.
+
+Words in braces stand for names: a `dataset`, a `subject`, a set of `stimuli` (`Study.stimuli`), a `method`, a `group` of
+subjects (`Study.group`), the `name` of a foundation. The workflow gives
+them to Snakemake as they are; `path` fills them in.
+"""
+
+import re
+from pathlib import PurePosixPath
+
+FETCHED_STIMULI = "fetched/{dataset}/{stimuli}.json"
+FETCHED = "fetched/{dataset}/{subject}.json"
+FETCHED_UNPAIRED = "fetched/unpaired/{subject}.json"
+STIMULI = "prepared/{dataset}/{stimuli}.h5"
+PREPARED = "prepared/{dataset}/{subject}.h5"
+UNPAIRED = "prepared/unpaired/{subject}.h5"
+OVERVIEW = "prepared/overview.csv"
+FOUNDATION = "foundations/{name}"
+EMBEDDINGS = "embeddings/{dataset}/{stimuli}.h5"
+PRETRAINED = "models/{method}/pretrain"
+ALIGNED = "models/{method}/align/{group}"
+TAUGHT = "models/{method}/teach/{group}"
+ENTERED = "models/{method}/enter/{dataset}-{subject}"
+CONDITIONED = "models/{method}/condition/{group}"
+ADAPTED = "models/{method}/adapt/{dataset}-{subject}"
+RECONSTRUCTION = "reconstructions/{method}/{dataset}/{subject}.h5"
+GRID = "reconstructions/{method}/{dataset}/{subject}.png"
+CONTROLS = "reconstructions/controls/{dataset}/{stimuli}.h5"
+FEATURES = "features/{dataset}/{stimuli}.h5"
+METRICS = "metrics/{method}/{dataset}/{subject}.json"
+TRANSFER = "transfer/{method}/{dataset}/{subject}.json"
+TABLES = "tables"
+FIGURES = "figures"
+REPORT = "report.html"
+
+
+def path(pattern: str, **names: str) -> str:
+    """A pattern with its words replaced by names; words without one stay."""
+    return re.sub(r"\{(\w+)\}", lambda word: names.get(word[1], word[0]), pattern)
+
+
+def without_ending(pattern: str) -> str:
+    """A result's path without the ending of a file's name: what its log, its benchmark and its checkpoints are called."""
+    return str(PurePosixPath(pattern).with_suffix("")) if pattern.endswith((".json", ".h5", ".csv", ".html")) else pattern

@@ -1,0 +1,244 @@
+"""A view of a study that shows what a stage declared to read, and refuses everything else.
+
+A declaration is a line of text:
+
+| line | what of the study |
+|---|---|
+| `seed`, `unpaired.areas` | one key, or a section with all that is in it |
+| `evaluation: metrics weights` | some keys of a section |
+| `unpaired -root -subjects` | a section without some of its keys |
+| `study -threads` | the whole study, without a key |
+| `methods.{method}: label` | of the method that the stage is called for, also of one that only `transfer.baselines` has |
+| `methods.{first}` | of the study's first method |
+| `datasets.{dataset}` | of the data set that the stage is called for; of every one where it is called for none |
+| `datasets.*` | of every one |
+| `role(dataset, subject)` | what the study's plan says of what the stage is called for |
+| `members()` | what the plan says of anything (only where it is no reason to run again) |
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, cast
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from unimind.study.whole import Study, resolved
+
+Place = tuple[str, ...]
+
+
+class Undeclared(LookupError):
+    """A stage reads what it did not declare: a mistake in the program, not in the study."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One key or section of a declaration: its place, `*` standing for any name, and the keys it is without."""
+
+    text: str  # as declared, so that it does not hold the names that the stage is called for
+    place: Place
+    without: frozenset[str]
+
+    def holds(self, place: Place) -> bool:
+        """Whether all that is at a place belongs to the part."""
+        length = len(self.place)
+        return len(place) >= length and _same(self.place, place) and not (self.without and (len(place) == length or place[length] in self.without))
+
+    def touches(self, place: Place) -> bool:
+        """Whether something at a place belongs to the part."""
+        return self.holds(place) or (len(place) <= len(self.place) and _same(self.place, place))
+
+
+def _same(pattern: Place, place: Place) -> bool:
+    return all(a in ("*", b) for a, b in zip(pattern, place, strict=False))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a stage reads of a study.
+
+    Parameters
+    ----------
+    study : Study
+    stage : str
+        Its name, for messages.
+    reads : iterable of str
+        Declared lines: what its result depends on.
+    knows : iterable of str
+        Declared lines: what it may look at besides, which is shown, or reaches it through its files too.
+    names : mapping
+        What the stage is called for: `dataset`, `subject`, `method` ...; None where it is called for none.
+    """
+
+    study: Study
+    stage: str
+    reads: tuple[str, ...]
+    knows: tuple[str, ...]
+    names: Mapping[str, str | None]
+
+    def _parts(self, lines: Iterable[str]) -> list[_Part]:
+        found = []
+        for line in lines:
+            if "(" in line:
+                continue
+            head, _, keys = line.partition(": ")
+            first, *without = head.split()
+            place = () if first == "study" else self._place(first)
+            names = [key.split(".") for key in keys.split()] or [[]]
+            found += [_Part(".".join([first, *own]), (*place, *own), frozenset(name.removeprefix("-") for name in without)) for own in names]
+        return found
+
+    def _place(self, declared: str) -> Place:
+        names = {"first": next(iter(self.study.methods)), **self.names}
+        place = tuple(names.get(word[1:-1]) or "*" if word.startswith("{") else word for word in declared.split("."))
+        if place[0] == "methods" and len(place) > 1 and place[1] != "*":
+            return (*self._of_method(place[1]), *place[2:])
+        return place
+
+    def _of_method(self, name: str) -> Place:
+        return ("methods", name) if name in self.study.methods or self.study.transfer is None else ("transfer", "baselines", name)
+
+    def _calls(self, lines: Iterable[str]) -> dict[str, list[str | None] | None]:
+        """Plan functions that are declared: name -> the arguments they may get, or None for any."""
+        found: dict[str, list[str | None] | None] = {}
+        for line in lines:
+            if call := re.fullmatch(r"(\w+)\((.*)\)", line):
+                found[call[1]] = [self.names.get(word) for word in call[2].split(", ")] if call[2] else None
+        return found
+
+    def part(self) -> dict[str, Any]:
+        """What the stage's result depends on, as plain types: by declared place, its content."""
+        found = {part.text: _content(self.study, part.place, part.without) for part in self._parts(self.reads)}
+        calls = self._calls(self.reads)
+        return found | {name: getattr(self.study, name)(*(arguments or ())) for name, arguments in calls.items()}
+
+    def whole(self, place: Place, lines: tuple[str, ...] | None = None) -> bool:
+        """Whether everything at a place may be read."""
+        return any(part.holds(place) for part in self._parts((*self.reads, *self.knows) if lines is None else lines))
+
+    def some(self, place: Place) -> bool:
+        """Whether something at a place may be read."""
+        return any(part.touches(place) for part in self._parts((*self.reads, *self.knows)))
+
+    def look(self, value: Any, place: Place) -> Any:
+        """The value at a place of the study as the stage sees it.
+
+        Raises
+        ------
+        Undeclared
+        """
+        if self.whole(place):
+            return value
+        if not self.some(place):
+            raise Undeclared(f"the stage {self.stage} reads {'.'.join(place)}, which its declaration in unimind/stages.py does not name")
+        if isinstance(value, BaseModel):
+            return View(self, value, place)
+        return _Names(self, value, place) if isinstance(value, dict) else value
+
+    def call(self, name: str) -> Callable[..., Any] | None:
+        """A function of the plan, where its value is declared or its result is a view itself."""
+        if name == "method":
+            return lambda method: self.look(self.study.method(method), self._of_method(method))
+        calls = self._calls((*self.knows, *self.reads))
+        if name not in calls:
+            return None
+
+        def function(*arguments: Any) -> Any:
+            if calls[name] not in (None, list(arguments)):
+                raise Undeclared(f"the stage {self.stage} asks {name}{arguments}, but declares it of {calls[name]}")
+            return getattr(self.study, name)(*arguments)
+
+        return function
+
+
+class View:
+    """A section of a study as a stage sees it: its keys where they are declared, and its own properties and functions, which see no more."""
+
+    def __init__(self, scope: Scope, section: BaseModel, place: Place) -> None:
+        self._scope, self._section, self._at = scope, section, place
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The section's, so that `isinstance` sees what the section is."""
+        return type(self._section)
+
+    def __getattr__(self, key: str) -> Any:
+        kind = type(self._section)
+        if key in kind.model_fields:
+            return self._scope.look(getattr(self._section, key), (*self._at, key))
+        if key.startswith("__") or hasattr(BaseModel, key):
+            raise AttributeError(f"a view of a study has no {key}")
+        if not self._at and (function := self._scope.call(key)) is not None:
+            return function
+        found = getattr(kind, key)
+        if isinstance(found, property):
+            return found.fget(self)  # type: ignore[misc]
+        return MethodType(found, self) if callable(found) else found
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        for key, value in self._section:
+            if self._scope.some((*self._at, key)):
+                yield key, self._scope.look(value, (*self._at, key))
+
+    def model_dump(self, *, mode: str = "json", exclude: Iterable[str] = ()) -> dict[str, Any]:
+        """The keys that the stage's result depends on, as plain types."""
+        scope, place = self._scope, self._at
+        found: dict[str, Any] = {}
+        for key, value in self._section:
+            if key in exclude:
+                continue
+            if scope.whole((*place, key), scope.reads):
+                found[key] = _plain(value)
+            elif isinstance(value, BaseModel):
+                found |= {key: own} if (own := View(scope, value, (*place, key)).model_dump()) else {}
+        return found
+
+
+class _Names(Mapping[str, Any]):
+    """Sections by name - data sets, methods - as a stage sees them: those it is called for."""
+
+    def __init__(self, scope: Scope, sections: dict[str, Any], place: Place) -> None:
+        self._scope, self._sections, self._at = scope, sections, place
+
+    def __getitem__(self, name: str) -> Any:
+        return self._scope.look(self._sections[name], (*self._at, name))
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._sections if self._scope.some((*self._at, name)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _content(value: Any, place: Place, without: frozenset[str]) -> Any:
+    """What is at a place below a section, as plain types; of every name where the place has a `*`."""
+    if value is None:
+        return None
+    if not place:
+        return _plain(value, without)
+    if place[0] == "*":
+        return {name: _content(own, place[1:], without) for name, own in value.items()}
+    return _content(value.get(place[0]) if isinstance(value, dict) else getattr(value, place[0]), place[1:], without)
+
+
+def _plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
+    return value.model_dump(mode="json", exclude=set(without)) if isinstance(value, BaseModel) else to_jsonable_python(value)
+
+
+def seen(study: Study, stage: str, reads: Iterable[str], knows: Iterable[str], names: Mapping[str, str | None]) -> Study:
+    """A study as a stage sees it; the study itself where it may read everything."""
+    scope = Scope(whole(study), stage, tuple(reads), tuple(knows), names)
+    return scope.study if scope.whole(()) else cast(Study, View(scope, scope.study, ()))
+
+
+def whole(study: Study) -> Study:
+    """The study that a view is of."""
+    return study._scope.study if type(study) is View else study
+
+
+def declared(study: Study) -> dict[str, Any]:
+    """What the result of the stage that sees a study depends on; everything where it is no view."""
+    return study._scope.part() if type(study) is View else resolved(study)
