@@ -19,7 +19,7 @@ import torch
 from unimind.data.prepared import PreparedSubject
 from unimind.evaluation.score import embedding_measures, rows_at
 from unimind.models.encoder import load_encoder, subject_key
-from unimind.reconstruction.reconstruct import responses_by_image
+from unimind.reconstruction.predict import responses_by_image
 from unimind.storage import read_json
 from unimind.study import Study, Voxels, parse_study, read_study, resolved
 from unimind.training.align import align
@@ -29,7 +29,7 @@ from unimind.training.benchmark import ENCODERS
 def with_encoder(study: Study, name: str, steps: int) -> Study:
     """The study with one method: its first one, with another encoder, for so many steps."""
     method = dict(next(iter(resolved(study)["methods"].values())))
-    training = method["align"]["training"] | {"steps": steps, "epochs": None, "validate_every": steps, "checkpoint_every": 10 * steps}
+    training = method["align"]["training"] | {"steps": steps, "epochs": None, "validate_every": steps}
     method |= {"encoder": ENCODERS[name].model_dump(), "pretrain": None, "align": method["align"] | {"start": "plain", "training": training}}
     return parse_study(resolved(study) | {"methods": {"m": method}, "transfer": None})
 

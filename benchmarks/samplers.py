@@ -22,7 +22,8 @@ from unimind.evaluation.score import rows_at
 from unimind.evaluation.statistics import bootstrap
 from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.reconstruct import draw_pictures, responses_by_image
+from unimind.reconstruction.draw import draw_pictures
+from unimind.reconstruction.predict import responses_by_image
 from unimind.study import Sampling, read_study
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     coder = load_autoencoder(results / "foundations/autoencoder").to(device)
     settings = study.methods[method]
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels, decoder.encoder.channels if decoder.encoder is not None else 1)
+        stimulus, responses = responses_by_image(data, "test", settings.voxels, decoder.channels)
     prediction = decoder.predict(responses)
     with h5py.File(results / "prepared" / own) as file:
         truths = Pictures(rows_at(file["images"], stimulus))

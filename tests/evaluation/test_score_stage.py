@@ -11,7 +11,7 @@ import torch
 from evaluation_fakes import Embedding
 
 from unimind.errors import InputError
-from unimind.evaluation.controls import ROWS, distinct
+from unimind.evaluation.controls import ROWS, Row, distinct
 from unimind.evaluation.tabulate import COLUMNS, tabulate
 from unimind.reconstruction.reconstruct import choice_of_sample
 from unimind.study import parse_study, read_study
@@ -172,14 +172,17 @@ def test_a_protocol_of_its_own_has_its_own_controls_or_the_reason(tiny, tmp_path
     assert "Absent rows: embedding ceiling: the picture is the best of 2 samples, with which methods that have 1 do not compare." in text
 
 
-def test_distinct_pictures_are_not_copied():
+def test_distinct_pictures_stay_where_they_are(tmp_path):
     random = np.random.default_rng(0)
     samples = random.integers(0, 256, (3, 2, 4, 4, 3), dtype=np.uint8)
-    rows = {"samples": samples, "shown": samples[[0, 1, 2], [1, 0, 1]], "mean": np.broadcast_to(samples[0, 0] // 2, (3, 4, 4, 3))}
-    pictures, index = distinct(rows)
-    assert len(pictures) == 7 and all(np.shares_memory(picture, samples) for picture in pictures.pictures[:6])
-    for row, values in rows.items():
-        np.testing.assert_array_equal(pictures[index[row].ravel()].reshape(values.shape), values)
+    values = {"samples": samples, "shown": samples[[0, 1, 2], [1, 0, 1]], "mean": np.broadcast_to(samples[0, 0] // 2, (3, 4, 4, 3))}
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["samples"] = samples
+        rows = {"samples": Row(file["samples"], np.arange(6).reshape(3, 2)), "shown": Row(file["samples"], np.array([1, 2, 5])), "mean": values["mean"]}
+        pictures, index = distinct(rows)
+        assert len(pictures) == 7 and {row for row, _ in pictures.pictures[:6]} == {rows["samples"]}
+        for name, expected in values.items():
+            np.testing.assert_array_equal(pictures[index[name].ravel()].reshape(expected.shape), expected)
 
 
 def test_controls_are_where_they_belong(scored):

@@ -1,18 +1,24 @@
 """From aligned encoder to pictures: condition, reconstruct, controls, on tiny networks."""
 
 import json
+import os
+import signal
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from apart import killed, started
 
 from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.controls import controls
-from unimind.reconstruction.reconstruct import draw_pictures, reconstruct, responses_by_image
+from unimind.reconstruction.draw import draw_pictures
+from unimind.reconstruction.predict import responses_by_image
+from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
 from unimind.study import Sampling, Voxels, parse_study
@@ -152,6 +158,76 @@ def test_shuffled_gives_every_picture_all_responses_to_another(world, name):
     assert distance[np.arange(TEST), source].max() < 1e-5, "a mixture of several pictures' responses"
     assert sorted(source) == list(range(TEST)) and not (source == np.arange(TEST)).any()
     assert np.array_equal(pictures(world, name)["shuffled"], result["shuffled"])
+
+
+@pytest.mark.parametrize("name", ["unimind", "mindvis", "ridge"])
+def test_the_shuffled_control_is_drawn_and_chosen_as_the_reconstruction_is(world, tmp_path, name):
+    """Given the responses that the control gave to another picture, a method draws the very pictures of the control."""
+    stimulus = np.repeat(np.arange(IMAGES), 2)
+    another = derangement(TEST, (make_study().seed, 7))
+    with h5py.File(world / "subj01.h5") as file:
+        responses, split = file["responses"][:], file["split"][:]
+    responses[: 2 * TEST] = responses[: 2 * TEST].reshape(TEST, 2, -1)[another].reshape(2 * TEST, -1)
+    write_prepared(tmp_path / "s.h5", responses, stimulus=stimulus, session=stimulus, split=split, stimuli=IMAGES, dataset="d", subject="subj01")
+    study = make_study(samples=4)
+    control, drawn = pictures(world, name, study), pictures(world, name, study, prepared=tmp_path / "s.h5")
+    if name != "mindvis":
+        assert drawn["shown"].any()
+    np.testing.assert_array_equal(control["shuffled"], drawn["samples"][np.arange(TEST), drawn["shown"]])
+
+
+def test_half_precision_draws_nearly_the_same_pictures(world):
+    full, half = pictures(world, "unimind"), pictures(world, "unimind", make_study(precision="bf16"))
+    difference = np.abs(full["samples"].astype(int) - half["samples"])
+    assert 0 < difference.mean() < 3 and np.array_equal(full["predicted"], half["predicted"])
+    with pytest.raises(InputError, match="sampling.precision: fp16 needs a GPU"):
+        pictures(world, "unimind", make_study(precision="fp16"))
+
+
+def test_a_start_that_is_not_predicted_is_refused(world):
+    with pytest.raises(InputError, match="methods.unimind.sampling.strength: 0.5 given, but the method predicts no latent"):
+        pictures(world, "unimind", make_study(strength=0.5))
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_the_nearest_picture_agrees_best(monkeypatch, block):
+    monkeypatch.setattr("unimind.reconstruction.agreement.BLOCK", block)
+    random = torch.Generator().manual_seed(0)
+    features, reference = torch.randn(20, 6, generator=random) + 3, torch.randn(50, 6, generator=random) + 3
+    mean = reference.mean(0)
+    a, b = (features - mean).numpy(), (reference - mean).numpy()
+    expected = [max(range(50), key=lambda j, row=row: row @ b[j] / np.linalg.norm(b[j])) for row in a]
+    assert nearest(features, reference, mean).tolist() == expected
+
+
+def reconstruct_until(root, name, blocks, out):
+    """A reconstruction that dies of SIGKILL before its next block; one picture a block."""
+    from unimind.reconstruction import reconstruct as module
+
+    made, draw = [], module.draw
+
+    def counted(*given):
+        if len(made) == 2 * blocks:  # the picture, then its control
+            os.kill(os.getpid(), signal.SIGKILL)
+        made.append(given)
+        return draw(*given)
+
+    module.draw = counted
+    pictures(root, name, make_study(batch_size=2), out=out)
+
+
+def test_a_killed_reconstruction_goes_on_where_it_was_with_equal_bits(world, capsys):
+    expected = pictures(world, "unimind", make_study(batch_size=2))
+    for blocks in (3, 2):
+        assert killed(started(reconstruct_until, world, "unimind", blocks, "killed.h5"))
+        assert not (world / "killed.h5").exists()
+    found = pictures(world, "unimind", make_study(batch_size=2), out="killed.h5")
+    assert "continuing after 5 of 8 blocks" in capsys.readouterr().err
+    assert expected.keys() == found.keys() and all(np.array_equal(expected[key], found[key]) for key in expected)
+    assert not list(world.glob(".*partial"))
+    assert killed(started(reconstruct_until, world, "unimind", 3, "other.h5"))
+    pictures(world, "unimind", make_study(batch_size=2, guidance=1.2), out="other.h5")  # what was drawn otherwise is of no use
+    assert "continuing" not in capsys.readouterr().err
 
 
 def test_batches_change_nothing(world):

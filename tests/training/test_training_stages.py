@@ -14,7 +14,7 @@ from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import load_encoder
 from unimind.models.ridge import RidgeModel, solve
-from unimind.reconstruction.reconstruct import responses_by_image
+from unimind.reconstruction.predict import responses_by_image
 from unimind.storage import load_model
 from unimind.study import Losses, Voxels, parse_study, resolved
 from unimind.training.adapt import adapt, scratch

@@ -1,6 +1,8 @@
 """Stage `score`: every measure of one method's reconstructions of one subject, with its controls and its protocol."""
 
 import json
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
-from unimind.evaluation.controls import OF_THE_SUBJECT, distinct, mean_training_image, of_another_image
+from unimind.evaluation.controls import OF_THE_SUBJECT, Row, Views, distinct, mean_training_image, of_another_image
 from unimind.evaluation.features import panel_of, stored_features
 from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
 from unimind.evaluation.pictures import Pictures
@@ -69,14 +71,17 @@ def score(
     """
     section = study.evaluation
     panel = panel_of(study, embedding, classifier)
-    made, rows, predicted, attributes, absent_rows = _rows(reconstruction, controls, stimuli, prepared, study.seed)
-    stimulus = made.stimulus
-    if not study.leads(method):  # rows that are the same for all methods of a protocol are measured once
-        rows = {row: values for row, values in rows.items() if row not in OF_THE_SUBJECT}
-    with h5py.File(stimuli) as file:
-        truths = Pictures(rows_at(file["images"], stimulus))
-    pictures, index = distinct(rows)
-    measured = measure(panel, truths, Pictures(pictures), index, section.batch_size, lambda network: stored_features(features, stimulus, network))
+    with ExitStack() as files:
+        made, rows, predicted, attributes, absent_rows = _rows(files, reconstruction, controls, stimuli, prepared, study.seed)
+        stimulus = made.stimulus
+        if not study.leads(method):  # rows that are the same for all methods of a protocol are measured once
+            rows = {name: row for name, row in rows.items() if name not in OF_THE_SUBJECT}
+        pictures, index = distinct(rows)
+        seen = files.enter_context(h5py.File(stimuli))["images"]
+        row = Row(seen, _known(seen, stimulus))
+        truths = Views([(row, number) for number in range(len(stimulus))])
+        known = partial(stored_features, features, stimulus)
+        measured = measure(panel, Pictures(truths), Pictures(pictures), index, section.batch_size, known)
     with h5py.File(embeddings) as file:
         true_embeddings = rows_at(file["embedding"], stimulus)
         with h5py.File(prepared) as trials_file:
@@ -114,55 +119,58 @@ def score(
 
 def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
     """Rows of an HDF5 data set in any order."""
-    wanted, back = np.unique(index, return_inverse=True)
-    if len(wanted) and wanted[-1] >= len(values):
-        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {wanted[-1]} is asked for; these files do not belong together")
+    wanted, back = np.unique(_known(values, index), return_inverse=True)
     return values[wanted][back]
 
 
+def _known(values: Any, index: np.ndarray) -> np.ndarray:
+    """The index; InputError where it reaches beyond an HDF5 data set."""
+    if len(index) and index.max() >= len(values):
+        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {index.max()} is asked for; these files do not belong together")
+    return index
+
+
 def _rows(
-    reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int
-) -> tuple[Made, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
-    """How the pictures were made, pictures of every row, predicted embeddings, the reconstruction file's attributes, reasons for absent rows."""
-    with h5py.File(reconstruction) as file:
-        stimulus = file["stimulus"][:].astype(int)
-        if not len(stimulus):
-            raise InputError(f"{reconstruction}: holds no reconstruction; run the reconstruct stage again")
-        samples = file["samples"][:]
-        shown = file["shown"][:].astype(int)
-        rows = {"reconstruction": samples[np.arange(len(shown)), shown], "shuffled": file["shuffled"][:]}
-        predicted = {row: file[key][:] for row, key in (("reconstruction", "predicted"), ("shuffled", "predicted_shuffled")) if key in file}
-        nearest = file["predicted_train_nearest"][:] if "predicted_train_nearest" in file else None
-        attributes = dict(file.attrs)
-    made = Made(stimulus, attributes["repeats"], attributes["trials_per_picture"], samples.shape[1], attributes["choice"])
-    n = len(stimulus)
+    files: ExitStack, reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int
+) -> tuple[Made, dict[str, Row], dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
+    """How the pictures were made, pictures of every row, predicted embeddings, the reconstruction file's attributes, reasons for absent rows.
+
+    The pictures stay in their files, which `files` holds open.
+    """
+    file, images, drawn = (files.enter_context(h5py.File(path)) for path in (reconstruction, stimuli, controls))
+    stimulus = file["stimulus"][:].astype(int)
+    if not len(stimulus):
+        raise InputError(f"{reconstruction}: holds no reconstruction; run the reconstruct stage again")
+    n, samples = file["samples"].shape[:2]
+    every = np.arange(n * samples).reshape(n, samples)
+    shown = every[np.arange(n), file["shown"][:].astype(int)]
+    rows = {"reconstruction": Row(file["samples"], shown), "shuffled": Row(file["shuffled"], np.arange(n))}
+    predicted = {row: file[key][:] for row, key in (("reconstruction", "predicted"), ("shuffled", "predicted_shuffled")) if key in file}
+    attributes = dict(file.attrs)
+    made = Made(stimulus, attributes["repeats"], attributes["trials_per_picture"], samples, attributes["choice"])
     if n > 1:
-        rows["chance"] = of_another_image(rows["reconstruction"], seed)
+        rows["chance"] = Row(file["samples"], of_another_image(shown, seed))
         if "reconstruction" in predicted:
             predicted["chance"] = of_another_image(predicted["reconstruction"], seed)
-    if nearest is not None:
-        with h5py.File(stimuli) as file:
-            rows["nearest-training-image"] = rows_at(file["images"], nearest)
-    mean = mean_training_image(stimuli, prepared)
-    rows["mean-training-image"] = np.broadcast_to(mean, (n, *mean.shape))
-    with h5py.File(controls) as file:
-        known = {int(s): i for i, s in enumerate(file["stimulus"][:])}
-        missing = [s for s in stimulus.tolist() if s not in known]
-        if missing:
-            raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again with {stimuli}")
-        place = np.array([known[s] for s in stimulus.tolist()])
-        for row in OF_THE_SUBJECT[1:]:
-            if row.replace("-", "_") in file:
-                rows[row] = rows_at(file[row.replace("-", "_")], place)
-        absent = json.loads(file.attrs["absent"])
-        if "embedding-ceiling" in rows and (drawn := int(file.attrs["samples"])) != samples.shape[1]:
-            del rows["embedding-ceiling"]
-            absent["embedding-ceiling"] = f"the picture is the best of {drawn} samples, with which methods that have {samples.shape[1]} do not compare"
-    if samples.shape[1] > 1:
-        rows[SAMPLES] = samples
-    sizes = {row: values.shape[-3:] for row, values in rows.items()}
-    if len(set(sizes.values())) > 1:
-        shown_sizes = ", ".join(f"{row} {size[0]} x {size[1]}" for row, size in sizes.items())
+    if "predicted_train_nearest" in file:
+        rows["nearest-training-image"] = Row(images["images"], _known(images["images"], file["predicted_train_nearest"][:]))
+    rows["mean-training-image"] = Row(mean_training_image(stimuli, prepared)[None], np.zeros(n, int))
+    known = {int(s): i for i, s in enumerate(drawn["stimulus"][:])}
+    missing = [s for s in stimulus.tolist() if s not in known]
+    if missing:
+        raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again with {stimuli}")
+    place = np.array([known[s] for s in stimulus.tolist()])
+    for row in OF_THE_SUBJECT[1:]:
+        if row.replace("-", "_") in drawn:
+            rows[row] = Row(drawn[row.replace("-", "_")], place)
+    absent = json.loads(drawn.attrs["absent"])
+    if "embedding-ceiling" in rows and (count := int(drawn.attrs["samples"])) != samples:
+        del rows["embedding-ceiling"]
+        absent["embedding-ceiling"] = f"the picture is the best of {count} samples, with which methods that have {samples} do not compare"
+    if samples > 1:
+        rows[SAMPLES] = Row(file["samples"], every)
+    if len({row.size for row in rows.values()}) > 1:
+        shown_sizes = ", ".join(f"{name} {row.size[0]} x {row.size[1]}" for name, row in rows.items())
         raise InputError(f"{reconstruction}: pictures of different sizes ({shown_sizes}); run the stages of one picture_size again")
     return made, rows, predicted, attributes, absent
 

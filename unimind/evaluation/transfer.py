@@ -1,7 +1,6 @@
 """Stage `transfer`: how far a new subject gets with few of its trials, for one method."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +16,17 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import Pictures
 from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, load_diffusion
-from unimind.models.encoder import subject_key
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.reconstruct import REPEATS, choice_of_sample, draw_pictures, responses_by_image, trials_per_picture
+from unimind.reconstruction.draw import draw_pictures
+from unimind.reconstruction.predict import predict_pictures, taken
+from unimind.reconstruction.reconstruct import REPEATS, choice_of_sample, trials_per_picture
 from unimind.stages import STAGES
 from unimind.storage import read_json, write_json
 from unimind.study import Study
-from unimind.training.adapt import scratch, write_adapted
-from unimind.training.data import budget_rows
-from unimind.training.fit import fitted, write_fitted
-from unimind.training.loop import fingerprint
-from unimind.training.prior import Taught, read_trials, teach
+from unimind.training.adapt import adapt, scratch
+from unimind.training.checkpoint import fingerprint
+from unimind.training.enter import enter
 
 #: Measures of pictures, where the study wants them.
 OF_PICTURES = ("pixcorr", "clip", "study_clip", "squeezenet")
@@ -38,7 +36,7 @@ COSTS = ("parameters", "trainable_parameters", "seconds", "peak_memory")
 class Cell(NamedTuple):
     """One training: a way to serve the subject, a budget and a drawing of it."""
 
-    way: str  # adapted, scratch, fitted or zero-shot
+    way: str  # adapted, scratch, entered or zero-shot
     trials: str
     seed: int
 
@@ -47,6 +45,7 @@ class _Files(NamedTuple):
     prepared: Path
     embeddings: Path
     shared: Path | None
+    taught: Path | None
     diffusion: Path
     autoencoder: Path
     embedding: Path
@@ -64,6 +63,7 @@ def transfer(
     prepared: Path,
     embeddings: Path,
     shared: Path | None,
+    taught: Path | None,
     diffusion: Path,
     autoencoder: Path,
     embedding: Path,
@@ -85,15 +85,14 @@ def transfer(
     """
     if study.transfer is None:
         raise InputError("transfer: missing in the study; say there which budgets of trials are wanted")
-    files = _Files(prepared, embeddings, shared, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings)
+    files = _Files(prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings)
     settings = study.method(method)
     with PreparedSubject(prepared) as data:
         available = len(data.trials("train")) + len(data.trials("validation"))
     inputs = [path for value in files for path in (value if isinstance(value, list) else [value]) if path is not None]
-    part = STAGES["fit" if settings.fitted else "adapt"].view(study, method=method)
+    part = STAGES["enter" if settings.closed else "adapt"].view(study, method=method, dataset=dataset, subject=subject)
     drawn = settings.sampling.model_dump(mode="json") if study.transfer.pictures else None
     mark = fingerprint(part, inputs, __name__, drawn, study.evaluation.metrics)
-    taught: Taught | None = None
     finished: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in _cells(study, method, available):
         place = checkpoints / f"{cell.way}-{cell.trials}-{cell.seed}"
@@ -101,11 +100,8 @@ def transfer(
         if stored.exists() and (known := read_json(stored)).get("fingerprint") == mark:
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
-        if taught is None and (settings.encoder.kind == "prior" or (settings.adapt is not None and settings.adapt.start == "prior" and cell.way == "adapted")):
-            mixed, share = getattr(settings.encoder, "mixed", True), study.share(method)
-            taught = teach(training_prepared, training_embeddings, mixed, study.seed, share, settings.voxels.order)
-        model = _model(study, method, dataset, subject, cell, files, place, taught)
-        result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model)}
+        model, own = _model(study, method, dataset, subject, cell, files, place)
+        result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model, own)}
         write_json(stored, result)
         shutil.rmtree(place, ignore_errors=True)
         finished.setdefault((cell.way, cell.trials), []).append(result)
@@ -117,8 +113,8 @@ def transfer(
 def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
     assert study.transfer is not None
     settings = study.method(method)
-    ways = ["fitted"] if settings.fitted else ["adapted", *(["scratch"] if study.transfer.scratch and settings.trained_on is None else [])]
-    if not settings.fitted and settings.voxels.length != "adapter":
+    ways = ["entered"] if settings.closed else ["adapted", *(["scratch"] if study.transfer.scratch and settings.trained_on is None else [])]
+    if not settings.closed and settings.enter.kind != "adapter":
         yield Cell("zero-shot", "0", study.seed)
     counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]
     for budget in study.transfer.trials:
@@ -132,33 +128,25 @@ def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
                 yield Cell(way, trials, study.seed + number)
 
 
-def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, place: Path, taught: Taught | None) -> Path:
-    """Train one cell's model; its directory."""
+def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, place: Path) -> tuple[Path, Path | None]:
+    """One cell's model, and beside a shared one what its closed form makes of the budget; trained where it must be."""
     out, trials, seed = place / "model", cell.trials, str(cell.seed)
+    given = (study, method, dataset, subject, files.prepared, files.embeddings)
     if cell.way == "zero-shot":
         assert files.shared is not None
-        return files.shared
+        return files.shared, None
+    if cell.way == "entered":
+        enter(*given, files.taught, out, trials, seed)
+        return (out, None) if files.shared is None else (files.shared, out)
     if cell.way == "adapted":
         assert files.shared is not None
-        write_adapted(
-            study, method, dataset, subject, files.prepared, files.embeddings, files.shared, place / "checkpoint", out, trials, seed,
-            files.training_prepared, files.training_embeddings, taught,
-        )  # fmt: skip
-    elif cell.way == "scratch":
-        scratch(study, method, dataset, subject, files.prepared, files.embeddings, place / "checkpoint", out, trials, seed)
+        adapt(*given, files.shared, place / "checkpoint", out, trials, seed, files.training_prepared, files.training_embeddings)
     else:
-        begun = time.monotonic()
-        rows = None
-        if trials != "all":
-            with PreparedSubject(files.prepared) as data:
-                rows = budget_rows(data, int(trials), cell.seed)
-        own = read_trials(files.prepared, files.embeddings, rows, study.method(method).voxels.order)
-        model = fitted(study.method(method), own, taught, cell.seed)
-        write_fitted(out, model, study, method, subject_key(dataset, subject), own, time.monotonic() - begun, "")
-    return out
+        scratch(*given, place / "checkpoint", out, trials, seed)
+    return out, None
 
 
-def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, model: Path) -> dict[str, Any]:
+def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, model: Path, own: Path | None) -> dict[str, Any]:
     """Measures per image and costs of one model."""
     assert study.transfer is not None
     settings, batch = study.method(method), study.evaluation.batch_size
@@ -166,12 +154,10 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     network = load_diffusion(files.diffusion)
     with h5py.File(files.embeddings) as file:
         network.take_latents(file["latent"].shape[1:], str(files.embeddings))
-    decoder = Decoder(model, network, dataset, subject).to(device)
-    channels = decoder.encoder.channels if decoder.encoder is not None else 1
+    decoder = Decoder(model, own, network, dataset, subject).to(device)
     with PreparedSubject(files.prepared) as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels, channels)
+        stimulus, prediction = predict_pictures(decoder, data, "test", batch)
         training, trials = data.images("train"), trials_per_picture(data)
-    prediction = decoder.predict(responses)
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}
     absent: dict[str, str] = {}
     wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
@@ -181,6 +167,7 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         keys = [(study.seed, int(image), 0) for image in stimulus]
         label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
         coder = load_autoencoder(files.autoencoder).to(device)
+        prediction = taken(prediction, np.arange(len(stimulus)), 1, device)
         pictures = draw_pictures(network, coder, prediction.condition, decoder.null(), settings.sampling, keys, batch, label, prediction.latent)
         with h5py.File(files.stimuli) as file:
             truths = Pictures(rows_at(file["images"], stimulus))
@@ -191,10 +178,11 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         absent |= embedding_measures(
             study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
         )
-    costs = read_json(model / "efficiency.json")
+    costs = read_json((own or model) / "efficiency.json")
     parts = [part for part in (decoder.encoder, decoder.stage, network) if part is not None]
-    whole = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    costs["parameters"] = whole + (costs["parameters"] if decoder.ridge is not None else 0)
+    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    if settings.closed:
+        costs["parameters"] += sum(buffer.numel() for buffer in decoder.encoder.enter.buffers())
     return {
         "stimulus": stimulus.tolist(),
         "trials_per_picture": trials,

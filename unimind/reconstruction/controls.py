@@ -1,21 +1,25 @@
 """Stage `reconstruct-controls`: what a decoder draws without a brain, and the best it could draw with a perfect one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.reconstruction.agreement import best_sample
-from unimind.reconstruction.reconstruct import draw_pictures
+from unimind.reconstruction.draw import draw, kept_blocks, to_bytes
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
-from unimind.study import Sampling, Study
+from unimind.study import Study
+from unimind.training.checkpoint import fingerprint
 
 
 def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
@@ -28,39 +32,48 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     device, batch = on_device(), study.evaluation.batch_size
     network, coder = load_diffusion(diffusion).to(device), load_autoencoder(autoencoder).to(device)
     sampling = next(iter(study.methods.values())).sampling
+    count = sampling.samples
     order = pictures_tested(stimuli, prepared)
-    with Stimuli(stimuli) as seen:
-        truths = seen.read(order)
     embedder = load_embedding(embedding).to(device)
     with h5py.File(embeddings) as targets:
-        known = targets["embedding"][:]
         network.take_latents(targets["latent"].shape[1:], str(embeddings))
-    vectors, training = (torch.from_numpy(values).to(device) for values in (known[order], np.delete(known, order, 0)))
-    pictures, rounded = {}, []
+        vectors, mean = targets["embedding"][order], mean_of_others(targets["embedding"], order)
     absent: dict[str, str] = {}
-    for first in range(0, len(truths), batch):
-        images = torch.from_numpy(truths[first : first + batch]).permute(0, 3, 1, 2).to(device).float() / 255
-        with torch.no_grad():
-            rounded.append(coder.decode(coder.encode(images)).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    pictures["autoencoder_ceiling"] = np.concatenate(rounded)
-    plain = Sampling(sampler=sampling.sampler, steps=sampling.steps, guidance=1.0, samples=1)
+    if network.conditioner is None:
+        absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
+    plain = sampling.model_copy(update={"guidance": 1.0, "samples": 1, "strength": 1.0})
     with torch.no_grad():
         null = network.null()
-        condition = None if network.conditioner is None else network.conditioner(vectors)
-    if condition is not None:
-        count = sampling.samples
-        keys = [(study.seed, int(image), k) for image in order for k in range(count)]
-        drawn = draw_pictures(network, coder, condition.repeat(count), null, sampling, keys, batch, f"{len(keys)} pictures from the true embedding")
-        shown = best_sample(embedder, drawn, vectors, training.mean(0), batch) if count > 1 else 0
-        pictures["embedding_ceiling"] = drawn[count * np.arange(len(order)) + shown]
-    else:
-        absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
-    keys = [(study.seed, int(image), 0) for image in order]
-    pictures["unconditional"] = draw_pictures(network, coder, null.expand(len(order)), null, plain, keys, batch, "unconditional pictures")
+
+    def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
+        with Stimuli(stimuli) as seen, torch.no_grad():
+            images = torch.from_numpy(seen.read(order[rows])).permute(0, 3, 1, 2).to(device).float() / 255
+            found = {"autoencoder_ceiling": to_bytes(coder.decode(coder.encode(images)))}
+        keys = [(study.seed, int(image), k) for image in order[rows] for k in range(count)]
+        found["unconditional"] = draw(network, coder, null.expand(len(rows)), null, plain, keys[::count])
+        if network.conditioner is not None:
+            wanted = torch.from_numpy(vectors[rows]).to(device)
+            with torch.no_grad():
+                condition = network.conditioner(wanted).repeat(count)
+            drawn = draw(network, coder, condition, null, sampling, keys)
+            shown = best_sample(embedder, drawn, wanted, mean.to(device), batch) if count > 1 else 0
+            found["embedding_ceiling"] = drawn[count * np.arange(len(rows)) + shown]
+        return found
+
+    folder = out.with_name(f".{out.name}.partial")
+    with Stimuli(stimuli) as seen:
+        pixels = seen.sha256[order].tolist()
+    mark = fingerprint([sampling.model_dump(), batch, study.seed, order.tolist(), pixels], [embeddings, diffusion, autoencoder, embedding], __name__)
+    label = f"controls of {len(order)} pictures, {count} samples from each true embedding"
+    blocks = kept_blocks(folder, mark, len(order), max(1, batch // count), block, label)
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
-        for name, values in pictures.items():
-            file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))
+        for place, content in blocks:
+            for name, values in content.items():
+                if name not in file:
+                    file.create_dataset(name, (len(order), *values.shape[1:]), np.uint8, compression="lzf", chunks=(1, *values.shape[1:]))
+                file[name][place] = values
+            file.check()
         file.attrs.update(
             {
                 "diffusion": network.name,
@@ -72,3 +85,13 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
                 "absent": json.dumps(absent),
             }
         )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def mean_of_others(values: h5py.Dataset, without: NDArray[np.int64], at_once: int = 4096) -> Tensor:
+    """Mean (d,) of all rows (n, d) but some, read in blocks."""
+    total, kept = np.zeros(values.shape[1:], np.float64), np.ones(len(values), bool)
+    kept[without] = False
+    for start in range(0, len(values), at_once):
+        total += values[start : start + at_once][kept[start : start + at_once]].sum(0, dtype=np.float64)
+    return torch.from_numpy((total / max(kept.sum(), 1)).astype(np.float32))

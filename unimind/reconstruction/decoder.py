@@ -55,13 +55,15 @@ class Decoder:
     ----------
     channels : int
         R of the responses (n, R, V) that `predict` takes.
+    order : str
+        Of their voxels.
     """
 
     def __init__(self, directory: Path, entered: Path | None, diffusion: Diffusion, dataset: str, subject: str) -> None:
         state, config = load_model(directory)
         self.diffusion, self.subject = diffusion, subject_key(dataset, subject)
         self.encoder, _ = load_encoder(directory)
-        self.channels = self.encoder.channels
+        self.channels, self.order = self.encoder.channels, self.encoder.arguments["enter"].get("order", "stored")
         if entered is not None:
             own, _ = load_encoder(entered)
             name = module_name(self.subject)

@@ -1,33 +1,33 @@
 """Stage `reconstruct`: test trials in, pictures out, with the shuffled-fMRI control."""
 
+import shutil
 from pathlib import Path
-from typing import Literal
 
 import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
-from unimind.foundations.diffusion import Condition, Diffusion
-from unimind.progress import say, track
-from unimind.reconstruction.agreement import agreement, best_sample
-from unimind.reconstruction.decoder import Decoder, Prediction
+from unimind.progress import say
+from unimind.reconstruction.agreement import best_sample, nearest
+from unimind.reconstruction.decoder import Decoder
+from unimind.reconstruction.draw import draw, kept_blocks
 from unimind.reconstruction.grid import write_grid
-from unimind.reconstruction.samplers import sample
+from unimind.reconstruction.predict import predict_pictures, taken, training_features
 from unimind.reconstruction.tested import derangement
 from unimind.storage import file_hash, whole_file
-from unimind.study import Sampling, Study, Voxels
+from unimind.study import Study
+from unimind.training.checkpoint import fingerprint
 
-#: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
-DECODED_AT_ONCE = 8
-#: What every method gets of a test picture, in the protocol's words: `responses_by_image` leaves no trial out.
+#: What every method gets of a test picture, in the protocol's words: `PreparedSubject.by_picture` leaves no trial out.
 REPEATS = "all test trials of a picture"
+#: Columns of the grid.
+SHOWN = 24
 
 
 def choice_of_sample(samples: int) -> str:
@@ -41,134 +41,94 @@ def trials_per_picture(prepared: PreparedSubject) -> str:
     return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
-def responses_by_image(prepared: PreparedSubject, split: Literal["train", "validation", "test"], voxels: Voxels, channels: int) -> tuple[NDArray, NDArray]:
-    """Responses to each picture of a split as a method wants them; every trial counts.
-
-    Parameters
-    ----------
-    prepared : PreparedSubject
-    split : str
-    voxels : study.Voxels
-        Its order of voxels and its repeats. `channels`: dealt out in turn to `channels` means, side by side; repeats of a
-        picture with fewer stand several times. Otherwise the mean of all.
-    channels : int
-
-    Returns
-    -------
-    stimulus : int (n,)
-    responses : float32 (n, R, V)
-    """
-    trials = prepared.trials(split)
-    stimulus = prepared.stimulus[trials]
-    values = prepared.read(trials, voxels.order)
-    images = np.unique(stimulus)
-    count = channels if voxels.repeats == "channels" else 1
-    rows = [np.flatnonzero(stimulus == image) for image in images]
-    rows = [own if len(own) >= count else np.resize(own, count) for own in rows]
-    return images, np.stack([np.stack([values[own[channel::count]].mean(0) for channel in range(count)]) for own in rows])
-
-
-def _pictures(latents: Tensor, autoencoder, batch: int) -> NDArray[np.uint8]:
-    """Latents to uint8 (n, H, W, 3)."""
-    with torch.no_grad():
-        parts = [autoencoder.decode(part) for part in latents.split(batch if latents.is_cuda else min(batch, DECODED_AT_ONCE))]
-    return (torch.cat(parts).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)).cpu().numpy()
-
-
-def draw_pictures(
-    diffusion: Diffusion,
-    autoencoder,
-    condition: Condition,
-    null: Condition,
-    sampling: Sampling,
-    keys: list[tuple],
-    batch: int,
-    label: str,
-    start: Tensor | None = None,
-) -> NDArray[np.uint8]:
-    """One picture per row of the condition, in batches: uint8 (n, H, W, 3)."""
-    latents = []
-    for rows in track(torch.arange(len(keys)).split(batch), label):
-        part = Condition(condition.context[rows], condition.time[rows])
-        latents.append(sample(diffusion, part, null, sampling, [keys[row] for row in rows], None if start is None else start[rows]))
-    return _pictures(torch.cat(latents), autoencoder, batch)
-
-
-def _repeated(prediction: Prediction, times: int) -> tuple[Condition, Tensor | None]:
-    return prediction.condition.repeat(times), None if prediction.latent is None else prediction.latent.repeat_interleave(times, 0)
-
-
 def reconstruct(
-    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, diffusion: Path, autoencoder: Path, embedding: Path,
-    stimuli: Path, out: Path, grid: Path | None,
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, entered: Path | None, diffusion: Path, autoencoder: Path,
+    embedding: Path, stimuli: Path, out: Path, grid: Path | None,
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 
-    In the shuffled control every picture gets all responses to another one. The sample shown is the one whose image
-    embedding agrees best with the embedding predicted from fMRI; the truth is never looked at. A method without a
-    predicted embedding shows its first sample.
+    The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is never
+    looked at. A method without a predicted embedding shows its first sample. In the shuffled control every picture gets all
+    responses to another one; as many samples are drawn, and the one shown is chosen in the same way.
+
+    Pictures are kept beside `out` as they are drawn, so that a run that was killed goes on where it was.
+
+    Raises
+    ------
+    InputError
+        Fewer than two test pictures.
     """
     settings = study.methods[method]
     sampling, batch = settings.sampling, study.evaluation.batch_size
+    label = f"{settings.label or method}, {dataset} {subject}"
     device = on_device()
     network = load_diffusion(diffusion)
     with h5py.File(embeddings) as targets:
         network.take_latents(targets["latent"].shape[1:], str(embeddings))
-    decoder = Decoder(model, network, dataset, subject).to(device)
+    decoder = Decoder(model, entered, network, dataset, subject).to(device)
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
-    channels = decoder.encoder.channels if decoder.encoder is not None else 1
     with PreparedSubject(prepared) as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels, channels)
-        if len(stimulus) < 2:
-            raise InputError(f"{prepared}: {len(stimulus)} test pictures; at least 2 are needed to compare anything")
+        if (count := len(data.images("test"))) < 2:
+            raise InputError(f"{prepared}: {count} test pictures; at least 2 are needed to compare anything")
         trials = trials_per_picture(data)
-        train_stimulus, train_responses = responses_by_image(data, "train", settings.voxels, channels)
-    count = sampling.samples
-    drawn = count if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
-    prediction, shuffled = decoder.predict(responses), decoder.predict(responses[derangement(len(stimulus), (study.seed, 7))])
-    condition, start = _repeated(prediction, drawn)
-    keys = [(study.seed, int(image), k) for image in stimulus for k in range(drawn)]
-    label = f"{settings.label or method}, {dataset} {subject}"
-    pictures = draw_pictures(network, coder, condition, decoder.null(), sampling, keys, batch, f"{label}: {len(keys)} pictures", start)
-    control = draw_pictures(
-        network,
-        coder,
-        shuffled.condition,
-        decoder.null(),
-        sampling,
-        [(study.seed, int(i), 0) for i in stimulus],
-        batch,
-        f"{label}: shuffled fMRI",
-        shuffled.latent,
-    )
-    if prediction.embedding is not None:
-        with h5py.File(embeddings) as targets:
-            reference = torch.from_numpy(targets["embedding"][:][train_stimulus]).to(device)
-    else:
-        reference = decoder.predict(train_responses).features
-    shown = np.zeros(len(stimulus), np.int64)
-    if prediction.embedding is not None and drawn > 1:
-        shown = best_sample(embedder, pictures, prediction.embedding, reference.mean(0), batch)
-    nearest = train_stimulus[agreement(prediction.features[:, None], reference[None], reference.mean(0)).argmax(1).cpu().numpy()]
-    samples = pictures.reshape(len(stimulus), drawn, *pictures.shape[1:]).repeat(count // drawn, axis=1)
+        stimulus, prediction = predict_pictures(decoder, data, "test", batch)
+        without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
+        training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
+    mean = reference.mean(0)
+    drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
+    another = derangement(len(stimulus), (study.seed, 7))
+
+    def made(rows: NDArray[np.int64], seen: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Samples (n, drawn, H, W, 3) of some test pictures, from the responses to the pictures `seen`, and the one of each that is shown."""
+        part = taken(prediction, seen, drawn, device)
+        keys = [(study.seed, int(stimulus[row]), k) for row in rows for k in range(drawn)]
+        pictures = draw(network, coder, part.condition, decoder.null(), sampling, keys, part.latent)
+        chosen = np.zeros(len(rows), np.int64)
+        if part.embedding is not None and drawn > 1:
+            chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
+        return pictures.reshape(len(rows), drawn, *pictures.shape[1:]), chosen
+
+    def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
+        samples, shown = made(rows, rows)
+        control, control_shown = made(rows, another[rows])
+        return {"samples": samples.repeat(sampling.samples // drawn, axis=1), "shown": shown, "shuffled": control[np.arange(len(rows)), control_shown]}
+
+    folder = out.with_name(f".{out.name}.partial")
+    files = [prepared, embeddings, model, *([entered] if entered else []), diffusion, autoencoder, embedding]
+    mark = fingerprint(study, files, __name__, batch, dataset, subject)
+    blocks = kept_blocks(folder, mark, len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
+    first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
-        file["stimulus"], file["shown"], file["predicted_train_nearest"] = stimulus, shown, nearest
-        for name, values in (("samples", samples), ("shuffled", control)):
-            file.create_dataset(name, data=values, compression="lzf", chunks=(1, *values.shape[1:]))
+        file["stimulus"], file["predicted_train_nearest"] = stimulus, training[nearest(prediction.features, reference, mean)]
+        file["shown"] = np.zeros(len(stimulus), np.int64)
+        for rows, content in blocks:
+            for name in first:
+                values = content[name]
+                if name not in file:
+                    chunks = (*[1] * (values.ndim - 3), *values.shape[-3:])
+                    file.create_dataset(name, (len(stimulus), *values.shape[1:]), np.uint8, compression="lzf", chunks=chunks)
+                file[name][rows] = values
+                first[name].append(values[: max(0, SHOWN - rows.start)])
+            file["shown"][rows] = content["shown"]
+            file.check()
         if prediction.embedding is not None:
-            file["predicted"], file["predicted_shuffled"] = prediction.embedding.cpu().numpy(), shuffled.embedding.cpu().numpy()
-        file["features"] = prediction.features.cpu().numpy()
+            file["predicted"], file["predicted_shuffled"] = prediction.embedding.numpy(), prediction.embedding[torch.from_numpy(another)].numpy()
+        if without is not None:
+            file["predicted_without_body"] = without.numpy()
+        file["features"] = prediction.features.numpy()
         chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
             "method": method, "dataset": dataset, "subject": subject, "guidance": sampling.guidance,
             "sampler": sampling.sampler if sampling.strength else "none: the autoencoder alone", "steps": sampling.steps if sampling.strength else 0,
-            "samples": count, "strength": sampling.strength, "shown": chosen, "choice": choice_of_sample(count),
-            "repeats": REPEATS, "trials_per_picture": trials, "repeats_as": settings.voxels.repeats,
+            "samples": sampling.samples, "strength": sampling.strength, "precision": sampling.precision, "shown": chosen,
+            "choice": choice_of_sample(sampling.samples), "repeats": REPEATS, "trials_per_picture": trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
     if grid is not None:
         with Stimuli(stimuli) as pictures_seen:
-            truths = pictures_seen.read(stimulus[:24])
-        write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:24, k]) for k in range(count)), ("shuffled fMRI", control[:24])])
+            truths = pictures_seen.read(stimulus[:SHOWN])
+        samples, control = (np.concatenate(first[name]) for name in ("samples", "shuffled"))
+        write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:, k]) for k in range(sampling.samples)), ("shuffled fMRI", control)])
+    shutil.rmtree(folder, ignore_errors=True)
     say(f"{label}: {len(stimulus)} test pictures reconstructed")

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from unimind.device import choose_precision
 from unimind.foundations.diffusion import Condition, Diffusion
 from unimind.study import Sampling
-from unimind.training.loop import generator
+from unimind.training.streams import generator
 
 
 def build_scheduler(sampling: Sampling, config: dict, device: torch.device):
@@ -48,6 +49,7 @@ def sample(
     null : Condition
         One row; used where `sampling.guidance` is not 1: prediction = null + guidance (conditional - null) (Ho & Salimans 2022).
     sampling : Sampling
+        The network computes in `sampling.precision`; the sampler's own arithmetic stays in single precision.
     keys : sequence of tuple
         What seeds each row's noise, such as (seed, stimulus, sample).
     start : Tensor, optional
@@ -75,17 +77,18 @@ def sample(
         latent = scheduler.add_noise(start.to(device), noise, timesteps[:1].expand(len(noise)))
     else:
         latent = noise * scheduler.init_noise_sigma
+    half = choose_precision(sampling.precision, device, "sampling")
     guided = sampling.guidance != 1.0
     if guided:
         both = Condition(
             torch.cat([condition.context, null.context.expand_as(condition.context)]), torch.cat([condition.time, null.time.expand_as(condition.time)])
         )
     for timestep in timesteps:
+        with torch.autocast(device.type, half, enabled=half is not None):
+            prediction = (diffusion(torch.cat([latent, latent]), timestep, both) if guided else diffusion(latent, timestep, condition)).float()
         if guided:
-            with_it, without = diffusion(torch.cat([latent, latent]), timestep, both).chunk(2)
+            with_it, without = prediction.chunk(2)
             prediction = without + sampling.guidance * (with_it - without)
-        else:
-            prediction = diffusion(latent, timestep, condition)
         latent = scheduler.step(prediction, timestep, latent).prev_sample
         if step_done is not None:
             step_done()

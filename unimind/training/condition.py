@@ -22,7 +22,7 @@ from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.foundations.diffusion import Diffusion, adaptable_names, alphas_cumprod, noised
 from unimind.models.condition import ConditionStage
 from unimind.models.encoder import Encoder, load_encoder
-from unimind.storage import content_hash, load_model
+from unimind.storage import load_model
 from unimind.study import Study
 from unimind.training.align import read_group, remember_body
 from unimind.training.data import encoded, joined, new_encoder, turns

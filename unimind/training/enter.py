@@ -21,7 +21,7 @@ from unimind.models.prior import LinearMap, TaughtPrior
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
 from unimind.progress import say
-from unimind.storage import content_hash, load_model, whole_directory
+from unimind.storage import load_model, whole_directory
 from unimind.study import Decoded, Method, Ridge, Study
 from unimind.training.data import Split, Targets, budget_rows, picture_space, training_rows
 from unimind.training.loop import Trained, conditions, fingerprint, generator, peak_memory, write_model

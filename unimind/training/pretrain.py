@@ -10,7 +10,6 @@ from unimind.data.prepared import read_unpaired
 from unimind.errors import InputError
 from unimind.models.bodies import TRUNKS
 from unimind.models.enter import bring_to
-from unimind.storage import content_hash
 from unimind.study import Study, Voxels
 from unimind.training.loop import drawn, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.objectives.masked import Autoencoding, MaskedModelling, draw_masks, masked_correlation, over_voxels

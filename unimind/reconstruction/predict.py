@@ -1,0 +1,61 @@
+"""What a method predicts for the pictures of a split, a batch at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimind.data.prepared import PreparedSubject
+from unimind.foundations.diffusion import Condition
+from unimind.reconstruction.decoder import Decoder, Prediction
+
+Split = Literal["train", "validation", "test"]
+
+
+def predictions(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> Iterator[tuple[NDArray, Prediction]]:
+    """Stimulus indices and prediction of `batch` pictures of a split at a time, ascending, on the decoder's device."""
+    for stimulus, responses, _ in prepared.by_pictures(prepared.trials(split), batch, decoder.order, decoder.channels):
+        yield stimulus, decoder.predict(responses, cut)
+
+
+def predict_pictures(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> tuple[NDArray, Prediction]:
+    """Stimulus indices and prediction of all pictures of a split, on the CPU; with `cut` the body gives its mean for every one."""
+    stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut), strict=True)
+    condition = Condition(*(torch.cat([column.cpu() for column in columns]) for columns in zip(*(part.condition for part in parts), strict=True)))
+    return np.concatenate(stimulus), Prediction(condition, *(_joined([getattr(part, name) for part in parts]) for name in Prediction._fields[1:]))  # type: ignore[arg-type]
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part.cpu() for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
+def taken(prediction: Prediction, rows: NDArray, times: int, device: torch.device) -> Prediction:
+    """Some rows of a prediction, each of them several times, one after the other, on a device."""
+    index = torch.from_numpy(rows).repeat_interleave(times)
+    condition = Condition(*(column[index].to(device) for column in prediction.condition))
+    return Prediction(condition, *(None if column is None else column[index].to(device) for column in prediction[1:]))  # type: ignore[arg-type]
+
+
+def training_features(
+    decoder: Decoder, prepared: PreparedSubject, embeddings: Path, predicts_embedding: bool, batch: int
+) -> tuple[NDArray, Tensor]:
+    """Training pictures in the space in which predictions are compared: their image embeddings, or what the method makes of their responses.
+
+    Returns
+    -------
+    stimulus : int (n,)
+    features : Tensor
+        (n, k), on the CPU.
+    """
+    if predicts_embedding:
+        stimulus = prepared.images("train")
+        with h5py.File(embeddings) as targets:
+            return stimulus, torch.from_numpy(targets["embedding"][stimulus]).float()
+    found = [(images, prediction.features.cpu().float()) for images, prediction in predictions(decoder, prepared, "train", batch)]
+    return np.concatenate([images for images, _ in found]), torch.cat([features for _, features in found])
