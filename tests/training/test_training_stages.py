@@ -6,13 +6,14 @@ import shutil
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_training import CONVMIXER, DIM, LOSSES, TRAINING, VIT, make_study
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
-from unimind.models.encoder import load_encoder
+from unimind.models.encoder import FmriEncoder, load_encoder
 from unimind.models.ridge import RidgeModel, solve
 from unimind.reconstruction.predict import responses_by_image
 from unimind.storage import load_model
@@ -20,7 +21,7 @@ from unimind.study import Losses, Voxels, parse_study, resolved
 from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
-from unimind.training.benchmark import measure
+from unimind.training.benchmark import against_reference, measure
 from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, turns
 from unimind.training.fit import fit
 from unimind.training.pretrain import pretrain
@@ -334,6 +335,18 @@ def test_benchmark_counts_are_the_hand_counts():
     from unimind.study import ConvMixer
 
     line = measure("x", 60, 2, torch.device("cpu"), "fp32", ConvMixer(kind="convmixer", width=8, depth=1, patch=16, kernel=3, decoder_depth=1))
-    assert line["flops_per_sample"] == 2 * 4 * (16 * 8 + 8 * 3 + 8 * 8)  # 4 patches: stem, depthwise, pointwise
-    assert line["parameters"] == 16 * 8 + 8 + 4 * 8 + (3 * 8 + 8) + 2 * 8 + (64 + 8) + 2 * 8
-    assert line["samples_per_second"] > 0
+    trunk = 16 * 8 + 8 + 4 * 8 + (3 * 8 + 8) + 2 * 8 + (64 + 8) + 2 * 8
+    encoder = FmriEncoder({}, {"length": "interpolate", "size": 64}, {"kind": "convmixer", "width": 8, "depth": 1, "patch": 16, "kernel": 3}, 512)
+    around = sum(parameter.numel() for name, parameter in encoder.named_parameters() if not name.startswith("trunk."))
+    condition = 2 * 8 + (8 * 512 + 512) + (4 * 77 + 77) + 2 * 8 + (8 * 768 + 768) + (768 * 768 + 768) + 77 * 512
+    assert line["parameters"] == trunk + around + condition, "a model is counted whole, head and condition stage too"
+    counted = 2 * 4 * (16 * 8 + 8 * 3 + 8 * 8)  # 4 patches: stem, depthwise, pointwise
+    counted += 2 * (4 * 8 * 512 + 512 * 4 * 77 + 8 * 768 + 768 * 768)  # condition stage
+    assert line["flops_per_sample"] >= counted and line["samples_per_second"] > 0
+
+
+def test_a_benchmark_s_ratio_above_one_means_better():
+    rows = {"encoder": ["light", "ViT (MinD-Vis)"], "batch": [2, 2], "parameters": [10, 50], "memory": [8.0, 4.0], "samples_per_second": [30.0, 10.0]}
+    table = against_reference(pd.DataFrame(rows))
+    assert table["times better: parameters"].tolist() == [5, 1] and table["times better: memory"].tolist() == [0.5, 1]
+    assert table["times better: samples_per_second"].tolist() == [3, 1]

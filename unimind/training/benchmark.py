@@ -1,4 +1,4 @@
-"""Stage `benchmark`: what the light encoder saves against the transformer, measured in one run on this machine."""
+"""Stage `benchmark`: what the light model saves against the transformer, whole models, measured in one run on this machine."""
 
 import json
 import resource
@@ -14,7 +14,8 @@ import torch
 from unimind import study
 from unimind.device import on_device
 from unimind.errors import InputError
-from unimind.models.encoder import TRUNKS
+from unimind.models.condition import ConditionStage
+from unimind.models.encoder import TRUNKS, FmriEncoder
 from unimind.progress import say
 from unimind.storage import whole_file
 from unimind.training.loop import count_flops
@@ -29,13 +30,20 @@ ENCODERS: dict[str, study.ConvMixer | study.ViT] = {
     "ViT (MinD-Vis)": study.ViT(kind="vit"),
 }
 OBJECTIVE = "masked modelling, forward + backward + AdamW"
+#: MinD-Vis's image embedding (CLIP ViT-B/32), and what its latent diffusion model takes: 77 tokens of 512, a time embedding of 768.
+EMBEDDING, TOKENS, CONTEXT, TIME = 512, 77, 512, 768
+REFERENCE = "ViT (MinD-Vis)"
+#: Column -> whether less is better.
+COMPARED = {"parameters": True, "flops_per_sample": True, "memory": True, "samples_per_second": False}
 
 
 def benchmark(voxels: str | None = None, batches: str | None = None, device: str | None = None, precision: str | None = None, out: Path | None = None) -> None:
     """Print a Markdown table of parameters, FLOPs, memory and speed for ConvMixer and MinD-Vis's ViT, and write it as CSV.
 
-    Every line is one training step of masked modelling (forward, backward, AdamW) on random voxels; encoders and batch
-    sizes alternate, each measured in a process of its own so that one's peak memory is not the other's.
+    Parameters and FLOPs are of the whole model that turns voxels into what the generator takes: encoder with head, condition
+    stage. Memory and speed are of one training step of masked modelling (forward, backward, AdamW) of its trunk on random
+    voxels; models and batch sizes alternate, each measured in a process of its own so that one's peak memory is not the
+    other's. The columns "times better" set a model against MinD-Vis's; above 1 the model is smaller, cheaper or faster.
 
     Parameters
     ----------
@@ -68,9 +76,9 @@ def benchmark(voxels: str | None = None, batches: str | None = None, device: str
         for name in ENCODERS:
             say(f"benchmark: {name}, batch {size}, {precision} on {place}")
             rows.append(_in_own_process(name, count[0], size, str(place), precision))
-    table = pd.DataFrame(rows)
+    table = against_reference(pd.DataFrame(rows))
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{count[0]} voxels, {precision}, {where}; {OBJECTIVE}\n")
+    print(f"{count[0]} voxels, {precision}, {where}; {OBJECTIVE}; times better: than {REFERENCE} at the same batch size, above 1 where better\n")
     print(table.to_markdown(index=False, floatfmt=".4g"))
     if out is not None:
         with whole_file(out) as temporary:
@@ -93,20 +101,19 @@ def measure(name: str, voxels: int, batch: int, device: torch.device, precision:
     Returns
     -------
     dict
-        `encoder`, `batch`, `parameters` (encoder alone), `parameters_with_decoder`, `flops_per_sample` (encoder's forward pass, nothing hidden),
-        `memory` (bytes: peak of the GPU, or growth of the process's peak on a CPU), `samples_per_second`, or `failed`: out of memory.
+        `encoder`, `batch`, `parameters` and `flops_per_sample` of the whole model (forward pass, nothing hidden), `parameters_pretrained` (trunk with
+        pretraining's decoder), `memory` (bytes: peak of the GPU, or growth of the process's peak on a CPU), `samples_per_second`, or `failed`: out of memory.
     """
     torch.manual_seed(0)
     settings = (encoder or ENCODERS[name]).model_dump()
     kind = settings.pop("kind")
     size = -(-voxels // settings["patch"]) * settings["patch"]
+    parameters, flops = whole_model(kind, settings, size, voxels, device)
     before = _memory(device)
     trunk = TRUNKS[kind](1, size, decoder=True, **settings).to(device)
-    whole = sum(parameter.numel() for parameter in trunk.parameters())
-    decoder = sum(parameter.numel() for name_, parameter in trunk.named_parameters() if name_.startswith(("decoder", "hidden")))
     signal = torch.randn(batch, 1, size, device=device)
-    flops = count_flops(lambda: trunk(signal[:1]))
-    line = {"encoder": name, "batch": batch, "parameters": whole - decoder, "parameters_with_decoder": whole, "flops_per_sample": flops}
+    pretrained = sum(parameter.numel() for parameter in trunk.parameters())
+    line = {"encoder": name, "batch": batch, "parameters": parameters, "flops_per_sample": flops, "parameters_pretrained": pretrained}
     optimizer = torch.optim.AdamW(trunk.parameters(), lr=1e-4)
     masks = draw_masks(batch, trunk.n_patches, 0.75, torch.Generator().manual_seed(0)).to(device)
 
@@ -128,6 +135,31 @@ def measure(name: str, voxels: int, batch: int, device: torch.device, precision:
     except (torch.OutOfMemoryError, MemoryError):
         return {**line, "memory": None, "samples_per_second": None, "failed": "out of memory"}
     return {**line, "memory": _memory(device) - before, "samples_per_second": speed, "failed": ""}
+
+
+def whole_model(kind: str, settings: dict[str, Any], size: int, voxels: int, device: torch.device) -> tuple[int, float]:
+    """Parameters, and FLOPs of a forward pass, of voxels interpolated to `size`, encoder, head and condition stage."""
+    encoder = FmriEncoder({}, {"length": "interpolate", "size": size}, {"kind": kind, **settings}, EMBEDDING).to(device).eval()
+    stage = ConditionStage(encoder.width, encoder.trunk.n_patches, CONTEXT, TOKENS, TIME).to(device).eval()
+    response = torch.randn(1, 1, voxels, device=device)
+
+    def forward() -> None:
+        found = encoder(response, "anybody")
+        stage(found.tokens, found.pooled, encoder.embed(found.pooled))
+
+    with torch.no_grad():
+        flops = count_flops(forward)
+    return sum(parameter.numel() for part in (encoder, stage) for parameter in part.parameters()), flops
+
+
+def against_reference(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `times better: <quantity>` for every quantity: how many times better than `REFERENCE` at the same batch size."""
+    base = table[table.encoder == REFERENCE].set_index("batch")
+    for column, less in COMPARED.items():
+        if column in table and column in base:
+            own, reference = table[column].astype(float), table.batch.map(base[column].astype(float))
+            table[f"times better: {column}"] = reference / own if less else own / reference
+    return table
 
 
 def _memory(device: torch.device) -> int:
