@@ -226,7 +226,8 @@ STAGES: dict[str, Stage] = {
     ),
     "reconstruct": Stage(
         "unimind.reconstruction.reconstruct", "reconstruct", "Prepared test trials in, pictures out; with the shuffled-fMRI control.",
-        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", **_PICTURES, "stimuli": "file", "out": "file", "grid": "file?"},
+        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", **_PICTURES, "stimuli": "file", "out": "file",
+         "grid": "file?"},
         reads=("seed", "methods.{method}: sampling enter"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
@@ -249,8 +250,8 @@ STAGES: dict[str, Stage] = {
     ),
     "transfer": Stage(
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
-        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", **_PICTURES, "features": "file", "stimuli": "file", **_TEACHERS,
-         **_TRAINED},
+        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", **_PICTURES, "features": "file", "stimuli": "file",
+         **_TEACHERS, **_TRAINED},
         reads=("seed", "picture_size", "methods.{method}: enter body align adapt trained_on scope", "methods.{method}.sampling -samples", "shares(method)",
                "transfer -methods -baselines", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(LABEL, BATCH, "role()"), code_of=_code_of_transfer, memory=24000, minutes=1440, gpu=True, parallel=True,

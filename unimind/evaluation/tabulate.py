@@ -151,8 +151,8 @@ def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:
 def _methods(study: Study) -> list[str]:
     """Methods as their rows stand in every table: networks in the reverse of the study's order, so that they lead up to its first, then closed-form ones."""
     names = study.all_methods()
-    fitted = [name for name in names if study.method(name).fitted]
-    return [name for name in (*reversed(study.methods), *names[len(study.methods) :]) if name not in fitted] + fitted
+    closed = [name for name in names if study.method(name).fitted]
+    return [name for name in (*reversed(study.methods), *names[len(study.methods) :]) if name not in closed] + fitted
 
 
 def _rows(study: Study, files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:
@@ -384,7 +384,7 @@ def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
                 of_methods.append((row.replace("-", " "), file.get("absent_rows", {}).get(row, NOT_MEASURED), file["label"]))
     notes = layout.absences("Absent rows", of_methods, {file["label"] for file in files})
     notes += layout.absences("Absent rows", of_subjects, {file["subject"] for file in files})
-    if files and not any(method.encoder.kind == "ridge" for method in study.methods.values()):
+    if files and not any(method.enter.kind == "ridge" for method in study.methods.values()):
         notes.append("Absent rows: ridge regression: the study has no method with a ridge encoder.")
     return notes
 
@@ -551,7 +551,7 @@ def _efficiency_rows(study: Study, records: list[dict[str, Any]], labels: dict[s
         protocols.setdefault((r["method"], stage), set()).add(r["protocol"])
     means = {key: float(np.mean(v)) for key, v in values.items()}
     quantities = [q for q in UNITS if any(key[2] == q for key in means)]
-    transformers = [name for name, method in study.methods.items() if method.encoder.kind == "vit"]
+    transformers = [name for name, method in study.methods.items() if method.body.kind == "vit"]
     reference = next((name for name in transformers if study.methods[name].align is not None), transformers[0] if transformers else None)
     rows = []
     for method, stage in protocols:

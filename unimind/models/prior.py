@@ -58,7 +58,8 @@ class Features:
         split, limit = space.components["embedding"], max(1, len(coordinates) // 4)
         first = [np.arange(min(FEATURES, space.components[name], limit)) for name in ("embedding", "latent")]
         chosen = np.concatenate([first[0], split + first[1]])
-        scale = np.concatenate([np.full(len(own), 1 / part[0]) for own, part in zip(first, (space.embedding_spread.numpy(), space.latent_spread.numpy()), strict=True)])
+        largest = (float(space.embedding_spread[0]), float(space.latent_spread[0]))
+        scale = np.concatenate([np.full(len(own), 1 / spread) for own, spread in zip(first, largest, strict=True)])
         part = coordinates[:, chosen].astype(np.float64) * scale
         mean = part.mean(0)
         values, vectors = np.linalg.eigh(np.cov(part.T).reshape(len(chosen), -1))
@@ -297,7 +298,9 @@ class TaughtPrior:
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         names = {name.removeprefix("prior.").removesuffix(".noise") for name in arrays if name.endswith(".noise")}
         priors = {
-            name: EncodingPrior(*(arrays[f"prior.{name}.{key}"] for key in ("mean", "covariance")), float(arrays[f"prior.{name}.noise"][0]), arrays[f"prior.{name}.components"])
+            name: EncodingPrior(
+                arrays[f"prior.{name}.mean"], arrays[f"prior.{name}.covariance"], float(arrays[f"prior.{name}.noise"][0]), arrays[f"prior.{name}.components"]
+            )
             for name in names
         }
         features = Features(arrays["features.mean"], arrays["features.white"], arrays["features.chosen"])

@@ -53,9 +53,9 @@ class PictureSpace(nn.Module):
             (n, d) and (n, c, h, w), by rows (an HDF5 data set will do); of more than `PICTURES`, as many are read, evenly spread.
         """
         rows = np.unique(np.linspace(0, len(embedding) - 1, min(len(embedding), PICTURES)).round().astype(int))
-        parts, found = {"embedding": embedding, "latent": latent}, {}
-        for name, part in parts.items():
-            values = np.asarray(part[rows], np.float32).reshape(len(rows), -1)
+        found = {}
+        for name, target in {"embedding": embedding, "latent": latent}.items():
+            values = np.asarray(target[rows], np.float32).reshape(len(rows), -1)
             mean = values.mean(0, dtype=np.float64)
             deviation = values.std(0, dtype=np.float64).clip(1e-6)
             if name == "latent":

@@ -63,7 +63,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     folder = out.with_name(f".{out.name}.partial")
     with Stimuli(stimuli) as seen:
         pixels = seen.sha256[order].tolist()
-    mark = fingerprint([sampling.model_dump(), batch, study.seed, order.tolist(), pixels], [embeddings, diffusion, autoencoder, embedding], __name__)
+    mark = fingerprint(study, [embeddings, diffusion, autoencoder, embedding], __name__, batch, order.tolist(), pixels)
     label = f"controls of {len(order)} pictures, {count} samples from each true embedding"
     blocks = kept_blocks(folder, mark, len(order), max(1, batch // count), block, label)
     with whole_file(out) as temporary, NewFile(temporary) as file:

@@ -42,8 +42,8 @@ def trials_per_picture(prepared: PreparedSubject) -> str:
 
 
 def reconstruct(
-    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, entered: Path | None, diffusion: Path, autoencoder: Path,
-    embedding: Path, stimuli: Path, out: Path, grid: Path | None,
+    study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, entered: Path | None, diffusion: Path,
+    autoencoder: Path, embedding: Path, stimuli: Path, out: Path, grid: Path | None,
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 

@@ -421,7 +421,7 @@ def _against(comparisons: pd.DataFrame | None, dataset: str, own: Any, name: str
 def _fresh(study: Study, singles: pd.DataFrame, name: str, lead: str, subjects: list[str]) -> str:
     """The leading method on new subjects, beside its shuffled control and a closed-form method on the same trials."""
     labels, words = results.labels(study), []
-    rival = next((key for key, method in study.methods.items() if method.fitted and key != lead), None)
+    rival = next((key for key, method in study.methods.items() if method.enter.kind == "ridge" and method.body.kind == "identity" and key != lead), None)
     for subject in subjects:
         beside = [("its shuffled control", _pick(singles, subject=subject, of=lead, control="shuffled"))]
         beside += [(f"{labels[rival]} on the same trials", _pick(singles, subject=subject, of=rival, control=None))] if rival else []
@@ -705,9 +705,8 @@ def _untrained(study: Study, losses: Sequence[results.Losses]) -> list[str]:
             idle.append(key)
     if not idle:
         return []
-    starts = _list(list(dict.fromkeys(STARTS[align.start] for key in idle if (align := study.methods[key].align))))
     return [
-        f"Alignment trained {_list([labels[key] for key in idle])} and no step was better on validation pictures than the start, {starts}; "
+        f"Alignment trained {_list([labels[key] for key in idle])} and no step was better on validation pictures than the start; "
         f"so the start was kept, and this study cannot tell {'these encoders apart' if len(idle) > 1 else 'what the encoder adds to it'}."
     ]
 

@@ -22,6 +22,27 @@ from unimind.study.foundations import (
     StudyEmbedding,
     Taef2Autoencoder,
 )
-from unimind.study.methods import Adapt, AdaptLosses, Align, Condition, ConvMixer, Losses, Method, Pretrain, Prior, Ridge, Sampling, TrainedOn, ViT, Voxels
+from unimind.study.methods import (
+    Adapt,
+    Adapter,
+    AdaptLosses,
+    Align,
+    Condition,
+    ConvMixer,
+    Decoded,
+    Identity,
+    Interpolate,
+    Losses,
+    MaxPool,
+    Method,
+    Mlp,
+    Pretrain,
+    Ridge,
+    Sampling,
+    TrainedOn,
+    ViT,
+    Voxels,
+    Wrap,
+)
 from unimind.study.read import parse_study, read_study
 from unimind.study.whole import Study, resolved

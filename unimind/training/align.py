@@ -19,7 +19,7 @@ from unimind.training.loop import fingerprint, n_steps, stream_seed, train, writ
 #: Rows at a time where a trained body is only run.
 ROWS = 256
 
-Subjects = dict[str, tuple[SubjectTrials | EnteredSignals, Targets]]
+Subjects = dict[str, tuple[Any, Targets]]
 
 
 def align(

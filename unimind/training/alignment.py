@@ -63,6 +63,8 @@ class AlignmentLosses:
         In the order of their numbers.
     shuffle_labels : bool
         Ablation: pseudo-labels of the wrong pairs.
+    noise : float
+        Added to the signals of a closed form, in standard deviations of the coordinates.
     """
 
     losses: settings.Losses
@@ -70,11 +72,12 @@ class AlignmentLosses:
     temperature: float
     subjects: list[str]
     shuffle_labels: bool = False
+    noise: float = 0.0
 
     @staticmethod
-    def scale(space: PictureSpace, row: Tensor) -> Tensor:
-        """Standard deviations of a signal's coordinates, and zero for what follows them: (C + 1,)."""
-        return torch.nn.functional.pad(space.spread, (0, row.shape[-1] - space.size))
+    def scale(space: PictureSpace, signals: Tensor) -> Tensor:
+        """Standard deviations of a signal's coordinates, and zero for what follows them: (K + 1,)."""
+        return torch.nn.functional.pad(space.spread, (0, signals.shape[-1] - space.size))
 
     @property
     def compares_rows(self) -> bool:
@@ -84,7 +87,8 @@ class AlignmentLosses:
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, space = self.losses, module.encoder.space
         if module.encoder.closed and self.noise > 0:
-            batch = {**batch, "responses": [row + self.noise * noise * self.scale(space, row) for row, noise in zip(batch["responses"], batch["noise"], strict=True)]}
+            signals = torch.stack(list(batch["responses"]))
+            batch = {**batch, "responses": signals + self.noise * batch["noise"] * self.scale(space, signals)}
         output = encoded(module.encoder, batch)
         pooled = output.pooled
         own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
@@ -93,7 +97,8 @@ class AlignmentLosses:
         pairs = cross_subject_pairs(batch["subject"])
         if weights.siamese > 0 and pairs:
             first, second = (torch.tensor(side, device=pooled.device) for side in zip(*pairs, strict=True))
-            labels = pseudo_labels(*(space.target("embedding", space.part(seen[side], "embedding")) for side in (first, second)), space.embedding_mean)
+            one, other = (space.target("embedding", space.part(seen[side], "embedding")) for side in (first, second))
+            labels = pseudo_labels(one, other, space.embedding_mean)
             terms["siamese"] = weights.siamese * Siamese(self.margin)(pooled[first], pooled[second], shuffled(labels) if self.shuffle_labels else labels)
         for name in ("embedding", "latent"):
             if getattr(weights, name) > 0:
@@ -141,7 +146,7 @@ def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: 
     return columns
 
 
-def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> None:
+def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[Any, Targets]], seed: int) -> None:
     """Store the linear model of the training subjects' entered signal given a picture's coordinates (ridge, all subjects together)."""
     assert isinstance(encoder.enter, Adapters)
     device = encoder.space.embedding_mean.device

@@ -106,8 +106,8 @@ def condition(
             tokens, pooled, _ = model_encoder.eval()(subjects[first][0].example(), None if model_encoder.closed else first)
         head = read_subject_head(encoder) if settings.align is not None and encoder is not None else {}
         condition_stage = ConditionStage(
-            tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time, conditioner,
-            len(head["out.weight"]) if head else 0,
+            tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time,
+            conditioner, len(head["out.weight"]) if head else 0,
         )  # fmt: skip
         if condition_stage.subject is not None:
             condition_stage.subject.load_state_dict(head)

@@ -168,7 +168,7 @@ class EnteredSignals:
             rows = np.flatnonzero(pictures == pictures.max()) if whole else np.arange(len(stimulus))
             self.signals = torch.from_numpy(file["coordinates"][:][rows])
             self.n_voxels = int(file.attrs["n_voxels"])
-        self.key, self.path = key, path
+        self.key = key
         stimulus, self.pictures, split = stimulus[rows], torch.from_numpy(pictures[rows]), split[rows]
         self._parts = {}
         for number, name in enumerate(("train", "validation")):
@@ -342,9 +342,9 @@ def picture_space(embeddings: Sequence[Path], images: Sequence[NDArray]) -> Pict
     for path, own in zip(embeddings, images, strict=True):
         rows.setdefault(path, []).append(own)
     parts: dict[str, list[NDArray]] = {"embedding": [], "latent": []}
-    total = sum(len(np.unique(np.concatenate(own))) for own in rows.values())
-    for path, own in rows.items():
-        every = np.unique(np.concatenate(own))
+    total = sum(len(np.unique(np.concatenate(lists))) for lists in rows.values())
+    for path, lists in rows.items():
+        every = np.unique(np.concatenate(lists))
         some = every[np.unique(np.linspace(0, len(every) - 1, max(2, round(len(every) * min(1.0, PICTURES / total)))).round().astype(int))]
         for name, found in parts.items():
             found.append(read_targets(path, some, name))

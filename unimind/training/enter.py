@@ -4,7 +4,7 @@ No stage after these reads a voxel of a method that enters in closed form: bodie
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,9 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
     settings, begun = study.method(method), time.monotonic()
     members = study.members(method, group)
     if not len(members) == len(prepared) == len(embeddings):
-        raise InputError(f"teach: {len(prepared)} prepared and {len(embeddings)} embeddings files for the {len(members)} subjects of {group}; give one of each per subject")
+        raise InputError(
+            f"teach: {len(prepared)} prepared and {len(embeddings)} embeddings files for the {len(members)} subjects of {group}; give one of each per subject"
+        )
     trials = {}
     for (dataset, subject), path in zip(members, prepared, strict=True):
         with PreparedSubject(path) as data:
@@ -121,26 +123,11 @@ def enter(
         else:
             rows = budget_rows(data, whole_number("trials", trials), study.seed if seed is None else whole_number("seed", seed))
     own = read_trials(prepared, rows)
-    begun = time.monotonic()
-    state, config = load_model(taught) if taught is not None else ({}, {})
-    write_entered(study, method, subject_key(dataset, subject), own, embeddings, state, config, begun, settings.scope == "subject" or study.role(dataset, subject) == "train", out, [prepared, embeddings])
-
-
-def write_entered(
-    study: Study, method: str, key: str, own: Trials, embeddings: Path, taught: Mapping[str, Any], config: Mapping[str, Any], begun: float, training: bool, out: Path,
-    files: Sequence[Path],
-) -> None:  # fmt: skip
-    """What `enter` does, from trials and what was taught."""
-    settings = study.method(method)
-    if taught:
-        space = PictureSpace(**config["space"])
-        space.load_state_dict({name.removeprefix("space."): tensor for name, tensor in taught.items() if name.startswith("space.")})
-    elif isinstance(settings.enter, Decoded):
-        raise InputError(f"methods.{method}.enter: decoded is taught by training subjects; give --taught")
-    else:
-        space = picture_space([embeddings], [own.images])
+    begun, key = time.monotonic(), subject_key(dataset, subject)
+    space, prior = load_taught(taught) if taught is not None else (picture_space([embeddings], [own.images]), None)
+    if settings.enter.kind == "decoded" and prior is None:
+        raise InputError(f"methods.{method}.enter: decoded is taught by training subjects; give --taught, what the stage `teach` wrote")
     coordinates = Targets(embeddings, own.images, space).coordinates(own.images).numpy()
-    prior = TaughtPrior.from_state({name.removeprefix("prior."): tensor for name, tensor in taught.items() if name.startswith("prior.")}) if settings.enter.kind == "decoded" else None
 
     def decoder(rows: NDArray) -> LinearMap:
         return closed_form_of(settings, key, prior, coordinates[rows], own.responses[rows], study.seed)
@@ -149,10 +136,10 @@ def write_entered(
     encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
     encoder.take_map(key, decoder(np.arange(len(own.images))))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    mark = fingerprint(study, files, __name__)
+    mark = fingerprint(study, [prepared, embeddings, *([taught] if taught else [])], __name__)
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
-    if training and study.shares(method):
+    if study.shares(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
         entered = cross_fitted(own, coordinates, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
     trained = closed_form(len(own.images), weights, time.monotonic() - begun)
     with whole_directory(out) as temporary:
@@ -165,6 +152,17 @@ def write_entered(
                 for name, values in entered.items():
                     file.create_dataset(name, data=values, chunks=(min(256, len(values)), *values.shape[1:]))
                 file.attrs["n_voxels"] = own.responses.shape[1]
+
+
+def load_taught(directory: Path) -> tuple[PictureSpace, TaughtPrior | None]:
+    """What `teach` wrote: the picture space, and the prior where one was learned."""
+    state, config = load_model(directory)
+    if config.get("kind") != "taught":
+        raise InputError(f"{directory}: not what the stage `teach` writes (its config.json says {config.get('kind')}); give that stage's folder")
+    space = PictureSpace(**config["space"])
+    space.load_state_dict({name.removeprefix("space."): tensor for name, tensor in state.items() if name.startswith("space.")})
+    own = {name.removeprefix("prior."): tensor for name, tensor in state.items() if name.startswith("prior.")}
+    return space, TaughtPrior.from_state(own) if own else None
 
 
 def closed_form_of(settings: Method, key: str, prior: TaughtPrior | None, coordinates: NDArray, responses: NDArray[np.float32], seed: int) -> LinearMap:
