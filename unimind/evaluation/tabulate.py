@@ -151,8 +151,8 @@ def _order(study: Study, file: dict[str, Any]) -> tuple[int, int, int]:
 def _methods(study: Study) -> list[str]:
     """Methods as their rows stand in every table: networks in the reverse of the study's order, so that they lead up to its first, then closed-form ones."""
     names = study.all_methods()
-    closed = [name for name in names if study.method(name).fitted]
-    return [name for name in (*reversed(study.methods), *names[len(study.methods) :]) if name not in closed] + fitted
+    closed = [name for name in names if not study.method(name).shares]
+    return [name for name in (*reversed(study.methods), *names[len(study.methods) :]) if name not in closed] + closed
 
 
 def _rows(study: Study, files: list[dict[str, Any]]) -> tuple[list[Row], list[Row]]:

@@ -693,9 +693,6 @@ def _efficiency(study: Study, table: pd.DataFrame | None, pictures: list[tuple[s
     return section
 
 
-STARTS = {"ridge": "ridge regression to the image embedding for each subject", "plain": "plain interpolation"}
-
-
 def _untrained(study: Study, losses: Sequence[results.Losses]) -> list[str]:
     """A paragraph on the methods whose alignment validation found no better than where it started; none where there is no such method."""
     labels, idle = results.labels(study), []
