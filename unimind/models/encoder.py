@@ -38,7 +38,7 @@ class Encoder(nn.Module):
     """Enter, body, heads.
 
     A closed form that enters predicts the coordinates itself; heads add to them what the body learns (their last layers start at
-    zero). Without a closed form the heads' predictions are the body's alone: nothing goes around it.
+    zero). Their sum is brought to the length that suits held-out pictures (`lengths`). Without a closed form the heads' predictions are the body's alone: nothing goes around it.
 
     Parameters
     ----------
@@ -66,6 +66,7 @@ class Encoder(nn.Module):
         self.width = self.body.width
         self.heads = nn.ModuleDict({name: TargetHead(self.width, space.components[name]) for name in targets if body["kind"] != "identity"})
         self.targets = tuple(targets)
+        self.register_buffer("lengths", torch.ones(len(self.targets)))
         self.register_buffer("mean_tokens", torch.zeros(0))
         self.register_buffer("mean_pooled", torch.zeros(0))
 
@@ -95,9 +96,10 @@ class Encoder(nn.Module):
         else:
             tokens, pooled = self.body(white)
         found = {}
-        for name in self.targets:
+        for name, length in zip(self.targets, self.lengths, strict=True):
             given = self.space.part(signal[:, 0, :size], name) if self.closed else 0.0
-            found[name] = given + self.space.part(self.space.spread[None], name) * self.heads[name](pooled) if name in self.heads else given
+            learned = self.space.part(self.space.spread[None], name) * self.heads[name](pooled) if name in self.heads else 0.0
+            found[name] = length * (given + learned)
         return EncoderOutput(tokens, pooled, found)
 
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:

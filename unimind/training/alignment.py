@@ -186,31 +186,57 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Target
     """Validation responses, or signals at all sizes of contexts, and their stimulus indices, of every subject that has some."""
     found = {}
     for name, (trials, _) in subjects.items():
-        images, responses = trials.all("validation", limit) if isinstance(trials, SubjectTrials) else trials.drawn_validation(4 * limit)
+        images, responses = trials.all("validation", limit) if isinstance(trials, SubjectTrials) else trials.drawn_validation(limit)
         if len(images):
             found[name] = (responses, images)
     return found
 
 
-def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
-    """Held-out distance of the image embedding, or, where none is predicted, of the latent (first: it is what is minimised), and two-way
-    identification by the embedding, averaged over subjects.
+def predicted(encoder: Encoder, responses: Tensor, name: str, size: int) -> dict[str, Tensor]:
+    """Predicted coordinates (n, k) of every target, for responses of a subject or for signals that have entered, `size` at a time."""
+    device = encoder.space.embedding_mean.device
+    with torch.no_grad():
+        found = [encoder(part.to(device), None if encoder.closed else name).coordinates for part in responses.split(size)]
+    return {target: torch.cat([one[target] for one in found]).float() for target in encoder.targets}
 
-    One picture identifies nothing: without two of a subject, identification is left out.
+
+def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
+    """How far predictions are from held-out pictures, averaged over subjects.
+
+    First, what is minimised: one minus the mean cosine of predicted and true coordinates of the image embedding or, where none is
+    predicted, of the latent, about the training pictures' mean. Like identification it does not depend on the predictions' length,
+    which is set at the end (`calibrate`). Then the distance that is trained, and two-way identification by the embedding about the
+    subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
     """
-    space = encoder.space
-    device = space.embedding_mean.device
-    distances, identified = [], []
-    target = encoder.targets[0]
+    space, target = encoder.space, encoder.targets[0]
+    angles, distances, identified = [], [], []
     for name, (responses, images) in parts.items():
-        found = [encoder(part.to(device), None if encoder.closed else name) for part in responses.split(size)]
-        own = torch.cat([out.coordinates[target] for out in found]).float()
-        truth = space.part(subjects[name][1].coordinates(images).to(device), target)
+        own = predicted(encoder, responses, name, size)[target]
+        truth = space.part(subjects[name][1].coordinates(images).to(own.device), target)
+        angles.append(float(1 - torch.nn.functional.cosine_similarity(own, truth, dim=1).mean()))
         distances.append(float(coordinate_distance(own, truth, space.part(space.spread[None], target))))
         if target == "embedding" and len(np.unique(images)) > 1:
             centre = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
             identified.append(two_way(own - centre, truth - centre))
-    return {target: float(np.mean(distances))} | ({"identification": float(np.mean(identified))} if identified else {})
+    found = {"angle": float(np.mean(angles)), target: float(np.mean(distances))}
+    return found | ({"identification": float(np.mean(identified))} if identified else {})
+
+
+def calibrate(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> None:
+    """Give each target's predictions the length at which they are nearest to held-out pictures: one factor, s = <z', z> / <z', z'>.
+
+    Contrastive losses know directions only, and a generator is drawn wrongly by an embedding too far from, or too near to, the mean.
+    """
+    sums = {target: [0.0, 0.0] for target in encoder.targets}
+    for name, (responses, images) in parts.items():
+        truth = subjects[name][1].coordinates(images)
+        for target, own in predicted(encoder, responses, name, size).items():
+            true = encoder.space.part(truth.to(own.device), target)
+            sums[target][0] += float((own * true).sum())
+            sums[target][1] += float(own.square().sum())
+    for target, (both, square) in sums.items():
+        if both > 0 and square > 0:
+            encoder.lengths[encoder.targets.index(target)] *= both / square
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:
