@@ -37,8 +37,9 @@ class EncoderOutput(NamedTuple):
 class Encoder(nn.Module):
     """Enter, body, heads.
 
-    A closed form that enters predicts the coordinates itself; heads add to them what the body learns (their last layers start at
-    zero). Their sum is brought to the length that suits held-out pictures (`lengths`). Without a closed form the heads' predictions are the body's alone: nothing goes around it.
+    A closed form that enters predicts the coordinates itself; heads, which start at zero, add to them what the body learns. Their sum is
+    brought to the length that suits held-out pictures (`lengths`). Without a closed form the heads' predictions are the body's alone:
+    nothing goes around it.
 
     Parameters
     ----------
