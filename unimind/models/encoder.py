@@ -37,9 +37,8 @@ class EncoderOutput(NamedTuple):
 class Encoder(nn.Module):
     """Enter, body, heads.
 
-    A closed form that enters predicts the coordinates itself; heads, which start at zero, add to them what the body learns. Their sum is
-    brought to the length that suits held-out pictures (`lengths`). Without a closed form the heads' predictions are the body's alone:
-    nothing goes around it.
+    A closed form that enters predicts the coordinates itself; heads, which start at zero, add to them what the body learns. Without a
+    closed form the heads' predictions are the body's alone: nothing goes around it.
 
     Parameters
     ----------
@@ -67,7 +66,6 @@ class Encoder(nn.Module):
         self.width = self.body.width
         self.heads = nn.ModuleDict({name: TargetHead(self.width, space.components[name]) for name in targets if body["kind"] != "identity"})
         self.targets = tuple(targets)
-        self.register_buffer("lengths", torch.ones(len(self.targets)))
         self.register_buffer("mean_tokens", torch.zeros(0))
         self.register_buffer("mean_pooled", torch.zeros(0))
 
@@ -97,10 +95,10 @@ class Encoder(nn.Module):
         else:
             tokens, pooled = self.body(white)
         found = {}
-        for name, length in zip(self.targets, self.lengths, strict=True):
+        for name in self.targets:
             given = self.space.part(signal[:, 0, :size], name) if self.closed else 0.0
             learned = self.space.part(self.space.spread[None], name) * self.heads[name](pooled) if name in self.heads else 0.0
-            found[name] = length * (given + learned)
+            found[name] = given + learned
         return EncoderOutput(tokens, pooled, found)
 
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:

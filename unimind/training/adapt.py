@@ -17,7 +17,7 @@ from unimind.stages import STAGES
 from unimind.storage import load_model
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
-from unimind.training.alignment import Aligned, AlignmentLosses, calibrate, draw_rows, held_out, start_at_signal, trained_config, validation
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
 from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, turns
 from unimind.training.enter import whole_number
 from unimind.training.loop import Trained, fingerprint, stream_seed, train, write_model
@@ -128,7 +128,6 @@ def scratch(
     own = (part, Targets(embeddings, seen(part), space))
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
     encoder.eval()
-    calibrate(encoder, held_out({key: own}), {key: own}, ROWS)
     remember_body(encoder, {key: own})
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     config = trained_config("aligned", encoder, method=method, group=key, subjects=[key], inputs=mark, held_out=trained.validation)

@@ -12,7 +12,7 @@ from unimind.models.enter import Adapters, subject_key
 from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import Aligned, AlignmentLosses, calibrate, draw_rows, held_out, remember_signal, trained_config, validation
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
@@ -76,7 +76,6 @@ def align(
     encoder.eval()
     if isinstance(encoder.enter, Adapters):
         remember_signal(encoder, subjects, study.seed)
-    calibrate(encoder, unseen, subjects, ROWS)
     remember_body(encoder, subjects)
     config = trained_config("aligned", encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
     write_model(out, model.state_dict(), config, trained, checkpoints)

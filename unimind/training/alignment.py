@@ -204,9 +204,9 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
     """How far predictions are from held-out pictures, averaged over subjects.
 
     First, what is minimised: one minus the mean cosine of predicted and true coordinates of the image embedding or, where none is
-    predicted, of the latent, about the training pictures' mean. Like identification it does not depend on the predictions' length,
-    which is set at the end (`calibrate`). Then the distance that is trained, and two-way identification by the embedding about the
-    subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
+    predicted, of the latent, about the training pictures' mean: like identification it does not depend on the predictions' length,
+    which contrastive losses are free to change. Then the distance that is trained, and two-way identification by the embedding about
+    the subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
     """
     space, target = encoder.space, encoder.targets[0]
     angles, distances, identified = [], [], []
@@ -220,23 +220,6 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
             identified.append(two_way(own - centre, truth - centre))
     found = {"angle": float(np.mean(angles)), target: float(np.mean(distances))}
     return found | ({"identification": float(np.mean(identified))} if identified else {})
-
-
-def calibrate(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> None:
-    """Give each target's predictions the length at which they are nearest to held-out pictures: one factor, s = <z', z> / <z', z'>.
-
-    Contrastive losses know directions only, and a generator is drawn wrongly by an embedding too far from, or too near to, the mean.
-    """
-    sums = {target: [0.0, 0.0] for target in encoder.targets}
-    for name, (responses, images) in parts.items():
-        truth = subjects[name][1].coordinates(images)
-        for target, own in predicted(encoder, responses, name, size).items():
-            true = encoder.space.part(truth.to(own.device), target)
-            sums[target][0] += float((own * true).sum())
-            sums[target][1] += float(own.square().sum())
-    for target, (both, square) in sums.items():
-        if both > 0 and square > 0:
-            encoder.lengths[encoder.targets.index(target)] *= both / square
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:
