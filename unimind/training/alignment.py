@@ -82,7 +82,7 @@ class AlignmentLosses:
         weights, space = self.losses, module.encoder.space
         if module.encoder.closed and self.noise > 0:
             given = Signals.of(torch.stack(list(batch["responses"])))
-            noisy = given.coordinates + self.noise * torch.stack(list(batch["noise"])) * given.spread
+            noisy = given.coordinates + self.noise * batch["noise"] * given.spread
             batch = {**batch, "responses": given._replace(coordinates=noisy).joined()}
         output = encoded(module.encoder, batch)
         pooled = output.pooled
@@ -102,8 +102,8 @@ class AlignmentLosses:
         if weights.softclip > 0:
             centre = space.part(output.centre, "embedding")
             found = output.coordinates["embedding"].float() - centre
-            truths = (space.part(side, "embedding") - centre for side in (own, partner))
-            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, *truths, weight)
+            truth, other = (space.part(side, "embedding") - centre for side in (own, partner))
+            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, truth, other, weight)
         if module.subject is not None or module.discriminator is not None:
             numbers = torch.tensor([self.subjects.index(name) for name in batch["subject"]], device=pooled.device)
         if module.subject is not None:
