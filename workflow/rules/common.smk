@@ -205,12 +205,7 @@ def cards_of(stage):
     def number(wildcards):
         told = os.environ.get("UNIMIND_GPUS")
         here = int(told) if told else len(cards())
-        wanted = processes_of(stage)(wildcards) if stage else 1
-        if workflow.non_local_exec:
-            return wanted if here or not told else 0
-        told = os.environ.get("UNIMIND_GPUS")
-        here = int(told) if told else len(cards())
-        wanted = processes_of(stage)(wildcards) if stage else 1
+        wanted = processes_of(stage)(wildcards)
         if workflow.non_local_exec:
             return wanted if here or not told else 0
         # A profile's limit would be lost with --resources; a cluster counts its cards itself.
