@@ -188,11 +188,12 @@ def test_other_sampling_reruns_reconstructions_and_what_follows(clone):
     }  # fmt: skip
 
 
-def test_other_threads_or_batch_of_evaluation_measure_nothing_again(clone):
+def test_other_threads_label_or_batch_of_evaluation_measure_nothing_again(clone):
     content = tiny()
     content["threads"] = 1
     assert clone.planned(configfile=clone.study(content)) == {}
     content["evaluation"]["batch_size"] = 7
+    content["methods"]["unimind-vit"]["label"] = "Another"
     assert clone.planned(configfile=clone.study(content)) == AFTER_METRICS
 
 
