@@ -184,7 +184,7 @@ def test_one_nifti_file_a_session(root):
     np.testing.assert_array_equal(raw.trials.session, [1] * 10 + [2] * 8 + [3] * 6)
     assert [len(block) for block in raw.trials.responses()] == [10, 8, 6]
     (root / "t.csv").write_text("picture,session\n" + "".join(f"{k + 1},{1 + (k >= 11)}\n" for k in range(N)))
-    with pytest.raises(InputError, match=r"trials per session are \[11, 13\], but the session files hold \[10, 8, 6\]"):
+    with pytest.raises(InputError, match=r"ses-3.nii.gz: no row of the trial table is of session 3"):
         source_of(root, responses="betas_{subject}_ses-{session}.nii.gz", mask="mask.nii.gz", trials="t.csv").subject("s1")
     (root / "betas_s1_ses-2.nii.gz").write_bytes((root / "betas_s1_ses-2.nii.gz").read_bytes()[:400])
     with pytest.raises(InputError, match="ses-2.nii.gz"):
@@ -436,7 +436,7 @@ def test_pictures_in_folders_and_their_names(tmp_path):
     [
         ([["picture"], *[["imagine1.png"]] * N], "t.csv line 2: no picture 'imagine1.png'"),
         ([["picture"], *[[k + 1] for k in range(N - 1)]], "24 trials, but 23 rows"),
-        ([["image"], *[[k + 1] for k in range(N)]], "no column 'picture'; it has image"),
+        ([["image"], *[[k + 1] for k in range(N)]], "no column picture, stim_file, stimulus, label or condition; it has image"),
         ([["picture", "session"], *[[k + 1, "one"] for k in range(N)]], "expected whole numbers"),
     ],
 )
@@ -444,7 +444,7 @@ def test_tables_that_cannot_be_used(root, rows, words):
     write_table(root, rows)
     with pytest.raises(InputError, match=words):
         source_of(root, trials="t.csv").subject("s1")
-    with pytest.raises(InputError, match="no such trial table"):
+    with pytest.raises(InputError, match="u.csv: no such file"):
         source_of(root, trials="u.csv").subject("s1")
 
 
@@ -562,9 +562,13 @@ def test_blocks_that_cannot_be_used(root, change, words):
     ("section", "words"),
     [
         ({"responses": "b.nii.gz"}, "mask: missing"),
-        ({"mask": "m.nii"}, "mask: only for NIfTI"),
+        ({"mask_labels": [1]}, "mask_labels: there is no mask"),
+        ({"mask": "m.nii", "mask_labels": [1], "mask_threshold": 0.5}, "mask_threshold: mask_labels says"),
+        ({"mask": "m.nii", "orientation": "voxels_by_trials"}, "orientation: the axes of volumes are found"),
+        ({"responses": "b.nii", "mask": "m.nii", "key": "x"}, "key: NIfTI files hold one array"),
+        ({"count_from": 1}, "count_from: there is no trial table"),
+        ({"responses": "r_{run}.npz", "blocks": {"labels": "x"}}, "blocks: only for one array"),
         ({"responses": "r.txt"}, "expected a name ending in"),
-        ({"responses": "r_{session}.npy"}, "one file a session is read for NIfTI only"),
         ({"training_subjects": ["a", "b"]}, "write {subject} where the subject stands"),
         ({"split": {"column": "part"}}, "needs a trial table"),
         ({"split": {"every": 2, "sessions": [1]}}, "exactly one of every, column, images, sessions"),

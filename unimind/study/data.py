@@ -137,16 +137,19 @@ class ArraysData(Dataset):
     """Own data: responses, pictures and, where trials are not simply in the pictures' order, a trial table."""
 
     source: Literal["arrays"]
-    responses: str = Field(description="File below root, `{subject}` is replaced: .npy, .npz, .h5, .mat, or .nii/.nii.gz (with `mask`; `{session}` may stand for one file a session).")
-    key: str | None = Field(None, description="Which array of an .npz, .h5 or .mat file; may be a path such as `D/data`.")
-    orientation: Literal["trials_by_voxels", "voxels_by_trials"] = Field("trials_by_voxels", description="What the first axis of the responses is.")
-    mask: str | None = Field(None, description="ROI mask or atlas (NIfTI) of the responses' grid, for NIfTI responses.")
-    mask_labels: list[int] | None = Field(None, description="Labels of the mask to keep; by default every value above 0.")
-    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root; `{subject}` where every subject has its own.")
+    responses: str = Field(description="File below root or elsewhere: .npy, .npz, .h5, .mat, .nii or .nii.gz. `{subject}` is replaced; where there is one file a session or run, `{session}` and `{run}` stand for its number (1, 01, ses-01), which the trial table's columns name.")
+    key: str | None = Field(None, description="Which array of an .npz, .h5, .mat or pickled .npy file; may be a path such as `D/data`, or `betasmd` of GLMsingle's results.")
+    orientation: Literal["trials_by_voxels", "voxels_by_trials"] = Field("trials_by_voxels", description="What the first axis of responses of two axes is.")
+    mask: str | None = Field(None, description="ROI mask or atlas on the grid of the responses, for NIfTI responses and arrays of four axes, whose trials are found by its shape.")
+    mask_labels: list[int] | None = Field(None, description="Labels of the mask to keep; by default every value above `mask_threshold`.")
+    mask_threshold: float = Field(0.0, ge=0, description="Voxels whose value in the mask is above this are kept; for a mask of probabilities, 0.5 say.")
+    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root or elsewhere; `{subject}` where every subject has its own.")
     images_key: str | None = Field(None, description="Which array of the pictures' file.")
-    images_shape: tuple[int, int] | None = Field(None, description="Height and width of pictures stored as flat columns or rows.")
+    images_shape: tuple[int, int] | None = Field(None, description="Height and width of pictures in an array, where they are stored as flat columns or rows, or its axes leave them open.")
     images_transposed: bool = Field(False, description="Flat pictures are stored column by column.")
-    trials: str | None = Field(None, description="Trial table below root (.csv or .tsv): one row a trial with `picture` (name or number) and, where known, `session`, `repeat`. By default trial k shows picture k, in number order.")
+    images_ground: int = Field(128, ge=0, le=255, description="Grey that was behind transparent pixels on the screen: 0 black, 255 white.")
+    trials: str | None = Field(None, description="Trial table below root or elsewhere, `{subject}`, `{session}` and `{run}` as in `responses`: one row a trial with `picture` (or `stim_file`, `stimulus`, `label`, `condition`: name or number) and, where known, `session`, `run` and `beta_index`; or an array with a picture number a trial. By default trial k shows picture k, in number order.")
+    count_from: Literal[0, 1] | None = Field(None, description="What `beta_index` and numbers of pictures in an array count from; found where the table has the first or the last.")
     blocks: Blocks | None = Field(None, description="For responses that are volumes of a block design.")
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop units without variance or with missing values, and say how many; otherwise refuse them.")
@@ -155,19 +158,32 @@ class ArraysData(Dataset):
     @model_validator(mode="after")
     def _readable(self) -> "ArraysData":
         volumes = self.responses.endswith((".nii", ".nii.gz"))
+        parts = [name for name in ("{session}", "{run}") if name in self.responses]
         if not volumes and not self.responses.endswith((".npy", ".npz", ".h5", ".hdf5", ".mat")):
             raise ValueError(f"responses: {self.responses!r} given; expected a name ending in .npy, .npz, .h5, .mat, .nii or .nii.gz")
-        if volumes != (self.mask is not None):
-            raise ValueError(f"mask: {'missing; NIfTI responses need a mask on their grid' if volumes else 'only for NIfTI responses; remove it'}")
-        if "{session}" in self.responses and not volumes:
-            raise ValueError("responses: one file a session is read for NIfTI only; join the arrays, and name the session in the trial table")
+        if volumes and self.mask is None:
+            raise ValueError("mask: missing; NIfTI responses need a mask on their grid")
+        if volumes and self.key is not None:
+            raise ValueError("key: NIfTI files hold one array; remove it")
+        if self.mask is None and (self.mask_labels is not None or self.mask_threshold):
+            raise ValueError(f"{'mask_labels' if self.mask_labels is not None else 'mask_threshold'}: there is no mask; remove it, or give `mask:`")
+        if self.mask_labels is not None and self.mask_threshold:
+            raise ValueError("mask_threshold: mask_labels says which voxels are kept; remove one of them")
+        if self.mask is not None and self.orientation != "trials_by_voxels":
+            raise ValueError("orientation: the axes of volumes are found by the mask's shape; remove it")
         if len(self.subjects) > 1 and "{subject}" not in self.responses:
             raise ValueError(f"responses: {self.responses!r} is the same file for {len(self.subjects)} subjects; write {{subject}} where the subject stands")
-        if self.blocks is not None and (volumes or self.trials is not None):
-            raise ValueError("blocks: only for array responses without a trial table; the blocks are the trials")
+        if self.blocks is not None and (volumes or self.mask is not None or self.trials is not None or parts):
+            raise ValueError("blocks: only for one array of responses without mask or trial table; the blocks are the trials")
         if self.split.column is not None and self.trials is None:
             raise ValueError("split.column: needs a trial table; give `trials:` or another split rule")
+        if self.count_from is not None and self.trials is None:
+            raise ValueError("count_from: there is no trial table; remove it, or give `trials:`")
         return self
+
+    @property
+    def split_by_table(self) -> bool:
+        return self.split.column is not None or self.split.sessions is not None
 
     @property
     def images_per_subject(self) -> bool:
