@@ -109,10 +109,21 @@ class Stage:
         return words
 
 
+def _of_responses(study: "Study", names: Names) -> str:
+    """What a declaration leaves out of a data set's section where only its pictures count."""
+    dataset = names.get("dataset")
+    return "".join(f" -{key}" for key in sorted(study.datasets[dataset].of_responses)) if dataset else ""
+
+
+def _pictures(study: "Study", names: Names) -> Iterable[str]:
+    yield f"datasets.{{dataset}} -root -training_subjects -new_subjects -validation_fraction -roi_labels{_of_responses(study, names)}"
+    yield "picture_size"
+
+
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
-        yield "datasets.{dataset} -training_subjects -new_subjects -validation_fraction -roi_labels"
+        yield f"datasets.{{dataset}} -training_subjects -new_subjects -validation_fraction -roi_labels{_of_responses(study, names) if names.get('stimuli') else ''}"
         if any(section.source == "simulated" for name, section in study.datasets.items() if dataset in (None, name)):
             yield "picture_size"
     if unpaired or dataset is None:
@@ -162,8 +173,7 @@ STAGES: dict[str, Stage] = {
     "stimuli": Stage(
         "unimind.data.stimuli", "stimuli", "Bring a data set's pictures to one HDF5 file.",
         {"dataset": "text", "subject": "text?", "fetched": "file", "out": "file"},
-        reads=("datasets.{dataset} -root -training_subjects -new_subjects -validation_fraction -roi_labels", "picture_size"),
-        knows=(WHERE_AND_WHO,), memory=8000, minutes=240,
+        reads=_pictures, knows=(WHERE_AND_WHO, "datasets.{dataset}"), memory=8000, minutes=240,
     ),
     "prepare": Stage(
         "unimind.data.prepare", "prepare", "ROI extraction, voxel order, per-session z-scoring: one prepared file per subject.",

@@ -18,6 +18,11 @@ class Dataset(Section):
     roi_labels: bool = Field(True, description="Keep a per-voxel ROI label where the source has one.")
 
     @property
+    def of_responses(self) -> set[str]:
+        """Keys that say nothing of the pictures."""
+        return set()
+
+    @property
     def subjects(self) -> list[str]:
         """Training subjects, then new ones."""
         return [*self.training_subjects, *self.new_subjects]
@@ -188,6 +193,12 @@ class ArraysData(Dataset):
     @property
     def images_per_subject(self) -> bool:
         return "{subject}" in self.images
+
+    @property
+    def of_responses(self) -> set[str]:
+        """Keys that say nothing of the pictures, nor of which are test pictures."""
+        keys = {"responses", "key", "orientation", "mask", "mask_labels", "mask_threshold", "blocks", "drop_bad_voxels", "units"}
+        return keys if self.split_by_table else keys | {"trials"}
 
 
 AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | ArraysData, Field(discriminator="source")]

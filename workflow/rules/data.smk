@@ -20,6 +20,7 @@ rule fetch_stimuli:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch", subject=whose),
+        content=content_of("stimuli"),
     message:
         "Fetch the pictures shown in {wildcards.dataset}"
     shell:
@@ -41,6 +42,7 @@ rule fetch_subject:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch"),
+        content=content_of("subject"),
     message:
         "Fetch the fMRI of {wildcards.subject} ({wildcards.dataset})"
     shell:
@@ -64,6 +66,7 @@ rule fetch_unpaired:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch", unpaired=True),
+        content=content_of("unpaired"),
     message:
         "Fetch the resting fMRI of {wildcards.subject}"
     shell:
