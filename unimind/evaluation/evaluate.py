@@ -34,8 +34,8 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     Parameters
     ----------
     truth, reconstruction : path
-        Folders of PNG or JPEG files, matched by name without ending; or arrays (n, H, W, 3) or (n, 3, H, W), uint8 or
-        float in [0, 1], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order. A folder
+        Folders of picture files, matched by name without ending; or arrays (n, H, W[, 1 | 3 | 4]) or (n, 1 | 3 | 4, H, W), in
+        [0, 255] or [0, 1], or uint16 in [0, 65535], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order. A folder
         against an array is matched by order too, with the numbers in file names compared as numbers.
     weights : path, optional
         Folder with the panel's weights; by default `$UNIMIND_WEIGHTS`.
