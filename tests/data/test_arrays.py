@@ -770,7 +770,7 @@ def test_one_table_a_session_and_names_with_folders(root, capsys):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([["session", "picture"], *[[1 + k // 12, k + 1] for k in range(24)]], "line 2: session 1, of which there is no file of responses; there are session 2"),
+        ([["session", "picture"], *[[1 + k // 12, k + 1] for k in range(24)]], "line 2: session 1, of which there is no file of responses"),
         ([["session", "picture"], *[[2, k + 1] for k in range(24)]], "10_1.npy: no row of the trial table is of session 10"),
         ([["session", "picture"], *[[2 if k < 13 else 10, k + 1] for k in range(24)]], r"12 trials, but session 2 has 13 rows \(.*line 2 to 14\)"),
         ([["session", "picture"], *[["" if k == 7 else 2, k + 1] for k in range(24)]], "line 9: session is empty"),

@@ -53,7 +53,8 @@ def test_a_single_column_without_a_header_is_pictures(tmp_path):
     [
         (b"picture,session\np1,1\np2,1,oh\n", "line 3: 3 cells, but the header has 2"),
         (b"picture,Picture\np1,1\n", "two columns are called 'Picture'"),
-        (b"PK\x03\x04\0\0", r"t.csv: not a text file \(it holds bytes 0\); save it as a .csv"),
+        (b"PK\x03\x04\0\0", "t.csv: a spreadsheet's own file, no text; save it there as a .csv"),
+        (b"picture\0\n", r"t.csv: not a text file \(it holds bytes 0\); save it as a .csv"),
         (b"\n\n", "it is empty"),
         ("picture\nZoë.png\n".encode("latin-1"), "not a text file in UTF-8"),
     ],

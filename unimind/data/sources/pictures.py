@@ -63,10 +63,11 @@ class Pictures:
             for alias in {*words, *([int(digits[-1])] if digits else [])}:
                 self._index[alias] = None if alias in self._index else index
             for full in {str(pure), str(pure.with_suffix(""))}:
-                self._full[full] = None if full in self._full else index
+                self._full[full] = None if full in self._full else index  # two spellings of one name are told apart by nothing
             for word in {word.casefold() for word in words}:
                 self._caseless[word] = None if word in self._caseless else index
-        self._index.update({spelled(name): index for index, name in enumerate(names)})
+        wholes = {spelled(name) for name in names}
+        self._index.update({full: index for full, index in self._full.items() if full in wholes})
 
     @functools.cached_property
     def first(self) -> NDArray[np.integer]:
