@@ -613,7 +613,7 @@ class Evil:
         return (Path.touch, (Path("was_run"),))
 
 
-@pytest.mark.parametrize("content", [{"betasmd": RESPONSES, "x": Evil()}, {"x": Path("y")}, [RESPONSES]])
+@pytest.mark.parametrize("content", [{"betasmd": RESPONSES, "x": Evil()}, {"x": Path("y")}])
 def test_a_pickle_that_does_more_is_refused_with_the_lines_that_convert_it(root, content, monkeypatch):
     monkeypatch.chdir(root)
     np.save(root / "r.npy", np.array(content, dtype=object), allow_pickle=True)
@@ -671,6 +671,8 @@ NOT_REAL = {
     "complex": (RESPONSES * 1j, "complex numbers"),
     "structured": (np.zeros((N, 2), [("beta", "f4")]), "structured array with the fields beta"),
     "text": (np.full((N, 2), "x"), "holds text"),
+    "objects": (RESPONSES.astype(object), "holds objects"),
+    "empty": (np.zeros((N, 0)), r"is empty: its shape is \(24, 0\)"),
     "dates": (np.zeros((N, 2), "M8[s]"), "holds dates"),
 }
 
@@ -695,6 +697,9 @@ def test_hdf5_and_matlab_arrays_of_something_else_are_refused_by_their_cause(roo
         file["fields"] = np.zeros(N, [("a", "f4"), ("b", "f4")])
         file["link"] = h5py.ExternalLink("other.h5", "x")
         file["soft"] = h5py.SoftLink("/plain")
+        file["nowhere"] = h5py.SoftLink("/gone")
+        file["words"] = "text"
+        file["deep/far"] = h5py.ExternalLink("gone.h5", "/")
         file["plain"] = RESPONSES
         layout = h5py.VirtualLayout(RESPONSES.shape, "f4")
         layout[:] = h5py.VirtualSource("gone.h5", "x", RESPONSES.shape)
@@ -705,6 +710,8 @@ def test_hdf5_and_matlab_arrays_of_something_else_are_refused_by_their_cause(roo
     check(source_of(root, responses="r.h5", key="soft"))
     for key, words in {
         "complex": "complex numbers", "fields": "fields a, b", "link": "link is a link to another file, other.h5", "virtual": "lie in another file, gone.h5",
+        "nowhere": "no array 'nowhere'",
+        "words": "words holds text", "deep/far/x": "deep/far is a link to another file, gone.h5",
         "cells": "a cell array", "sparse": "sparse matrix",
     }.items():  # fmt: skip
         with pytest.raises(InputError, match=words):

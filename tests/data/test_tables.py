@@ -48,6 +48,12 @@ def test_a_single_column_without_a_header_is_pictures(tmp_path):
     assert read_table(tmp_path / "t.csv", KNOWN).columns == {"picture": ["3", "1", "2"]}
 
 
+@pytest.mark.parametrize("mark", [" ", "\t"])
+def test_r_s_row_names_beside_a_single_column(tmp_path, mark):
+    (tmp_path / "t.csv").write_text(f'"picture"\n"1"{mark}"p1.png"\n"2"{mark}"p 2.png"\n')
+    assert read_table(tmp_path / "t.csv", KNOWN).columns == {"picture": ["p1.png", "p 2.png"]}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -56,6 +62,7 @@ def test_a_single_column_without_a_header_is_pictures(tmp_path):
         (b"PK\x03\x04\0\0", "t.csv: a spreadsheet's own file, no text; save it there as a .csv"),
         (b"picture\0\n", r"t.csv: not a text file \(it holds bytes 0\); save it as a .csv"),
         (b"\n\n", "it is empty"),
+        (b'picture\np1\n"p2\np3\n', "line 3: a quote opens and never closes"),
         ("picture\nZoë.png\n".encode("latin-1"), "not a text file in UTF-8"),
     ],
 )

@@ -75,7 +75,7 @@ def decode(content: bytes, where: Any, ground: int = GROUND, forms: Forms | None
         except Image.UnidentifiedImageError:
             if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 raise InputError(f"{where}: a kind of TIFF that is not read, such as colour in floats; save it as PNG") from None
-            raise
+            raise InputError(f"{where}: not a readable picture (of none of the kinds that are read); {AGAIN}") from None
         width, height = image.size
         if width * height > LARGEST:
             raise InputError(f"{where}: {width} x {height} pixels, more than the {LARGEST:,} that are read; make it smaller")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unimind.data.sources.base import AGAIN, reading
-from unimind.data.sources.pickled import pickled_arrays
+from unimind.data.sources.pickled import Unfamiliar, pickled_arrays
 from unimind.errors import InputError
 
 ARRAY_ENDINGS = frozenset({".npy", ".npz", ".h5", ".hdf5", ".mat"})
@@ -45,6 +45,7 @@ def read_array(path: Path, key: str | None, part: Any = ()) -> Any:
         else:
             return _hdf5(path, key, part)
         _require_real(array.dtype, path, key)
+        _require_values(array.shape, path, key)
     return array[part] if part != () else array
 
 
@@ -57,7 +58,7 @@ def from_matlab(path: Path, array: Any) -> Literal["as written", "reversed"] | N
     return "as written" if path.suffix == ".mat" else None
 
 
-def _require_real(dtype: DTypeLike, path: Path, key: str | None) -> None:
+def _require_real(dtype: DTypeLike, path: Path, key: str | None, text: bool = False) -> None:
     """Refuse what is no array of real numbers, by its cause."""
     kind = np.dtype(dtype)
     where = f"{path}: {key or 'its array'}"
@@ -66,9 +67,15 @@ def _require_real(dtype: DTypeLike, path: Path, key: str | None) -> None:
         raise InputError(f"{where} holds complex numbers; save the real part or the magnitude")
     if fields:
         raise InputError(f"{where} is a structured array with the fields {', '.join(fields)}; save one of them as a plain array")
-    if kind.kind not in "biuf":
+    if kind.kind not in "biuf" or text:
         what = {"O": "objects (a cell array, a list or a dictionary)", "S": "text", "U": "text", "M": "dates", "m": "times"}.get(kind.kind, f"type {kind}")
+        what = "text" if text else what
         raise InputError(f"{where} holds {what}, no numbers; save trials and voxels as one plain array of numbers")
+
+
+def _require_values(shape: tuple[int, ...], path: Path, key: str | None) -> None:
+    if 0 in shape:
+        raise InputError(f"{path}: {key or 'its array'} is empty: its shape is {tuple(shape)}")
 
 
 @functools.lru_cache(maxsize=2)
@@ -80,13 +87,15 @@ def _npy(path: Path, key: str | None, stamp: int) -> NDArray:
     if dtype.hasobject:
         try:
             arrays = pickled_arrays(path)
-        except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+        except Unfamiliar as error:
             raise InputError(
-                f"{path}: a pickle, which may run anything and is not loaded ({said}); where you trust it, convert it in Python: "
+                f"{path}: a pickle, which may run anything and is not loaded ({error}); where you trust it, convert it in Python: "
                 f"d = numpy.load({path.name!r}, allow_pickle=True).item(); numpy.savez({path.with_suffix('.npz').name!r}, betasmd=d['betasmd'])"
             ) from None
-        return arrays[_choose(key, list(arrays), path)]
+        if arrays is None:
+            _require_real(dtype, path, key)
+        else:
+            return arrays[_choose(key, list(arrays), path)]
     if key is not None:
         raise InputError(f"{path}: holds one array without a name, but {key!r} is asked for; remove the key")
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -140,39 +149,55 @@ def _hdf5(path: Path, key: str | None, part: Any) -> Any:
 
     file = h5py.File(path, "r")
     wanted = key.strip("/") if key is not None else None
-    names: list[str] = []
-    elsewhere: dict[str, str] = {}
-
-    def look(name: str, link: Any) -> None:
-        if name.startswith("#"):
-            return
-        if isinstance(link, h5py.ExternalLink):
-            elsewhere[name] = link.filename
-        elif file.get(name, getclass=True) is h5py.Dataset and (not isinstance(link, h5py.SoftLink) or name == wanted):
-            names.append(name)
-
-    file.visititems_links(look)
-    foreign = elsewhere if wanted is None and not names else [name for name in elsewhere if wanted == name or str(wanted).startswith(f"{name}/")]
-    for name in foreign:
-        raise InputError(f"{path}: {name} is a link to another file, {elsewhere[name]}; name that file, or copy the data into this one")
-    group = file.get(wanted) if wanted is not None and wanted not in names else None
-    if isinstance(group, h5py.Group) and "MATLAB_sparse" in group.attrs:
+    names, elsewhere = _datasets(file)
+    steps = wanted.split("/") if wanted else []
+    above = {"/".join(steps[:count]) for count in range(1, len(steps) + 1)}
+    for name, other in elsewhere.items():
+        if name in above or (wanted is None and not names):
+            raise InputError(f"{path}: {name} is a link to another file, {other}; name that file, or copy the data into this one")
+    try:
+        held = file[wanted] if wanted else None
+    except KeyError:  # no such object, or a link that leads nowhere
+        held = None
+    if isinstance(held, h5py.Group) and "MATLAB_sparse" in held.attrs:
         raise InputError(f"{path}: {wanted} is a sparse matrix; save full(...) of it")
-    data = file[_choose(key, names, path)]
+    data = held if isinstance(held, h5py.Dataset) else file[_choose(key, names, path)]
+    name = wanted or data.name.strip("/")
     sources = {source.file_name for source in data.virtual_sources()} - {"."} if data.is_virtual else {name for name, *_ in data.external or ()}
     if sources:
-        raise InputError(f"{path}: the values of {data.name.strip('/')} lie in another file, {min(sources)}; name that file, or copy the data into this one")
+        raise InputError(f"{path}: the values of {name} lie in another file, {min(sources)}; name that file, or copy the data into this one")
     if data.shape is None or "MATLAB_empty" in data.attrs:
-        raise InputError(f"{path}: {data.name.strip('/')} is empty")
-    if data.attrs.get("MATLAB_class") in (b"char", "char"):
-        _require_real(str, path, data.name.strip("/"))
-    _require_real(data.dtype, path, data.name.strip("/"))
+        raise InputError(f"{path}: {name} is empty")
+    text = data.attrs.get("MATLAB_class") in (b"char", "char") or h5py.check_string_dtype(data.dtype) is not None
+    _require_real(data.dtype, path, name, text)
+    _require_values(data.shape, path, name)
     if part == ():
         return data
     try:
         return data[part]
     finally:
         file.close()
+
+
+def _datasets(group: Any, above: str = "", seen: frozenset = frozenset()) -> tuple[list[str], dict[str, str]]:
+    """Paths of the data sets of an HDF5 file, those that links lead to left out; and links to other files: path -> file."""
+    import h5py
+
+    names: list[str] = []
+    elsewhere: dict[str, str] = {}
+    for name in group:
+        link, path = group.get(name, getlink=True), f"{above}{name}"
+        if isinstance(link, h5py.ExternalLink):
+            elsewhere[path] = link.filename
+        elif isinstance(link, h5py.HardLink) and not path.startswith("#"):
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                names.append(path)
+            elif isinstance(item, h5py.Group) and item.id not in seen:
+                inner = _datasets(item, f"{path}/", seen | {item.id})
+                names += inner[0]
+                elsewhere |= inner[1]
+    return names, elsewhere
 
 
 def _choose(key: str | None, names: list[str], path: Path) -> str:

@@ -66,12 +66,12 @@ _NUMPY = {"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.cor
 _KNOWN = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 
 
-def pickled_arrays(path: Path) -> dict[str, NDArray]:
+def pickled_arrays(path: Path) -> dict[str, NDArray] | None:
     """Arrays of numbers by key, `outer/inner` in nested dictionaries, of a .npy file that holds a pickled dictionary.
 
     Returns
     -------
-    dict of str to read-only memory-mapped array
+    dict of str to read-only memory-mapped array; None where the pickle holds no single dictionary
 
     Raises
     ------
@@ -87,7 +87,7 @@ def pickled_arrays(path: Path) -> dict[str, NDArray]:
     whole = _build(data, start)
     held = whole.state[4] if isinstance(whole, _Call) and isinstance(whole.state, tuple) and len(whole.state) == 5 else None
     if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
-        raise Unfamiliar("no single dictionary")
+        return None
     found: dict[str, NDArray] = {}
     _collect(held[0], "", data, found)
     return found

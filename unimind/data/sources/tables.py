@@ -121,8 +121,8 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
     mark = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
     if mark:
         text, skipped = text[mark.end() :], 1
-    head = next((line for line in text.splitlines() if line.strip()), None)
-    if head is None:
+    head = [line for line in text.splitlines() if line.strip()][:2]
+    if not head:
         raise InputError(f"{path}: not a trial table: it is empty")
     delimiter = mark[1] if mark else _delimiter(head, known)
     rows, lines = [], []
@@ -135,6 +135,9 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
             begun = skipped + reader.line_num
     except csv.Error as error:
         raise InputError(f"{path}: not a trial table: {error} (line {skipped + reader.line_num})") from None
+    if text.count('"') % 2:
+        line = next((line for line, row in zip(lines, rows, strict=True) if any("\n" in cell for cell in row)), lines[-1])
+        raise InputError(f"{path} line {line}: a quote opens and never closes; correct the line")
     at = next(index for index, row in enumerate(rows) if any(row))
     header, rows, lines, top = rows[at], rows[at + 1 :], lines[at + 1 :], lines[at]
     while len(header) > 1 and not header[-1]:
@@ -156,11 +159,14 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
     return Table(path, columns, lines, [index for index, row in enumerate(rows) if not any(row)])
 
 
-def _delimiter(head: str, known: Iterable[str]) -> str:
-    bare = re.sub(r'"[^"]*"', "x", head)
-    counts = {mark: bare.count(mark) for mark in "\t;,"}
-    best = max(counts, key=lambda mark: counts[mark])
-    if counts[best]:
-        return best
-    words = {word.strip('"').casefold() for word in head.split()}
-    return " " if len(words) > 1 and words & {word.casefold() for word in known} else ","
+def _delimiter(head: list[str], known: Iterable[str]) -> str:
+    """What sets cells apart in the header; where it is a single cell, in the line below, which R begins with a row's name."""
+    for line, marks in zip(head, ("\t;,", "\t;"), strict=False):
+        bare = re.sub(r'"[^"]*"', "x", line)
+        counts = {mark: bare.count(mark) for mark in marks}
+        best = max(counts, key=lambda mark: counts[mark])
+        if counts[best]:
+            return best
+    words = {word.strip('"').casefold() for word in head[0].split()}
+    spaced = len(words) > 1 and words & {word.casefold() for word in known}
+    return " " if spaced or (len(head) > 1 and re.match(r'"[^"]*" \S', head[1])) else ","
