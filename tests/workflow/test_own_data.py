@@ -138,7 +138,7 @@ def nothing_to_test(data, study):
 
 
 DAMAGE = {
-    nobody: "dora", no_session: "80 trials, but 160 rows", other_grid: "(4, 5, 4)", not_a_number: "missing values", unknown_picture: "dog_777",
+    nobody: "dora", no_session: "session 2, of which there is no file of responses", other_grid: "(4, 5, 4)", not_a_number: "missing values", unknown_picture: "dog_777",
     nothing_to_test: "test split is empty",
 }  # fmt: skip
 

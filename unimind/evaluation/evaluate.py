@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unimind.data.pixels import bounds, to_bytes, white_of
-from unimind.data.sources.arrayfile import read_array
+from unimind.data.sources.arrayfile import datasets, read_array
 from unimind.data.sources.base import AGAIN, as_rgb, reading
 from unimind.data.sources.pictures import PICTURE_ENDINGS, natural
 from unimind.errors import InputError
@@ -144,7 +144,8 @@ def _array(path: Path) -> np.ndarray:
                 names = list(held)
         elif path.suffix != ".npy":
             with h5py.File(path, "r") as file:
-                names = [name for name in file if file.get(name, getclass=True) is h5py.Dataset or isinstance(file.get(name, getlink=True), h5py.ExternalLink)]
+                held, linked = datasets(file)
+                names = [*held, *linked]
     array = read_array(path, None if names is None else _only(names, path))
     with reading(path, "a readable array", AGAIN):
         return np.asarray(array)

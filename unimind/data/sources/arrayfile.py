@@ -149,7 +149,7 @@ def _hdf5(path: Path, key: str | None, part: Any) -> Any:
 
     file = h5py.File(path, "r")
     wanted = key.strip("/") if key is not None else None
-    names, elsewhere = _datasets(file)
+    names, elsewhere = datasets(file)
     steps = wanted.split("/") if wanted else []
     above = {"/".join(steps[:count]) for count in range(1, len(steps) + 1)}
     for name, other in elsewhere.items():
@@ -179,7 +179,7 @@ def _hdf5(path: Path, key: str | None, part: Any) -> Any:
         file.close()
 
 
-def _datasets(group: Any, above: str = "", seen: frozenset = frozenset()) -> tuple[list[str], dict[str, str]]:
+def datasets(group: Any, above: str = "", seen: frozenset = frozenset()) -> tuple[list[str], dict[str, str]]:
     """Paths of the data sets of an HDF5 file, those that links lead to left out; and links to other files: path -> file."""
     import h5py
 
@@ -194,7 +194,7 @@ def _datasets(group: Any, above: str = "", seen: frozenset = frozenset()) -> tup
             if isinstance(item, h5py.Dataset):
                 names.append(path)
             elif isinstance(item, h5py.Group) and item.id not in seen:
-                inner = _datasets(item, f"{path}/", seen | {item.id})
+                inner = datasets(item, f"{path}/", seen | {item.id})
                 names += inner[0]
                 elsewhere |= inner[1]
     return names, elsewhere

@@ -9,7 +9,7 @@ import mmap
 import pickletools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,7 @@ def _dtype(call: Any) -> np.dtype | None:
     if name[:1] not in "biufc" or not name[1:].isdigit():
         return None
     order = call.state[1] if isinstance(call.state, tuple) and len(call.state) > 1 else "="
-    return np.dtype(name).newbyteorder(order if order in ("<", ">") else "=")
+    return np.dtype(f"{order if order in ('<', '>') else '='}{name}")
 
 
 def _build(data: mmap.mmap, start: int) -> Any:
@@ -143,7 +143,8 @@ def _build(data: mmap.mmap, start: int) -> Any:
         return items
 
     source = _Mapped(data, start)
-    for code, argument, _ in pickletools.genops(source):
+    argument: Any
+    for code, argument, _ in pickletools.genops(cast(Any, source)):
         name = code.name
         if name in ("PROTO", "FRAME"):
             continue

@@ -223,7 +223,7 @@ def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pi
     InputError
         Rows and trials that cannot belong together, with the first place where they part.
     """
-    keys = [name for name in PARTS if name in rows.numbers and len(files) > 1 and files[0].number(name) is not None]
+    keys = [name for name in PARTS if name in rows.numbers and files[0].number(name) is not None]
     starts = np.cumsum([0, *counts])
     trials: dict[tuple, list[int]] = {}
     for at, file in enumerate(files):
