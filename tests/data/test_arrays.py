@@ -623,7 +623,8 @@ def test_a_pickle_that_does_more_is_refused_with_the_lines_that_convert_it(root,
 
 
 @pytest.mark.parametrize("form", ["last.npy", "first.npy", "last.h5", "matlab 7.3.mat", "matlab 5.mat"])
-def test_the_mask_s_shape_says_which_axis_is_the_trials(root, form):
+def test_the_mask_s_shape_says_which_axis_is_the_trials(root, form, monkeypatch):
+    monkeypatch.setattr("unimind.data.sources.arrayfile._SLAB", 8 * 2 * SHAPE[2] * N)  # two rows of voxels at a time
     volumes = betas()
     name = f"r{form[-4:]}" if form[-3:] != ".h5" else "r.h5"
     if form.endswith(".npy"):

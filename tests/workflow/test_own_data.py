@@ -138,8 +138,8 @@ def nothing_to_test(data, study):
 
 
 DAMAGE = {
-    nobody: "dora", no_session: "session 2, of which there is no file of responses", other_grid: "(4, 5, 4)", not_a_number: "missing values", unknown_picture: "dog_777",
-    nothing_to_test: "test split is empty",
+    nobody: "dora", no_session: "session 2, of which there is no file of responses", other_grid: "(4, 5, 4)", not_a_number: "missing values",
+    unknown_picture: "dog_777", nothing_to_test: "test split is empty",
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def describe(root: Path, files: Sequence[RemoteFile], folder: Path) -> list[dict
     """
     note = folder / NOTE
     known = _known(note)
-    found, fresh = [], {}
+    found: list[dict[str, Any]] = []
+    fresh: dict[str, list] = {}
     for file in track(files, "checksums"):
         local = below(root, file.path)
         if file.part is not None:

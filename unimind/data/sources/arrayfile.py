@@ -286,16 +286,28 @@ def trial_axes(shape: tuple[int, ...], mask: tuple[int, ...], matlab: str | None
 
 
 def masked_array(path: Path, key: str | None, axes: str, where: tuple[NDArray[np.integer], ...]) -> NDArray[np.float32]:
-    """Voxels at the indices `where` of every volume of an array of four axes, a part of the trials at a time: float32 (n_trials, n_voxels)."""
+    """Voxels at the indices `where` of every volume of an array of four axes: float32 (n_trials, n_voxels).
+
+    The file is read once, a few volumes at a time where volumes are stored one after another, else a few rows of voxels.
+    """
     array = read_array(path, key)
     at = axes.index("t")
-    rest = axes.replace("t", "")
-    order = [*(rest.index(axis) for axis in "xyz")]
-    count = array.shape[at]
-    volumes = np.empty((count, len(where[0])), np.float32)
-    step = max(1, _SLAB // (8 * max(1, int(np.prod(array.shape)) // count)))
+    values = np.empty((array.shape[at], len(where[0])), np.float32)
+    one_by_one = at == 0 or (isinstance(array, np.ndarray) and array.strides[at] == max(array.strides))
     with reading(path, f"a readable {path.suffix} file", AGAIN):
-        for start in range(0, count, step):
-            part = np.moveaxis(np.asarray(array[start : start + step] if at == 0 else array[..., start : start + step]), at, 0)
-            volumes[start : start + step] = part.transpose(0, *(1 + place for place in order))[(slice(None), *where)]
-    return volumes
+        if one_by_one:
+            rest = axes.replace("t", "")
+            order = [1 + rest.index(axis) for axis in "xyz"]
+            step = max(1, _SLAB // (8 * (int(np.prod(array.shape)) // len(values))))
+            for start in range(0, len(values), step):
+                part = np.moveaxis(np.asarray(array[start : start + step] if at == 0 else array[..., start : start + step]), at, 0)
+                values[start : start + step] = part.transpose(0, *order)[:, *where]
+        else:
+            x, y, z = where
+            step = max(1, _SLAB // (8 * array.shape[2] * len(values)))
+            for plane in np.unique(x):
+                for start in range(0, array.shape[1], step):
+                    here = np.flatnonzero((x == plane) & (y >= start) & (y < start + step))
+                    if len(here):
+                        values[:, here] = np.asarray(array[int(plane), start : start + step])[y[here] - start, z[here]].T
+    return values

@@ -291,7 +291,11 @@ class ArraysSource:
             for part, count in zip(files, units, strict=True):
                 if count != units[0]:
                     raise InputError(f"{part}: {count} voxels, but {files[0]} has {units[0]}; give the same voxels of every session")
-        held = functools.lru_cache(maxsize=1)(lambda at: self._volumes(files[at].path, masked))
+
+        @functools.lru_cache(maxsize=1)
+        def held(at: int) -> NDArray[np.float32]:
+            assert masked is not None
+            return self._volumes(files[at].path, masked)
 
         def rows(which: NDArray[np.integer]) -> NDArray[np.float32]:
             of = np.searchsorted(starts, which, side="right") - 1

@@ -60,7 +60,8 @@ class Pictures:
             pure = PurePosixPath(spelled(name))
             digits = re.findall(r"\d+", pure.stem)
             words = {str(pure), pure.name, str(pure.with_suffix("")), pure.stem}
-            for alias in {*words, *([int(digits[-1])] if digits else [])}:
+            aliases: set[str | int] = {*words, *([int(digits[-1])] if digits else [])}
+            for alias in aliases:
                 self._index[alias] = None if alias in self._index else index
             for full in {str(pure), str(pure.with_suffix(""))}:
                 self._full[full] = None if full in self._full else index  # two spellings of one name are told apart by nothing
@@ -261,10 +262,9 @@ def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, 
             picture = np.asarray(array[tuple(index if axis == "n" else slice(None) for axis in layout)])
         return picture.transpose([rest.index(axis) for axis in "hwc" if axis in rest])
 
-    low, high, kind = 0.0, 0.0, None
+    low, high, kind = 0.0, 0.0, np.dtype(array.dtype)
     for index in range(count):
         picture = at(index)
-        kind = picture.dtype
         least, most = bounds(picture, f"{path}: picture {index}")
         low, high = min(low, least), max(high, most)
         if kind == np.uint8 and high > 1:
