@@ -123,7 +123,8 @@ def _pictures(study: "Study", names: Names) -> Iterable[str]:
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
-        yield f"datasets.{{dataset}} -training_subjects -new_subjects -validation_fraction -roi_labels{_of_responses(study, names) if names.get('stimuli') else ''}"
+        further = _of_responses(study, names) if names.get("stimuli") else ""
+        yield f"datasets.{{dataset}} -training_subjects -new_subjects -validation_fraction -roi_labels{further}"
         if any(section.source == "simulated" for name, section in study.datasets.items() if dataset in (None, name)):
             yield "picture_size"
     if unpaired or dataset is None:
