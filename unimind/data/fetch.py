@@ -50,6 +50,19 @@ ACCESS = {
         "accept the HCP Open Access terms at https://db.humanconnectome.org, create AWS keys there, and give them in the environment or an AWS profile",
     ),
     "arrays": Access("own data", None, "put the file there, or correct the study's `root:` and file names"),
+    "bids": Access("own BIDS derivatives", None, "put the file there, or correct the study's `root:` and BIDS names"),
+    "laion-fmri": Access(
+        "LAION-fMRI",
+        "the data use agreement for the pictures",
+        "the betas are open; the pictures are given on request: https://laion-fmri.hebartlab.com/request",
+        partly_open=True,
+    ),
+    "mosaic": Access(
+        "MOSAIC",
+        "the agreements of the data sets whose pictures were shown",
+        "the responses are open; get the pictures from each data set's owner and put them where `images:` says",
+        partly_open=True,
+    ),
     "simulated": Access("simulated", None, "simulated by this stage"),
 }
 

@@ -16,11 +16,12 @@ class Dataset(Section):
     root: str | None = Field(None, description="Folder that holds, or will hold, the data set's files as distributed; `$VARIABLES` are expanded. By default `data/<data set>`.")
     validation_fraction: Fraction = Field(0.1, description="Share of the training *images* set aside to watch training; never test images.")
     roi_labels: bool = Field(True, description="Keep a per-voxel ROI label where the source has one.")
+    require_signal: bool = Field(True, description="Stop before anything is trained where neither the pictures nor their repeats can be told from a subject's responses (stage inspect); `false` trains all the same.")
 
     @property
     def of_responses(self) -> set[str]:
-        """Keys that say nothing of the pictures."""
-        return set()
+        """Keys that no picture and no rule for test pictures depends on: when they change, nothing of the pictures is made again."""
+        return {"validation_fraction", "roi_labels", "require_signal"}
 
     @property
     def subjects(self) -> list[str]:
@@ -61,6 +62,10 @@ class NsdData(Dataset):
         if self.sessions in ("982/37", "1000/40") and self.test_repeats != 3:
             raise ValueError(f"sessions: {self.sessions} tests on images seen three times; leave test_repeats out, or give the number of sessions")
         return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"rois", "sessions", "test_repeats", "betas", "space", "form"}
 
 
 class SimulatedData(Dataset):
@@ -196,12 +201,160 @@ class ArraysData(Dataset):
 
     @property
     def of_responses(self) -> set[str]:
-        """Keys that say nothing of the pictures, nor of which are test pictures."""
-        keys = {"responses", "key", "orientation", "mask", "mask_labels", "mask_threshold", "blocks", "drop_bad_voxels", "units"}
+        keys = super().of_responses | {"responses", "key", "orientation", "mask", "mask_labels", "mask_threshold", "blocks", "drop_bad_voxels", "units"}
         return keys if self.split_by_table else keys | {"trials"}
 
 
-AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | ArraysData, Field(discriminator="source")]
+class BidsRois(Section):
+    """Voxels of one mask or atlas: a file, or found by its BIDS name."""
+
+    file: str | None = Field(None, description="Mask or atlas below root; `{subject}` (without `sub-`) and, for GIFTI, `{hemi}` are replaced.")
+    desc: Name | None = Field(None, description="A mask of the derivatives by its `desc-`, such as `brain`; where there is one a run, the voxels that are in all of them.")
+    atlas: Name | None = Field(None, description="An atlas of the derivatives by its `atlas-`, `seg-` or `desc-`: a `_dseg` file, whose table beside it names the labels.")
+    areas: list[str] | None = Field(None, description="Areas of the HCP MMP1 map, for CIFTI responses (91k grayordinates).")
+    labels: dict[Name, list[int]] | list[int | str] | None = Field(None, description="Labels by the ROI they make, such as `V1: [1, 2]`, or a list of labels or of their names in the atlas's table; by default every label above 0.")
+    above: float | None = Field(None, description="For a map of probabilities: keep voxels above this value.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "BidsRois":
+        given = [name for name in ("file", "desc", "atlas", "areas") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of file, desc, atlas, areas; {'none' if not given else ', '.join(given)} given")
+        if self.labels is not None and (self.areas is not None or self.desc is not None or self.above is not None):
+            raise ValueError("labels: only for an atlas; a mask, a map with `above` or `areas` has none")
+        if self.above is not None and self.file is None:
+            raise ValueError("above: only for a map given by `file`")
+        return self
+
+
+MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
+
+
+class Cleaned(Section):
+    """What is explained away in every run, whatever follows."""
+
+    high_pass: float = Field(0.01, gt=0, description="Cosine drifts up to this frequency (Hz) are explained away.")
+    confounds: list[str] = Field(MOTION, description="Columns of fMRIPrep's confounds table that are explained away; `[]` for none.")
+
+
+class SingleTrialGlm(Cleaned):
+    """One beta a trial by least squares, run by run."""
+
+    kind: Literal["lss", "lsa"] = Field(description="`lss`: a model per trial, all other trials in one regressor (Mumford et al. 2012); `lsa`: one model with a regressor per trial.")
+    hrf: Literal["glover", "spm"] = Field("glover", description="Haemodynamic response, as nilearn defines it.")
+    conditions: list[str] = Field([], description="Values of `trial_type` without pictures that get a regressor each, such as a button press; other events without a picture are left out.")
+
+
+class LagWindow(Cleaned):
+    """Mean of the volumes in a window after the onset, for stimuli too close to be told apart by a model."""
+
+    kind: Literal["lag-window"]
+    window: tuple[float, float] = Field(description="Seconds after the onset: begin, end.")
+
+    @model_validator(mode="after")
+    def _forward(self) -> "LagWindow":
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"window: {list(self.window)} given; the end must come after the begin")
+        return self
+
+
+class GlmSingle(Section):
+    """GLMsingle (Prince et al. 2022), session by session; the package `glmsingle` must be installed."""
+
+    kind: Literal["glmsingle"]
+
+
+class BidsData(Dataset):
+    """BIDS derivatives by entity names: single-trial betas with trial tables, or preprocessed time series with events."""
+
+    source: Literal["bids"]
+    derivatives: str = Field(description="Folder below root that holds `sub-...`, such as `derivatives/fmriprep`.")
+    task: Name | None = Field(None, description="`task-` of the files, where there are several.")
+    space: Name | None = Field(None, description="`space-` of the files, where there are several.")
+    desc: Name | None = Field(None, description="`desc-` of the files; by default `SingletrialBetas`, or `preproc` with `estimate`.")
+    form: Literal["volume", "gifti", "cifti"] = Field("volume", description="What the responses are: NIfTI volumes, a GIFTI file a hemisphere, or CIFTI.")
+    estimate: Annotated[SingleTrialGlm | LagWindow | GlmSingle, Field(discriminator="kind")] | None = Field(None, description="How single-trial responses come from time series (`_bold` with `_events.tsv` and confounds); without it `_statmap` files of betas are read.")
+    rois: dict[Name, BidsRois] = Field(min_length=1, description="ROIs by name; a voxel in several belongs to the first. Where `labels` name ROIs, those are the names.")
+    picture: Name | None = Field(None, description="Column that names the picture; by default the first of label, stim_file, picture, stimulus.")
+    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root.")
+    images_key: str | None = Field(None, description="Which array of the pictures' file.")
+    split: SplitRule = SplitRule(every=5)
+    drop_bad_voxels: bool = Field(True, description="Drop voxels without variance or with missing values, and say how many; otherwise refuse them.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "BidsData":
+        for name, roi in self.rois.items():
+            if roi.areas is not None and self.form != "cifti":
+                raise ValueError(f"rois.{name}.areas: only for form cifti; {self.form} given")
+            if (roi.desc or roi.atlas) and self.form != "volume":
+                raise ValueError(f"rois.{name}: desc and atlas find volumes, but form is {self.form}; give `file`{', or `areas`' if self.form == 'cifti' else ''}")
+            if self.form == "gifti" and "{hemi}" not in (roi.file or ""):
+                raise ValueError(f"rois.{name}.file: {roi.file!r} given; there is a file a hemisphere, so write {{hemi}} where L or R stands")
+        if self.form != "volume" and self.estimate is None:
+            raise ValueError(f"form: {self.form} given, but single-trial betas are read as volumes; give `estimate`, or form volume")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        tables = {"derivatives", "task", "desc", "estimate", "picture"} if self.split.every or self.split.images else set()
+        return super().of_responses | {"space", "form", "rois", "drop_bad_voxels"} | tables
+
+
+LAION_SPLITS = Literal["tau", "cluster_k5_0", "cluster_k5_1", "cluster_k5_2", "cluster_k5_3", "cluster_k5_4", "ood", "random_0", "random_1", "random_2", "random_3", "random_4"]
+OOD_TYPES = Literal["shape", "relations", "unusual", "cropped", "selfmade", "gaudy", "illusion-classic", "gabor", "illusion-natural"]
+
+
+class LaionFmriData(Dataset):
+    """LAION-fMRI: single-trial betas in BIDS, its ROIs and its shipped splits by name."""
+
+    source: Literal["laion-fmri"]
+    sessions: Positive = Field(30, description="How many sessions, from the first.", le=30)
+    rois: list[str] = Field(["laion-general"], min_length=1, description="ROI files whose voxels are kept, such as `V1v` or `laion-ventral`; a voxel in several belongs to the first.")
+    split: LAION_SPLITS = Field("tau", description="Shipped split; trials of pictures outside it are left out.")
+    pool: Literal["subject", "shared"] = Field("subject", description="Which pictures the split divides: those of each subject (5833), or the 1121 that all saw.")
+    ood_types: list[OOD_TYPES] | None = Field(None, description="With `split: ood`, kinds of pictures to test on; by default all nine.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LaionFmriData":
+        if self.ood_types is not None and self.split != "ood":
+            raise ValueError(f"ood_types: only for split ood; {self.split} given")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"sessions", "rois"}
+
+
+#: Visual areas of the HCP MMP1 map (Glasser et al. 2016, groups 1 to 5 of their supplement).
+VISUAL_AREAS = [
+    "V1", "V2", "V3", "V4", "V3A", "V3B", "V6", "V6A", "V7", "IPS1", "V8", "VVC", "VMV1", "VMV2", "VMV3", "PIT", "FFC",
+    "V3CD", "LO1", "LO2", "LO3", "V4t", "MT", "MST", "FST", "PH",
+]  # fmt: skip
+
+
+class MosaicData(Dataset):
+    """MOSAIC: eight data sets in one space (fsLR-32k), one HDF5 file a subject."""
+
+    source: Literal["mosaic"]
+    areas: list[str] = Field(VISUAL_AREAS, min_length=1, description="Areas of the HCP MMP1 map whose grayordinates are kept; each is a ROI.")
+    images: str = Field(description="Folder, or zip or tar archive, of the pictures, got from each data set's owner; found by the name of the file that was presented.")
+    split: str = Field("phase", description="`phase`: as each trial is marked; or a JSON file below root with the lists `train` and `test` of picture names, and `artificial` where there are such.")
+    artificial: Literal["drop", "test"] = Field("drop", description="What becomes of the pictures listed as artificial.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MosaicData":
+        if self.split == "phase" and self.artificial == "test":
+            raise ValueError("artificial: only where split names a JSON file; trials are marked train or test alone")
+        if self.split != "phase" and not self.split.endswith(".json"):
+            raise ValueError(f"split: {self.split!r} given; expected phase, or the name of a .json file")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"areas"}
+
+
+AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | ArraysData | BidsData | LaionFmriData | MosaicData, Field(discriminator="source")]
 
 
 class Unpaired(Section):

@@ -104,12 +104,18 @@ class Trials:
         of `session`, with one session in memory at a time.
     split : int (n_trials,), optional
         TRAIN, TEST or DROP per trial; without it the picture's `Stimulus.test` decides.
+    run : int (n_trials,), optional
+        Number of the run within the session.
+    onset : float (n_trials,), optional
+        Seconds from the begin of the run.
     """
 
     session: NDArray[np.integer]
     stimulus: "Sequence[str] | NDArray[np.str_]"
     responses: Callable[[], Iterator[NDArray[np.float32]]]
     split: NDArray[np.integer] | None = None
+    run: NDArray[np.integer] | None = None
+    onset: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
