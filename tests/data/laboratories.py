@@ -199,7 +199,8 @@ class Runs:
             nibabel.save(nibabel.Nifti1Image(self.mask, AFFINE), masks / "sub-01_visual.nii.gz")
         else:
             for side, part in zip("LR", np.split(self.mask, 2), strict=True):
-                nibabel.save(nibabel.gifti.GiftiImage(darrays=[nibabel.gifti.GiftiDataArray(part.astype(np.int32))]), masks / f"sub-01_hemi-{side}_visual.label.gii")
+                labels = nibabel.gifti.GiftiDataArray(part.astype(np.int32))
+                nibabel.save(nibabel.gifti.GiftiImage(darrays=[labels]), masks / f"sub-01_hemi-{side}_visual.label.gii")
         return self
 
     def _run(self, random: np.random.Generator, stem: str, session: int, series: np.ndarray, motion: np.ndarray) -> None:

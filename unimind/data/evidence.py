@@ -117,7 +117,8 @@ class Evidence:
         found = [self._decoded_within(responses, pictures, lag), self._repeated_within(responses, pictures, lag)]
         left_out = frozenset({responses, pictures} if len(self.sessions) <= _FEW_SESSIONS else {responses})
         if len(left_out) < len(self.sessions):
-            found += [self._decoded_across(responses, pictures, trial, row, left_out, base), self._repeated_across(responses, pictures, trial, row, left_out, base)]
+            across = (responses, pictures, trial, row, left_out, base)
+            found += [self._decoded_across(*across), self._repeated_across(*across)]
         known = [value for value in found if value is not None]
         return float(sum(known) / np.sqrt(len(known))) if known else 0.0
 

@@ -114,14 +114,16 @@ def _inspected(data: PreparedSubject, pictures: Stimuli, seed: int) -> dict[str,
     reliability, ceiling, reliable_z = _repeats(x, place)
     identified = _identification(data, x, described, place, seed)
     evidence = Evidence([Session(number, x[data.session == number], place[data.session == number]) for number in names], described, seed)
+    before = len(findings)
     z = _fits(evidence, data, pictures, sessions, findings) if ordered else None
-    _drift(x, place, data.session, findings)
+    if len(findings) == before:
+        _drift(x, place, data.session, findings)
     intervals = _intervals(data, findings)
     enough = identified["test_pictures"] >= ENOUGH_TEST and identified["training_pictures"] >= ENOUGH_TRAINING
-    fits = max(z["all"].values()) >= CLEAR if z else False
     signal = identified["p"] <= 0.05 or reliable_z >= CLEAR
-    number = f"{100 * identified['value']:.1f} % of the test pictures are told from another (chance {100 * identified['chance']:.1f}, 95 % of shuffles below {100 * identified['chance_95']:.1f})"
-    if signal or fits:
+    value, chance, shuffled = (100 * identified[name] for name in ("value", "chance", "chance_95"))
+    number = f"{value:.1f} % of the test pictures are told from another (chance {chance:.1f}, 95 % of shuffles below {shuffled:.1f})"
+    if signal:
         verdict = f"decodable: {number}"
     elif enough:
         verdict = f"nothing can be decoded: {number}" + ("" if reliability is None else f", and repeats agree by {reliability:.2f}")
@@ -257,7 +259,8 @@ def _drift(x: NDArray[np.float32], place: NDArray[np.integer], session: NDArray[
     error = float(np.hypot(np.std(near) / np.sqrt(len(near)), np.std(far) / np.sqrt(len(far))))
     if np.mean(near) > CLEAR * error and np.mean(far) < np.mean(near) / 3 and np.mean(near) - np.mean(far) > CLEAR * error:
         findings.append(
-            f"repeats agree within sessions ({np.mean(near):.2f}) and hardly between them ({np.mean(far):.2f}): sessions are not aligned with each other, or drift"
+            f"repeats agree within sessions ({np.mean(near):.2f}) and hardly between them ({np.mean(far):.2f}): "
+            "sessions are not aligned with each other, or drift"
         )
 
 
@@ -316,7 +319,8 @@ def _identification(data: PreparedSubject, x: NDArray[np.float32], described: ND
     shown, mean = _means(x[~test], place[~test])
     asked, held_out = _means(x[test], place[test])
     predicted = ridge(mean, described[shown], held_out)
-    return {**identified(predicted - described[shown].mean(0), described[asked] - described[shown].mean(0), seed), "test_pictures": len(asked), "training_pictures": len(shown)}
+    centre = described[shown].mean(0)
+    return {**identified(predicted - centre, described[asked] - centre, seed), "test_pictures": len(asked), "training_pictures": len(shown)}
 
 
 # --- trials against pictures ----------------------------------------------------------------------------------------
@@ -337,44 +341,49 @@ def _fits(evidence: Evidence, data: PreparedSubject, pictures: Stimuli, sessions
         sessions[k] |= {"z": round(row[0], 2), "lags": {str(lag): round(value, 2) for lag, value in row.items()}}
     late = {k: max(row, key=lambda lag: row[lag]) for k, row in own.items()}
     late = {k: lag for k, lag in late.items() if lag and own[k][lag] >= CLEAR and own[k][lag] - own[k][0] >= BETTER}
+    numbers = [session.number for session in evidence.sessions]
     if count > 1 and len(late) == count and len(set(late.values())) == 1:
-        findings.append(f"{_shift(late[0])} in all sessions: the trial table, or beta_index, is off by {abs(late[0])}")
+        findings.append(_shift(late[0], "in all sessions"))
     else:
         if base and len(late) < count:  # sessions too short to tell for themselves follow the others
             late |= {k: base for k in every if k not in late and own[k][0] < NONE}
-        findings += [f"{_shift(lag)} in session {evidence.sessions[k].number}: the trial table, or beta_index, is off by {abs(lag)}" for k, lag in sorted(late.items())]
-    lost = [k for k in every if k not in late and own[k][0] < NONE]
+        findings += [_shift(lag, f"in session {numbers[k]}") for k, lag in sorted(late.items())]
+    weak = [k for k in every if k not in late and own[k][0] < CLEAR]
+    lost = [k for k in weak if own[k][0] < NONE]
     told: set[int] = set()
-    for a, b in itertools.combinations(lost, 2):
+    for a, b in itertools.combinations(weak, 2):
         if a in told or b in told:
             continue
-        if evidence.z(a, b, base=base) >= CLEAR and evidence.z(b, a, base=base) >= CLEAR:
-            findings.append(f"sessions {evidence.sessions[a].number} and {evidence.sessions[b].number} look swapped: the responses of each fit the pictures of the other")
+        crossed = (evidence.z(a, b, base=base) - own[a][0], evidence.z(b, a, base=base) - own[b][0])
+        if min(crossed) >= BETTER and crossed[0] + own[a][0] >= CLEAR and crossed[1] + own[b][0] >= CLEAR:
+            findings.append(f"sessions {numbers[a]} and {numbers[b]} look swapped: the responses of each fit the pictures of the other")
             told |= {a, b}
     for k in [k for k in lost if k not in told]:
         others = [other for other in every if other != k and evidence.z(k, other, base=base) >= CLEAR]
         if others:
-            of = " and ".join(str(evidence.sessions[other].number) for other in others)
-            findings.append(f"responses of session {evidence.sessions[k].number} fit the pictures of session {of}")
+            of = " and ".join(str(numbers[other]) for other in others)
+            findings.append(f"responses of session {numbers[k]} fit the pictures of session {of}")
             told.add(k)
     ids = pictures.id
     for k in [k for k in lost if k not in told]:
-        how = _sorted(data.stimulus[data.session == evidence.sessions[k].number], ids)
+        how = _sorted(data.stimulus[data.session == numbers[k]], ids)
         if how:
-            findings.append(f"trial table sorted by picture in session {evidence.sessions[k].number}: {how}, and the responses do not follow them")
+            findings.append(f"trial table sorted by picture in session {numbers[k]}: {how}, and the responses do not follow them")
             told.add(k)
     strong = [k for k in every if own[k][0] >= CLEAR]
     for k in [k for k in lost if k not in told]:
         expected = float(np.median([own[other][0] for other in strong])) if strong else 0.0
         if expected >= 2 * CLEAR and own[k][0] < NONE:
-            number = evidence.sessions[k].number
-            findings.append(f"responses of session {number} do not follow its pictures, at no lag and for no other session's pictures: check its files and its trials")
+            findings.append(
+                f"responses of session {numbers[k]} do not follow its pictures, at no lag and for no other session's pictures: "
+                "check its files and its trials"
+            )
     return {"all": together}
 
 
-def _shift(lag: int) -> str:
-    count = abs(lag)
-    return f"responses fit the pictures {'one trial' if count == 1 else f'{count} trials'} {'earlier' if lag > 0 else 'later'}"
+def _shift(lag: int, where: str) -> str:
+    count = "one trial" if abs(lag) == 1 else f"{abs(lag)} trials"
+    return f"responses fit the pictures {count} {'earlier' if lag > 0 else 'later'} {where}: the trial table, or beta_index, is off by {abs(lag)}"
 
 
 def _sorted(stimulus: NDArray[np.integer], ids: NDArray[np.str_]) -> str | None:

@@ -3,6 +3,7 @@
 Everything is ordinary least squares, in percent of the voxel's mean over the run. Design matrices are nilearn's.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,9 @@ def design(frame_times: NDArray[np.float64], events: Events, hrf: str | None, hi
         table = pd.DataFrame({"trial_type": [name for part in parts for name in part[0]], "onset": onset, "duration": duration})
     drifts = {"drift_model": "cosine", "high_pass": high_pass}
     extra = {"add_regs": confounds, "add_reg_names": [f"confound_{k}" for k in range(confounds.shape[1])]} if confounds.shape[1] else {}
-    matrix = make_first_level_design_matrix(frame_times, table, hrf_model=hrf or "glover", **drifts, **extra)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The following conditions contain events with null duration")  # a press is one
+        matrix = make_first_level_design_matrix(frame_times, table, hrf_model=hrf or "glover", **drifts, **extra)
     trials = matrix[names].to_numpy(np.float64) if hrf is not None else np.empty((len(frame_times), 0))
     unseen = np.flatnonzero(~(abs(trials) > 1e-6).any(0))
     if len(unseen):

@@ -293,15 +293,16 @@ class BidsSource:
                 again = place[counts > 1][0]
                 lines = frame["_line"][index == again].tolist()
                 raise InputError(f"{path} line {lines[1]}: beta_index {again} stands in line {lines[0]} too; every trial has its own")
-            if len(index) and index.min() < 0 or index.max(initial=0) > volumes or (index.min(initial=0) == 0 and index.max(initial=0) == volumes):
+            first, last = (int(index.min()), int(index.max())) if len(index) else (0, 0)
+            if first < 0 or last > volumes or (first == 0 and last == volumes):
                 raise InputError(
-                    f"{path}: beta_index reaches from {index.min()} to {index.max()}, but {part.path.name} holds {volumes} trials; "
+                    f"{path}: beta_index reaches from {first} to {last}, but {part.path.name} holds {volumes} trials; "
                     "get both again, or mend the table"
                 )
-            base = 0 if index.min(initial=0) == 0 else 1 if index.max() == volumes else None
+            base = 0 if first == 0 else 1 if last == volumes else None
             if base is None:
                 raise InputError(
-                    f"{path}: beta_index reaches from {index.min()} to {index.max()} of {volumes} trials, so it may count from 0 or from 1; "
+                    f"{path}: beta_index reaches from {first} to {last} of {volumes} trials, so it may count from 0 or from 1; "
                     "list all trials, with n/a for those to leave out"
                 )
             if base == 1:
