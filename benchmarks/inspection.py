@@ -80,20 +80,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--noise", type=float, default=1.3, help="Trial noise as a multiple of the signal's deviation.")
     given = parser.parse_args()
-    print(f"{'case':42} found  missed  false alarms  seconds a case")
-    for name, (damage, pattern) in {"nothing wrong": (None, "$^"), **FAULTS}.items():
-        begun, found, alarms, said = time.perf_counter(), 0, 0, []
+    cases: dict[str, tuple[Callable[[Betas], Any] | None, str]] = {"nothing wrong": (None, "$^"), **FAULTS}
+    found, alarms = dict.fromkeys(cases, 0), {name: [] for name in cases}  # type: ignore[var-annotated]
+    begun, done = time.perf_counter(), 0
+    with contextlib.suppress(KeyboardInterrupt):  # the seeds that are done are counted
         for seed in range(given.seeds):
-            lines = case(seed, damage, noise=given.noise)["findings"]
-            named = [line for line in lines if re.search(pattern, line)]
-            found += bool(named)
-            others = [line for line in lines if not re.search(pattern if name != "all tables sorted" else "sorted by picture", line)]
-            alarms += bool(others)
-            said += [f"    seed {seed}: {line}" for line in others]
-        seconds = (time.perf_counter() - begun) / given.seeds
-        missed = "-" if damage is None else str(given.seeds - found)
-        print(f"{name:42} {'-' if damage is None else found:>5}  {missed:>6}  {alarms:>12}  {seconds:14.2f}")
-        print(*said, sep="\n", end="\n" if said else "", flush=True)
+            lines = {name: case(seed, damage, noise=given.noise)["findings"] for name, (damage, _) in cases.items()}
+            done += 1
+            for name, (_, pattern) in cases.items():
+                right = pattern if name != "all tables sorted" else "sorted by picture"
+                found[name] += any(re.search(pattern, line) for line in lines[name])
+                alarms[name] += [f"    seed {seed}: {line}" for line in lines[name] if not re.search(right, line)]
+    print(f"{done} seeds, noise {given.noise:g} times the signal, {(time.perf_counter() - begun) / max(1, done * len(cases)):.2f} s a case")
+    print(f"{'case':42} found  missed  false alarms")
+    for name in cases:
+        counts = ("-", "-") if name == "nothing wrong" else (found[name], done - found[name])
+        print(f"{name:42} {counts[0]:>5}  {counts[1]:>6}  {len(alarms[name]):>12}", *alarms[name], sep="\n")
 
 
 if __name__ == "__main__":

@@ -75,8 +75,10 @@ def himalayas(x, shown, split, pixels):
                 truth.append(described[pictures == picture][0])
                 kinds.append(kind)
     means, truth, test = np.array(means), np.array(truth), np.array(kinds)
-    model = RidgeCV(alphas=np.logspace(0, 5, 11), cv=5, solver_params={"warn": False}).fit(means[~test] - means[~test].mean(0), truth[~test] - truth[~test].mean(0))
-    return identified(np.asarray(model.predict(means[test] - means[~test].mean(0))), truth[test] - truth[~test].mean(0), 0)["value"]
+    model = RidgeCV(alphas=np.logspace(0, 5, 11), cv=5, solver_params={"warn": False})
+    model.fit(means[~test] - means[~test].mean(0), truth[~test] - truth[~test].mean(0))
+    predicted = np.asarray(model.predict(means[test] - means[~test].mean(0)))
+    return identified(predicted, truth[test] - truth[~test].mean(0), 0)["value"]
 
 
 def scored(x, session, train):
@@ -223,7 +225,8 @@ def test_cifti_series_are_read_by_area(tmp_path):
     third = BrainModelAxis.from_mask(np.ones((rest.shape[1], 1, 1), bool), affine=np.eye(4), name="CEREBELLUM")
     image = nibabel.Cifti2Image(np.hstack([values, rest]), header=(SeriesAxis(0, TR, 90), axes[0] + axes[1] + third))
     nibabel.save(image, func / "sub-01_ses-01_task-images_run-1_space-fsLR_den-91k_bold.dtseries.nii")
-    areas = {"form": "cifti", "space": "fsLR", "rois": {"early": {"areas": ["V1", "V2"]}}, "estimate": {"kind": "lag-window", "window": [4, 8], "confounds": []}}
+    areas = {"form": "cifti", "space": "fsLR", "rois": {"early": {"areas": ["V1", "V2"]}}}
+    areas["estimate"] = {"kind": "lag-window", "window": [4, 8], "confounds": []}
     raw = open_source(parse_study(study_of(block("bids runs", lab.root), **areas)), "lab").subject("01")
     labels, known = glasser()
     where = np.flatnonzero(np.isin(labels, known["V1"] + known["V2"]))

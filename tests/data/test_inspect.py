@@ -1,16 +1,12 @@
 """What `inspect` says of whole and of damaged laboratories, and how training waits for it."""
 
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.inspection import FAULTS, case, study_of
-
 from unimind.data.evidence import repeated_rows
 from unimind.data.inspect import identified, ridge
 from unimind.data.overview import overview

@@ -25,7 +25,8 @@ AFTER_METRICS = {"make_tables": 1, "draw_figures": 1, "write_report": 1}
 
 def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
-        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "check_subjects": 1,
+        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "inspect_subject": 3,
+        "check_subjects": 1,
         "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_decoder": 3, "condition_diffusion": 2 + 3,
         "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12,
         "compare_budgets": 4, **AFTER_METRICS,
