@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unimind import study as settings
 from unimind.models.encoder import Encoder
-from unimind.models.enter import Adapters, Signals
+from unimind.models.enter import Adapters
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
@@ -63,7 +63,7 @@ class AlignmentLosses:
     shuffle_labels : bool
         Ablation: pseudo-labels of the wrong pairs.
     noise : float
-        Added to the signals of a closed form, in units of the context's spread.
+        Added to what a body sees of a closed form's signals, in units of the context's spread.
     """
 
     losses: settings.Losses
@@ -80,11 +80,7 @@ class AlignmentLosses:
 
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, space = self.losses, module.encoder.space
-        if module.encoder.closed and self.noise > 0:
-            given = Signals.of(torch.stack(list(batch["responses"])))
-            noisy = given.coordinates + self.noise * batch["noise"] * given.spread
-            batch = {**batch, "responses": given._replace(coordinates=noisy).joined()}
-        output = encoded(module.encoder, batch)
+        output = encoded(module.encoder, batch, self.noise * batch["noise"] if self.noise > 0 else None)
         pooled = output.pooled
         own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
         seen = weight * own + (1 - weight) * partner
