@@ -24,6 +24,9 @@ from unimind.training.objectives.subject import SubjectAdversary, SubjectClassif
 #: Parameter of the Beta distribution of MixCo's weights (MindEye).
 MIXCO = 0.15
 
+#: Of the cosines that validation names pictures by: pictures whose cosines differ by more than this are told apart for sure.
+RETRIEVAL_TEMPERATURE = 0.1
+
 #: Penalties and folds of the ridge regressions that adapters start at.
 ALPHAS, FOLDS = tuple(float(10**k) for k in range(-1, 7)), 5
 
@@ -185,29 +188,33 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Target
 
 
 def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
-    """How far predictions are from held-out pictures, averaged over subjects.
+    """How well held-out pictures are told apart, averaged over subjects.
 
-    First, what is minimised: one minus the mean cosine of predicted and true coordinates of the image embedding or, where none is
-    predicted, of the latent, about the mean of the pictures shown (`EncoderOutput.centre`): like identification it does not depend on
-    the predictions' length, which contrastive losses are free to change. Then the distance that is trained, and two-way identification
-    by the embedding about the subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
+    First, what is minimised: `retrieval`, the cross-entropy of naming the right one of the subject's held-out pictures by the cosine of
+    predicted and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), over a temperature of 0.1. Like
+    identification it does not depend on the predictions' length, which contrastive losses are free to change; unlike it, it is smooth
+    for few pictures. Then the distance that is trained, and two-way identification about the held-out pictures' mean. One picture is
+    told from no other: only the distance is left. All are of the image embedding or, where none is predicted, of the latent.
     """
     space, target = encoder.space, encoder.targets[0]
     device = space.embedding_mean.device
-    angles, distances, identified = [], [], []
+    retrieved, distances, identified = [], [], []
     for name, (responses, images) in parts.items():
         found = [encoder(part.to(device), None if encoder.closed else name) for part in responses.split(size)]
         own = torch.cat([out.coordinates[target] for out in found]).float()
-        centre = torch.cat([out.centre.expand(len(out.pooled), -1) for out in found])
-        truth = space.part(subjects[name][1].coordinates(images).to(device), target)
-        shown = space.part(centre, target)
-        angles.append(float(1 - torch.nn.functional.cosine_similarity(own - shown, truth - shown, dim=1).mean()))
-        distances.append(float(coordinate_distance(own, truth, space.part(space.spread[None], target))))
-        if target == "embedding" and len(np.unique(images)) > 1:
-            middle = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
-            identified.append(two_way(own - middle, truth - middle))
-    values = {"angle": float(np.mean(angles)), target: float(np.mean(distances))}
-    return values | ({"identification": float(np.mean(identified))} if identified else {})
+        shown = space.part(torch.cat([out.centre.expand(len(out.pooled), -1) for out in found]), target)
+        pictures, place = np.unique(images, return_inverse=True)
+        candidates = space.part(subjects[name][1].coordinates(pictures).to(device), target)
+        right = torch.from_numpy(place).to(device)
+        distances.append(float(coordinate_distance(own, candidates[right], space.part(space.spread[None], target))))
+        if len(pictures) > 1:
+            middle = shown.mean(0)
+            cosine = torch.nn.functional.normalize(own - shown, dim=1) @ torch.nn.functional.normalize(candidates - middle, dim=1).T
+            retrieved.append(float(torch.nn.functional.cross_entropy(cosine / RETRIEVAL_TEMPERATURE, right)))
+            centre = candidates.mean(0)  # what the pictures share identifies none of them
+            identified.append(two_way(own - centre, candidates[right] - centre))
+    values = {target: float(np.mean(distances))}
+    return {"retrieval": float(np.mean(retrieved)), **values, "identification": float(np.mean(identified))} if retrieved else values
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:
