@@ -19,7 +19,6 @@ from typing import Any
 from unimind import __version__
 from unimind.errors import InputError, is_out_of_memory
 from unimind.stages import STAGES
-from unimind.study import read_study
 
 STUDY_HELP = "the study, YAML or JSON; further files are added to the ones before, as Snakemake's --configfile adds them"
 
@@ -125,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         if name == "check":
+            from unimind.study import read_study
+
             study = read_study(*given["study"])
             print(f"{', '.join(map(str, given['study']))}: a valid study, {len(list(study.pairs()))} subjects, {len(study.methods)} methods")
             return 0
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stage = STAGES[name]
         parameters = {key.replace("-", "_"): value for key, value in given.items()}
         if stage.needs_study:
+            from unimind.study import read_study
+
             names = {key: value for key, value in parameters.items() if isinstance(value, (str, bool))}
             parameters["study"] = stage.view(read_study(*given["study"]), **names)
         return stage.load()(**parameters) or 0

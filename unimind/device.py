@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 
+from unimind.cards import take_card
 from unimind.errors import InputError
 
 
 def on_device(device: torch.device | str | None = None) -> torch.device:
     """A device: the one given, else the one that `UNIMIND_DEVICE` names (cpu, cuda, cuda:1), else a GPU where there is one.
+
+    Of several GPUs that nobody has chosen from, this process takes a free one and keeps it (`cards.take_card`).
 
     Raises
     ------
@@ -27,6 +30,9 @@ def on_device(device: torch.device | str | None = None) -> torch.device:
     if given.startswith("cuda") and not count:
         raise InputError(f"UNIMIND_DEVICE: {given} given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
     named = torch.device(given or ("cuda" if count else "cpu"))
+    if named.index is None and given != "cpu" and (card := take_card()) is not None and count > 1:
+        named = torch.device("cuda", card)
+        torch.cuda.set_device(named)
     if named.index is not None and named.index >= count:
         raise InputError(f"UNIMIND_DEVICE: {given} given, but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'} here, counted from cuda:0")
     return named

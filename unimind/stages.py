@@ -9,11 +9,12 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimind.provenance import code_hash
-from unimind.study import Study
-from unimind.study.view import Scope, seen, whole
+
+if TYPE_CHECKING:  # the command line's help does without the study's types
+    from unimind.study import Study
 
 Names = Mapping[str, Any]
 Lines = tuple[str, ...]
@@ -55,10 +56,10 @@ class Stage:
     function: str
     help: str
     arguments: dict[str, str] = field(default_factory=dict)
-    reads: Lines | Callable[[Study, Names], Iterable[str]] = ()
+    reads: "Lines | Callable[[Study, Names], Iterable[str]]" = ()
     knows: Lines = ()
     needs_study: bool = True
-    code_of: Callable[[Study, Names], tuple[str, str | None]] | None = None
+    code_of: "Callable[[Study, Names], tuple[str, str | None]] | None" = None
     memory: int = 4000
     minutes: int = 60
     gpu: bool = False
@@ -73,20 +74,21 @@ class Stage:
         """The function."""
         return getattr(importlib.import_module(self.module), self.function)
 
-    def _lines(self, study: Study, names: Names) -> Lines:
-        return tuple(self.reads(study, names)) if callable(self.reads) else self.reads
-
-    def view(self, study: Study, **names: Any) -> Study:
+    def view(self, study: "Study", **names: Any) -> "Study":
         """The study as the stage sees it when it is called for these names."""
-        study = whole(study)
-        return seen(study, self.module, self._lines(study, names), ("name", *self.knows), names)
+        from unimind.study.view import seen, whole
 
-    def part(self, study: Study, **names: Any) -> dict[str, Any]:
+        study = whole(study)
+        reads = self.reads(study, names) if callable(self.reads) else self.reads
+        return seen(study, self.module, reads, ("name", *self.knows), names)
+
+    def part(self, study: "Study", **names: Any) -> dict[str, Any]:
         """What of the study the stage's result depends on, as plain types."""
-        study = whole(study)
-        return Scope(study, self.module, self._lines(study, names), (), names).part()
+        from unimind.study.view import declared
 
-    def code(self, study: Study, **names: Any) -> str:
+        return declared(self.view(study, **names))
+
+    def code(self, study: "Study", **names: Any) -> str:
         """Hash of the code that the stage runs."""
         return code_hash(*(self.code_of(study, names) if self.code_of else (self.module,)))
 
@@ -107,7 +109,7 @@ class Stage:
         return words
 
 
-def _fetched(study: Study, names: Names) -> Iterable[str]:
+def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
         yield "datasets.{dataset} -training_subjects -new_subjects -validation_fraction -roi_labels"
@@ -119,7 +121,7 @@ def _fetched(study: Study, names: Names) -> Iterable[str]:
             yield "seed"
 
 
-def _foundation(study: Study, names: Names) -> Iterable[str]:
+def _foundation(study: "Study", names: Names) -> Iterable[str]:
     yield "foundations.{name}"
     if names["name"] in study.networks() and study.is_trained(names["name"]):
         yield from ("foundations.drawn", "picture_size", "seed")
@@ -135,12 +137,12 @@ _OBTAINED = {
 }
 
 
-def _code_of_foundation(study: Study, names: Names) -> tuple[str, str | None]:
+def _code_of_foundation(study: "Study", names: Names) -> tuple[str, str | None]:
     name = names["name"]
     return (f"unimind.training.foundations.{name}" if study.is_trained(name) else _OBTAINED[getattr(study.foundations, name).kind]), None
 
 
-def _code_of_transfer(study: Study, names: Names) -> tuple[str, str | None]:
+def _code_of_transfer(study: "Study", names: Names) -> tuple[str, str | None]:
     """A method fitted in closed form is compared over budgets without the code that adapts one."""
     return "unimind.evaluation.transfer", "unimind.training.adapt" if study.method(names["method"]).closed else None
 

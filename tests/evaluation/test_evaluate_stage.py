@@ -23,7 +23,8 @@ from unimind.errors import InputError
 from unimind.evaluation import layout
 from unimind.evaluation.controls import distinct
 from unimind.evaluation.evaluate import evaluate, read_pairs
-from unimind.evaluation.metrics import CHANCE, LOWER_IS_BETTER, retrieval
+from unimind.evaluation.layout import LOWER_IS_BETTER
+from unimind.evaluation.metrics import CHANCE, retrieval
 from unimind.evaluation.networks import WEIGHTS_OF
 from unimind.evaluation.panel import Panel, Whole, measure
 from unimind.evaluation.pictures import Pictures, resize

@@ -106,7 +106,7 @@ def test_a_method_that_cannot_choose_says_so(tiny):
     with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
         del file["predicted"], file["predicted_shuffled"]
     content = json.loads(tiny.score("poor", "subj01", tiny.features()).read_text())
-    assert "Poor predicts no image embedding: the first of its 2 samples is shown" in content["warnings"]
+    assert "poor predicts no image embedding: the first of its 2 samples is shown" in content["warnings"]
 
 
 def test_a_row_the_study_cannot_have_is_absent_with_the_reason(tiny):
@@ -293,7 +293,7 @@ def test_bold_only_where_the_paired_test_says_so(scored, tmp_path):
     assert any("**" in line for line in rows)
     for subject in tiny.subjects:  # the same pictures twice: no difference, nothing bold
         content = json.loads(files["good", subject].read_text())
-        files["poor", subject].write_text(json.dumps(content | {"method": "poor", "label": "Poor"}))
+        files["poor", subject].write_text(json.dumps(content | {"method": "poor"}))
     tabulate(tiny.study, list(files.values()), [], tmp_path / "same")
     assert "**" not in (tmp_path / "same" / "reconstruction.md").read_text()
 

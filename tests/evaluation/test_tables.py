@@ -221,16 +221,16 @@ def test_networks_lead_up_to_the_first_method_and_closed_form_ones_and_controls_
     content = tiny.study.model_dump(mode="json")
     network = {"encoder": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3}, "align": {}, "adapt": {}}
     content["methods"] = {"first": {**network, "label": "First"}, "second": {**network, "label": "Second"}} | content["methods"]
-    content["transfer"] = {"baselines": {"prior": {"scope": "subject", "encoder": {"kind": "prior"}}}}
+    content["transfer"] = {"baselines": {"prior": {"label": "Prior", "scope": "subject", "encoder": {"kind": "prior"}}}}
     study = parse_study(content)
     metrics, transfer, models = [*files.values()], [], tmp_path / "models"
     for method in study.all_methods():
         for subject in tiny.subjects if method in ("first", "second") else ():
             metrics.append(tmp_path / f"{method}-{subject}.json")
             metrics[-1].write_text(files["poor", subject].read_text())
-            changed(metrics[-1], lambda content: content.update(method=method, label=method.title()))  # noqa: B023
+            changed(metrics[-1], lambda content: content.update(method=method))  # noqa: B023
         entry = json.loads(files["poor", "subj03"].read_text()) | {"costs": {}}
-        ways = [{"method": name, "label": name.title(), "budget": budget} for name in (method, f"{method} from scratch") for budget in ("5", "all")]
+        ways = [{"method": name, "budget": budget} for name in (method, f"{method} from scratch") for budget in ("5", "all")]
         transfer.append(tmp_path / f"curve-{method}.json")
         transfer[-1].write_text(json.dumps({"dataset": "sim", "subject": "subj03", "method": method, "entries": [entry | way for way in ways]}))
         (models / method / "fit" / "g").mkdir(parents=True)

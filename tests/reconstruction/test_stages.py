@@ -16,7 +16,7 @@ from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.controls import controls
-from unimind.reconstruction.draw import draw_pictures
+from unimind.reconstruction.draw import draw_pictures, kept_blocks
 from unimind.reconstruction.predict import responses_by_image
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
@@ -218,16 +218,30 @@ def reconstruct_until(root, name, blocks, out):
 
 def test_a_killed_reconstruction_goes_on_where_it_was_with_equal_bits(world, capsys):
     expected = pictures(world, "unimind", make_study(batch_size=2))
-    for blocks in (3, 2):
-        assert killed(started(reconstruct_until, world, "unimind", blocks, "killed.h5"))
-        assert not (world / "killed.h5").exists()
+    assert killed(started(reconstruct_until, world, "unimind", 5, "killed.h5"))
+    assert not (world / "killed.h5").exists()
     found = pictures(world, "unimind", make_study(batch_size=2), out="killed.h5")
     assert "continuing after 5 of 8 blocks" in capsys.readouterr().err
     assert expected.keys() == found.keys() and all(np.array_equal(expected[key], found[key]) for key in expected)
     assert not list(world.glob(".*partial"))
-    assert killed(started(reconstruct_until, world, "unimind", 3, "other.h5"))
-    pictures(world, "unimind", make_study(batch_size=2, guidance=1.2), out="other.h5")  # what was drawn otherwise is of no use
-    assert "continuing" not in capsys.readouterr().err
+
+
+def test_blocks_are_made_once_and_those_of_another_mark_not_used(tmp_path):
+    made = []
+
+    def make(rows):
+        made.append(rows.tolist())
+        if len(made) == 3:
+            raise InterruptedError
+        return {"rows": rows * 10}
+
+    def run(mark):
+        return np.concatenate([content["rows"] for _, content in kept_blocks(tmp_path, mark, 10, 4, make, "")]).tolist()
+
+    with pytest.raises(InterruptedError):
+        run("a")
+    assert run("a") == [row * 10 for row in range(10)] and made == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [8, 9]]
+    assert run("b") == run("b") == [row * 10 for row in range(10)] and len(made) == 7
 
 
 def test_batches_change_nothing(world):

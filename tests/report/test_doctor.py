@@ -113,10 +113,10 @@ def test_cards_and_processes(monkeypatch):
 
 def test_no_card_or_one_that_torch_cannot_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "graphics_cards", lambda: 0)
+    monkeypatch.setattr(doctor, "cards", list)
     assert found(doctor._devices)["GPU"] == ("ok", "none; the CPU is used")
     assert found(doctor._devices, REAL)["GPU"][0] == "note"
-    monkeypatch.setattr(doctor, "graphics_cards", lambda: 1)
+    monkeypatch.setattr(doctor, "cards", lambda: [Path("/dev/nvidia0")])
     state, words = found(doctor._devices)["GPU"]
     assert state == "note" and "update the driver" in words
 

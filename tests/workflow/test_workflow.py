@@ -284,17 +284,18 @@ def test_a_given_study_has_no_leftovers_of_the_embedded_one(bare, tmp_path):
 # --- one machine ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resources", [(), ("--resources", "mem_mb=1000000")], ids=["without", "with"])
-def test_two_jobs_never_share_the_graphics_card(bare, tmp_path, resources):
+@pytest.mark.parametrize(("cards", "resources"), [(1, ()), (1, ("--resources", "mem_mb=1000000")), (2, ())], ids=["without", "with", "two cards"])
+def test_as_many_jobs_run_as_there_are_graphics_cards(bare, tmp_path, cards, resources):
     clone = bare.copy(tmp_path / "unimind")
     content = tiny()
     content["threads"] = 1
     content["methods"] = {"mindvis": content["methods"]["mindvis"]}
     arguments = ("--until", "condition_diffusion", *resources)
-    done = clone.snakemake(*arguments, configfile=clone.study(content), cores=8, UNIMIND_GPUS="1", STANDIN_SECONDS="0.4")
+    done = clone.snakemake(*arguments, configfile=clone.study(content), cores=8, UNIMIND_GPUS=str(cards), STANDIN_SECONDS="0.4")
     assert done.returncode == 0, done.stderr
-    spans = sorted((float(call["begun"]), float(call["ended"])) for call in read_calls(clone) if call["stage"] in ("foundation", "pretrain", "condition"))
-    assert len(spans) >= 7 and all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    spans = [(float(call["begun"]), float(call["ended"])) for call in read_calls(clone) if call["stage"] in ("foundation", "pretrain", "condition")]
+    assert len(spans) >= 7
+    assert max(sum(begun <= moment < ended for begun, ended in spans) for moment, _ in spans) == cards
 
 
 def test_jobs_run_with_the_python_of_snakemake(finished):

@@ -3,11 +3,11 @@
 Nothing is trained in a study before this table is there: whatever is wrong with anybody's data is said first.
 """
 
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from unimind.data.prepared import SPLITS, PreparedSubject, read_unpaired
 from unimind.errors import InputError
@@ -43,8 +43,10 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
     for dataset, subject in study.pairs():
         if (dataset, subject) not in known:
             raise InputError(f"{dataset} {subject}: not among the prepared files given; name its file under --prepared")
-    with whole_file(out) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    with whole_file(out) as temporary, open(temporary, "w", newline="") as stream:
+        table = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
     say(f"overview: {len(rows)} prepared files are in order")
 
 

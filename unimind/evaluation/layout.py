@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from unimind.evaluation.metrics import LOWER_IS_BETTER
+LOWER_IS_BETTER = frozenset({"mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"})
+SIMILARITY = ("clip", "study_clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
+SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
 
 TITLES = {
     "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr",

@@ -14,7 +14,6 @@ from unimind.evaluation.pictures import SIDE, resize
 
 DETAIL = 425  # side at which PixCorr and SSIM are computed: that of NSD's stimuli
 #: Measures for which less is better; for all others more is.
-LOWER_IS_BETTER = frozenset({"mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"})
 #: What a measure gives for pictures that have nothing to do with the truths; absent where there is no such constant.
 CHANCE = {name: 0.5 for name in ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet", "identification")} | {"nway_top1": 0.02}
 

@@ -15,14 +15,13 @@ import torch
 
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
+from unimind.evaluation.layout import SIMILARITY
 from unimind.evaluation.pictures import SIDE, Pictures, slices
 from unimind.progress import say, track
 
 LOW_LEVEL = ("mse", "pixcorr", "ssim")
 TWO_WAY = ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet")
 DISTANCE = ("effnet", "swav")
-SIMILARITY = ("clip", "study_clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
-SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
 FEW_FOR_INCEPTION_SCORE = 5000
 # Results depend on neither of these.
 PAIRS_AT_ONCE = 8  # truths per step of the pair measures, whose maps are large

@@ -16,7 +16,6 @@ import numpy as np
 from unimind.errors import InputError
 from unimind.evaluation import layout, peers
 from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
-from unimind.evaluation.panel import SEMANTIC
 from unimind.evaluation.statistics import bootstrap, holm, paired_test
 from unimind.progress import say
 from unimind.storage import content_hash, read_json, whole_directory
@@ -433,7 +432,7 @@ def blurred_wins(rows: list[Row], labels: dict[str, str]) -> list[str]:
         mean = next((row.metrics for row in members if row.row == "mean-training-image"), {})
         both = {name for row in methods for name in row.metrics if name in mean}
         best = {name: max((row for row in methods if name in row.metrics), key=lambda row: row.metrics[name]["value"]) for name in both}  # noqa: B023
-        semantic = next((name for name in SEMANTIC if name in both), None)
+        semantic = next((name for name in layout.SEMANTIC if name in both), None)
         won = [name for name in ("pixcorr", "ssim") if name in both and mean[name]["value"] > best[name].metrics[name]["value"]]
         if semantic is None or not won or best[semantic].metrics[semantic]["value"] <= mean[semantic]["value"]:
             continue

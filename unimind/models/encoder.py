@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unimind.errors import InputError
 from unimind.models.bodies import Patches, build_body
-from unimind.models.enter import Adapters, ClosedForm, build_enter
+from unimind.models.enter import Adapters, ClosedForm, Context, Signals, build_enter
 from unimind.models.heads import TargetHead
 from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
@@ -27,18 +27,22 @@ class EncoderOutput(NamedTuple):
         (B, width), for alignment and the time condition.
     coordinates : dict of str to Tensor
         Target -> its predicted coordinates in the picture space, (B, k).
+    centre : Tensor
+        (B or 1, K), mean coordinates of the pictures that the subject is known to be shown: the training pictures' (zero), or a closed
+        form's context's.
     """
 
     tokens: Tensor
     pooled: Tensor
     coordinates: dict[str, Tensor]
+    centre: Tensor
 
 
 class Encoder(nn.Module):
     """Enter, body, heads.
 
-    A closed form that enters predicts the coordinates itself; heads add to them what the body learns (their last layers start at
-    zero). Without a closed form the heads' predictions are the body's alone: nothing goes around it.
+    A closed form that enters predicts the coordinates itself; heads, which start at zero, add to them what the body learns. Without a
+    closed form the heads' predictions are the body's alone: nothing goes around it.
 
     Parameters
     ----------
@@ -80,25 +84,30 @@ class Encoder(nn.Module):
         self.enter.add(subject, n_voxels)
         self.arguments["n_voxels"][subject] = n_voxels
 
-    def take_map(self, subject: str, found: LinearMap) -> None:
+    def take_map(self, subject: str, found: LinearMap, context: Context) -> None:
         """Take a subject's closed form."""
         assert isinstance(self.enter, ClosedForm)
-        self.enter.take(subject, found)
+        self.enter.take(subject, found, context)
         self.arguments["n_voxels"][subject] = len(found.weight)
 
     def from_signal(self, signal: Tensor, cut: bool = False) -> EncoderOutput:
         """What is made of an entered signal (B, C, size); with `cut` every row gets the body's mean output over the training pictures."""
-        size = self.space.size
-        white = torch.cat([signal[..., :size] / self.space.spread, signal[..., size:]], -1) if self.closed else signal
+        given, entered = None, signal
+        centre, spread = self.space.spread.new_zeros(1, self.space.size), self.space.spread[None]
+        if self.closed:
+            given = Signals.of(signal)
+            entered, centre, spread = given.white(), given.mean, given.spread
         if cut:
             tokens, pooled = (mean.expand(len(signal), *mean.shape) for mean in (self.mean_tokens, self.mean_pooled))
         else:
-            tokens, pooled = self.body(white)
+            tokens, pooled = self.body(entered)
         found = {}
         for name in self.targets:
-            given = self.space.part(signal[:, 0, :size], name) if self.closed else 0.0
-            found[name] = given + self.space.part(self.space.spread[None], name) * self.heads[name](pooled) if name in self.heads else given
-        return EncoderOutput(tokens, pooled, found)
+            parts = [self.space.part(given.coordinates, name)] if given is not None else []
+            if name in self.heads:
+                parts.append(self.space.part(spread, name) * self.heads[name](pooled))
+            found[name] = sum(parts[1:], parts[0])
+        return EncoderOutput(tokens, pooled, found, centre)
 
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:
         """Signals of rows of any subjects: B responses (R, V) and their subjects."""

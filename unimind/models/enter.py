@@ -1,16 +1,64 @@
 """How a subject's voxels come to what all subjects share."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unimind.errors import InputError
 from unimind.models.prior import LinearMap
 
 #: ln of a context's number of pictures is divided by this, so that budgets and whole recordings (e^7 = 1097) enter as about 1.
-CONTEXT = 7.0
+LOG_PICTURES = 7.0
+#: How many pictures the training pictures' mean and spread count for beside those of a subject's own.
+PICTURES_MEAN, PICTURES_SPREAD = 10, 100
+
+
+class Context(NamedTuple):
+    """The pictures that a closed form was fitted to: how many, and mean and spread (K,) of their coordinates.
+
+    A subject is not shown the training subjects' pictures but its own, and these may lie elsewhere and closer together; a shared body
+    sees, and corrects, predictions about their mean and in units of their spread. Few pictures say little of either, so both are drawn
+    towards the training pictures'.
+    """
+
+    pictures: int
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, coordinates: NDArray, spread: NDArray) -> "Context":
+        """Of pictures of coordinates (n, K), where the training pictures' have mean 0 and a given spread (K,)."""
+        n = len(coordinates)
+        mean = n * coordinates.mean(0) / (n + PICTURES_MEAN)
+        variance = (n * coordinates.var(0) + PICTURES_SPREAD * spread**2) / (n + PICTURES_SPREAD)
+        return cls(n, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+
+
+class Signals(NamedTuple):
+    """Signals of a closed form: expected coordinates (B, K), mean and spread (B, K) of the context's pictures, and ln(their number) / 7 (B, 1)."""
+
+    coordinates: Tensor
+    mean: Tensor
+    spread: Tensor
+    size: Tensor
+
+    def white(self) -> Tensor:
+        """What a body sees: (B, 1, K + 1)."""
+        return torch.cat([(self.coordinates - self.mean) / self.spread, self.size], 1)[:, None]
+
+    def joined(self) -> Tensor:
+        """As one tensor (B, 1, 3 K + 1), the form in which signals travel."""
+        return torch.cat(self, 1)[:, None]
+
+    @classmethod
+    def of(cls, joined: Tensor) -> "Signals":
+        """What `joined` put together."""
+        size = (joined.shape[-1] - 1) // 3
+        return cls(*joined[:, 0].split([size, size, size, 1], 1))
 
 
 def subject_key(dataset: str, subject: str) -> str:
@@ -102,37 +150,43 @@ class Adapters(nn.Module):
 class ClosedForm(nn.Module):
     """A linear map of each subject's voxels to the picture space, found in closed form (`ridge`, `decoded`) and never trained.
 
-    The signal is the expected coordinates (K) and, last, how many pictures the map was fitted to: ln(n) / 7, since fewer make it
-    less sure.
-
     Parameters
     ----------
-    size : int
-        K + 1.
+    coordinates : int
+        K.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, coordinates: int) -> None:
         super().__init__()
-        self.size = size
+        self.size = coordinates + 1  # as a body sees it
 
-    def take(self, subject: str, found: LinearMap) -> None:
-        """Take a subject's map."""
-        for key, value in (("weight", found.weight), ("bias", found.bias), ("pictures", [float(found.pictures)])):
+    def take(self, subject: str, found: LinearMap, context: Context) -> None:
+        """Take a subject's map and what it was fitted to."""
+        values = {"weight": found.weight, "bias": found.bias, "mean": context.mean, "spread": context.spread, "pictures": [context.pictures]}
+        for key, value in values.items():
             self.register_buffer(f"{module_name(subject)}_{key}", torch.as_tensor(value, dtype=torch.float32))
 
-    def forward(self, responses: Tensor, subject: str) -> Tensor:
-        """(B, R, V) to (B, 1, K + 1)."""
-        name = module_name(subject)
-        if not hasattr(self, f"{name}_weight"):
+    def taken(self, subject: str) -> tuple[LinearMap, Context]:
+        """A subject's map and what it was fitted to; InputError for a subject without one."""
+        weight, bias, mean, spread, pictures = (self._of(subject, key).numpy() for key in ("weight", "bias", "mean", "spread", "pictures"))
+        return LinearMap(weight, bias), Context(int(pictures[0]), mean, spread)
+
+    def _of(self, subject: str, key: str) -> Tensor:
+        found = getattr(self, f"{module_name(subject)}_{key}", None)
+        if found is None:
             raise InputError(f"{subject}: this model has no decoder of that subject; run the stage `enter` for it first")
-        weight, bias, pictures = (getattr(self, f"{name}_{key}") for key in ("weight", "bias", "pictures"))
+        return found
+
+    def forward(self, responses: Tensor, subject: str) -> Tensor:
+        """(B, R, V) to joined `Signals` (B, 1, 3 K + 1)."""
+        weight, bias, mean, spread, pictures = (self._of(subject, key) for key in ("weight", "bias", "mean", "spread", "pictures"))
         expect(subject, responses.shape[-1], len(weight))
-        return with_context(responses.mean(1) @ weight + bias, pictures.expand(len(responses)))[:, None]
+        return signals_of(responses.mean(1) @ weight + bias, mean, spread, pictures.expand(len(responses))).joined()
 
 
-def with_context(coordinates: Tensor, pictures: Tensor) -> Tensor:
-    """Expected coordinates (B, K) and the number of pictures (B,) behind each, as one signal (B, K + 1)."""
-    return torch.cat([coordinates, pictures.float().log()[:, None] / CONTEXT], 1)
+def signals_of(coordinates: Tensor, mean: Tensor, spread: Tensor, pictures: Tensor) -> Signals:
+    """Signals of expected coordinates (B, K), given mean and spread (K,) or (B, K) and number (B,) of the pictures behind each."""
+    return Signals(coordinates, mean.expand_as(coordinates), spread.expand_as(coordinates), pictures.float().log()[:, None] / LOG_PICTURES)
 
 
 def expect(subject: str, given: int, wanted: int) -> None:
@@ -155,7 +209,7 @@ def build_enter(settings: Mapping[str, Any], n_voxels: Mapping[str, int], coordi
     """
     kind = settings["kind"]
     if kind in ("ridge", "decoded"):
-        return ClosedForm(coordinates + 1)
+        return ClosedForm(coordinates)
     if kind != "adapter":
         return FixedLength(kind, settings["size"], settings["dropout"])
     adapters = Adapters(settings["size"], settings["dropout"])

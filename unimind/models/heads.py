@@ -4,11 +4,10 @@ import torch
 from torch import Tensor, nn
 
 
-class TargetHead(nn.Module):
-    """Pooled fMRI embedding -> a target's coordinates in the picture space: a linear map plus a two-layer network.
+class TargetHead(nn.Linear):
+    """Pooled fMRI embedding (B, width) -> a target's coordinates in the picture space (B, components), in their standard deviations.
 
-    Coordinates come in units of their standard deviations over the training pictures; the last layers start at zero, which predicts
-    the mean picture, or, beside a closed form, adds nothing to it.
+    It starts at zero, which predicts the mean picture, or, beside a closed form, adds nothing to it.
 
     Parameters
     ----------
@@ -19,16 +18,9 @@ class TargetHead(nn.Module):
     """
 
     def __init__(self, width: int, components: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, components)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * width, components))
-        for layer in (self.linear, self.mlp[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(B, width) -> (B, components)."""
-        return self.linear(pooled) + self.mlp(pooled)
+        super().__init__(width, components)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class SubjectHead(nn.Module):

@@ -31,11 +31,10 @@ SKETCH = 1024
 
 
 class LinearMap(NamedTuple):
-    """Responses (n, V) to coordinates (n, K): `responses @ weight + bias`; `pictures` is how many it was fitted to."""
+    """Responses (n, V) to coordinates (n, K): `responses @ weight + bias`."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    pictures: int
 
 
 class Features:
@@ -249,7 +248,7 @@ class EncodingPrior:
         both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
         expected = (own.n * middle + self.PICTURES_MEAN * moments[1]) / (own.n + self.PICTURES_MEAN)
         decoder = inverse @ both / own.deviation[:, None]
-        return LinearMap(decoder.astype(np.float32), (expected - own.mean @ decoder).astype(np.float32), own.n)
+        return LinearMap(decoder.astype(np.float32), (expected - own.mean @ decoder).astype(np.float32))
 
 
 class TaughtPrior:

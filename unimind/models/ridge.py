@@ -31,4 +31,4 @@ def fit_ridge(inputs: NDArray, targets: NDArray, alphas: Sequence[float], folds:
         weight = centred.T @ KernelRidgeCV(alphas=alphas, kernel="linear", cv=cv).fit(centred, wanted).dual_coef_
     else:
         weight = RidgeCV(alphas=alphas, fit_intercept=False, cv=cv).fit(centred, wanted).coef_
-    return LinearMap(weight.astype(np.float32), (bias - mean @ weight).astype(np.float32), len(inputs))
+    return LinearMap(weight.astype(np.float32), (bias - mean @ weight).astype(np.float32))

@@ -13,8 +13,7 @@ from unimind.errors import InputError
 from unimind.foundations.diffusion import Condition, Diffusion
 from unimind.models.condition import ConditionStage
 from unimind.models.encoder import load_encoder
-from unimind.models.enter import module_name, subject_key
-from unimind.models.prior import LinearMap
+from unimind.models.enter import subject_key
 from unimind.storage import load_model
 
 
@@ -66,11 +65,7 @@ class Decoder:
         self.channels, self.order = self.encoder.channels, self.encoder.arguments["enter"].get("order", "stored")
         if entered is not None:
             own, _ = load_encoder(entered)
-            name = module_name(self.subject)
-            if not hasattr(own.enter, f"{name}_weight"):
-                raise InputError(f"{entered}: holds no decoder of {self.subject}; run the stage `enter` for that subject")
-            weight, bias, pictures = (getattr(own.enter, f"{name}_{key}") for key in ("weight", "bias", "pictures"))
-            self.encoder.take_map(self.subject, LinearMap(weight.numpy(), bias.numpy(), int(pictures)))
+            self.encoder.take_map(self.subject, *own.enter.taken(self.subject))
         self.stage: ConditionStage | None = None
         if "condition" in config:
             self.stage = ConditionStage(**config["condition"])

@@ -108,7 +108,8 @@ def reconstruct(
                     chunks = (*[1] * (values.ndim - 3), *values.shape[-3:])
                     file.create_dataset(name, (len(stimulus), *values.shape[1:]), np.uint8, compression="lzf", chunks=chunks)
                 file[name][rows] = values
-                first[name].append(values[: max(0, SHOWN - rows.start)])
+                if rows.start < SHOWN:
+                    first[name].append(values[: SHOWN - rows.start])
             file["shown"][rows] = content["shown"]
             file.check()
         if prediction.embedding is not None:

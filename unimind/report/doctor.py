@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from glob import glob
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from unimind.cards import cards
 from unimind.errors import InputError
 from unimind.study import Study
 
@@ -42,11 +42,6 @@ def doctor(study: Study) -> int:
             print(f"{finding.state:<8} {finding.about:<20} {finding.words}")
             worst = max(worst, int(finding.state == "missing"))
     return worst
-
-
-def graphics_cards() -> int:
-    """Number of NVIDIA cards of this machine, found without loading torch."""
-    return len(glob("/dev/nvidia[0-9]*"))
 
 
 def _versions(study: Study) -> Iterator[Finding]:
@@ -111,7 +106,7 @@ def _devices(study: Study) -> Iterator[Finding]:
             yield Finding(
                 "missing", "processes", f"the study asks for processes: {study.processes}, one per card; {torch.cuda.device_count()} here, set it to that"
             )
-    elif graphics_cards():
+    elif cards():
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         yield Finding("note", "GPU", f"a card is there but torch (built for {build}) cannot use it; update the driver, or install a torch built for it")
     else:

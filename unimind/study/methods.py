@@ -155,7 +155,7 @@ class Align(Section):
     margin: float = Field(1.0, gt=0, description="Of the Siamese loss.")
     temperature: float = Field(0.05, gt=0, description="Of SoftCLIP's soft labels and logits.")
     mixco: Fraction = Field(0.0, description="First share of the training in which inputs are mixed for SoftCLIP (MixCo; a third in MindEye).")
-    noise: float = Field(0.0, ge=0, description="Of the signals of a closed form, in training: normal noise in units of every coordinate's standard deviation, against learning pictures by heart.")
+    noise: float = Field(0.0, ge=0, description="Of the signals of a closed form, in training: normal noise in units of every coordinate's spread over the subject's pictures, against learning pictures by heart.")
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
     in_sample: bool = Field(False, description="Ablation, for signals of a closed form: train on those of the very pictures that it was fitted to, instead of cross-fitted ones.")
     training: Training = Training(steps=600, batch_size=64, learning_rate=1e-3)

@@ -142,7 +142,7 @@ class Scope:
         """A function of the plan, where its value is declared or its result is a view itself."""
         if name == "method":
             return lambda method: self.look(self.study.method(method), self._of_method(method))
-        calls = self._calls((*self.knows, *self.reads))
+        calls = self._calls((*self.reads, *self.knows))
         if name not in calls:
             return None
 
@@ -225,7 +225,11 @@ def _content(value: Any, place: Place, without: frozenset[str]) -> Any:
 
 
 def _plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
-    return value.model_dump(mode="json", exclude=set(without)) if isinstance(value, BaseModel) else to_jsonable_python(value)
+    if not isinstance(value, BaseModel):
+        return to_jsonable_python(value)
+    if unknown := without - set(type(value).model_fields):
+        raise AttributeError(f"{type(value).__name__} has no {', '.join(sorted(unknown))}")
+    return value.model_dump(mode="json", exclude=set(without))
 
 
 def seen(study: Study, stage: str, reads: Iterable[str], knows: Iterable[str], names: Mapping[str, str | None]) -> Study:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from unimind import study as settings
 from unimind.models.encoder import Encoder
-from unimind.models.enter import Adapters
+from unimind.models.enter import Adapters, Signals
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
-from unimind.models.space import PictureSpace
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
 from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.coordinates import coordinate_distance
@@ -64,7 +63,7 @@ class AlignmentLosses:
     shuffle_labels : bool
         Ablation: pseudo-labels of the wrong pairs.
     noise : float
-        Added to the signals of a closed form, in standard deviations of the coordinates.
+        Added to the signals of a closed form, in units of the context's spread.
     """
 
     losses: settings.Losses
@@ -74,11 +73,6 @@ class AlignmentLosses:
     shuffle_labels: bool = False
     noise: float = 0.0
 
-    @staticmethod
-    def scale(space: PictureSpace, signals: Tensor) -> Tensor:
-        """Standard deviations of a signal's coordinates, and zero for what follows them: (K + 1,)."""
-        return torch.nn.functional.pad(space.spread, (0, signals.shape[-1] - space.size))
-
     @property
     def compares_rows(self) -> bool:
         """Whether a term compares the rows of a batch with each other."""
@@ -87,8 +81,9 @@ class AlignmentLosses:
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, space = self.losses, module.encoder.space
         if module.encoder.closed and self.noise > 0:
-            signals = torch.stack(list(batch["responses"]))
-            batch = {**batch, "responses": signals + self.noise * batch["noise"] * self.scale(space, signals)}
+            given = Signals.of(torch.stack(list(batch["responses"])))
+            noisy = given.coordinates + self.noise * batch["noise"] * given.spread
+            batch = {**batch, "responses": given._replace(coordinates=noisy).joined()}
         output = encoded(module.encoder, batch)
         pooled = output.pooled
         own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
@@ -105,9 +100,10 @@ class AlignmentLosses:
                 distance = coordinate_distance(output.coordinates[name], space.part(seen, name), space.part(space.spread[None], name))
                 terms[name] = getattr(weights, name) * distance
         if weights.softclip > 0:
-            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(
-                output.coordinates["embedding"].float(), space.part(own, "embedding"), space.part(partner, "embedding"), weight
-            )
+            centre = space.part(output.centre, "embedding")
+            found = output.coordinates["embedding"].float() - centre
+            truth, other = (space.part(side, "embedding") - centre for side in (own, partner))
+            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, truth, other, weight)
         if module.subject is not None or module.discriminator is not None:
             numbers = torch.tensor([self.subjects.index(name) for name in batch["subject"]], device=pooled.device)
         if module.subject is not None:
@@ -142,7 +138,7 @@ def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: 
         partner = coordinates[order]
     columns = {"responses": responses, "coordinates": coordinates, "partner": partner, "weight": weight, "index": torch.from_numpy(images.astype(np.int64))}
     if isinstance(trials, EnteredSignals):
-        columns["noise"] = torch.randn(responses.shape, generator=generator(seed, trials.key, "noise", step))
+        columns["noise"] = torch.randn(coordinates.shape, generator=generator(seed, trials.key, "noise", step))
     return columns
 
 
@@ -186,31 +182,36 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Target
     """Validation responses, or signals at all sizes of contexts, and their stimulus indices, of every subject that has some."""
     found = {}
     for name, (trials, _) in subjects.items():
-        images, responses = trials.all("validation", limit) if isinstance(trials, SubjectTrials) else trials.drawn_validation(4 * limit)
+        images, responses = trials.all("validation", limit) if isinstance(trials, SubjectTrials) else trials.drawn_validation(limit)
         if len(images):
             found[name] = (responses, images)
     return found
 
 
 def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
-    """Held-out distance of the image embedding, or, where none is predicted, of the latent (first: it is what is minimised), and two-way
-    identification by the embedding, averaged over subjects.
+    """How far predictions are from held-out pictures, averaged over subjects.
 
-    One picture identifies nothing: without two of a subject, identification is left out.
+    First, what is minimised: one minus the mean cosine of predicted and true coordinates of the image embedding or, where none is
+    predicted, of the latent, about the mean of the pictures shown (`EncoderOutput.centre`): like identification it does not depend on
+    the predictions' length, which contrastive losses are free to change. Then the distance that is trained, and two-way identification
+    by the embedding about the subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
     """
-    space = encoder.space
+    space, target = encoder.space, encoder.targets[0]
     device = space.embedding_mean.device
-    distances, identified = [], []
-    target = encoder.targets[0]
+    angles, distances, identified = [], [], []
     for name, (responses, images) in parts.items():
         found = [encoder(part.to(device), None if encoder.closed else name) for part in responses.split(size)]
         own = torch.cat([out.coordinates[target] for out in found]).float()
+        centre = torch.cat([out.centre.expand(len(out.pooled), -1) for out in found])
         truth = space.part(subjects[name][1].coordinates(images).to(device), target)
+        shown = space.part(centre, target)
+        angles.append(float(1 - torch.nn.functional.cosine_similarity(own - shown, truth - shown, dim=1).mean()))
         distances.append(float(coordinate_distance(own, truth, space.part(space.spread[None], target))))
         if target == "embedding" and len(np.unique(images)) > 1:
-            centre = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
-            identified.append(two_way(own - centre, truth - centre))
-    return {target: float(np.mean(distances))} | ({"identification": float(np.mean(identified))} if identified else {})
+            middle = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
+            identified.append(two_way(own - middle, truth - middle))
+    values = {"angle": float(np.mean(angles)), target: float(np.mean(distances))}
+    return values | ({"identification": float(np.mean(identified))} if identified else {})
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:

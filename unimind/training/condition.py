@@ -103,7 +103,7 @@ def condition(
         conditioner = network.conditioner.arguments if "embedding" in model_encoder.targets and network.conditioner is not None else None
         first = next(iter(subjects))
         with torch.no_grad():
-            tokens, pooled, _ = model_encoder.eval()(subjects[first][0].example(), None if model_encoder.closed else first)
+            tokens, pooled, *_ = model_encoder.eval()(subjects[first][0].example(), None if model_encoder.closed else first)
         head = read_subject_head(encoder) if settings.align is not None and encoder is not None else {}
         condition_stage = ConditionStage(
             tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time,

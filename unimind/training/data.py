@@ -14,7 +14,7 @@ from unimind import study as settings
 from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, EncoderOutput, load_trunk
-from unimind.models.enter import subject_key, with_context
+from unimind.models.enter import signals_of, subject_key
 from unimind.models.space import PICTURES, PictureSpace
 from unimind.storage import load_model
 from unimind.training.loop import generator
@@ -147,7 +147,7 @@ class EnteredSignals:
     Attributes
     ----------
     channels : int
-        1: signals are (n, 1, K + 1).
+        1: signals are (n, 1, 3 K + 1), see `Signals`.
 
     Raises
     ------
@@ -164,12 +164,14 @@ class EnteredSignals:
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; run the stage `enter` for this training subject first") from None
         with file:
-            stimulus, pictures, split = (file[name][:] for name in ("stimulus", "pictures", "split"))
+            stimulus, context, split, sizes = (file[name][:] for name in ("stimulus", "context", "split", "pictures"))
+            self.mean, self.spread, self.sizes = (torch.from_numpy(part) for part in (file["mean"][:], file["spread"][:], sizes))
+            pictures = sizes[context]
             rows = np.flatnonzero(pictures == pictures.max()) if whole else np.arange(len(stimulus))
             self.signals = torch.from_numpy(file["coordinates"][:][rows])
             self.n_voxels = int(file.attrs["n_voxels"])
         self.key = key
-        stimulus, self.pictures, split = stimulus[rows], torch.from_numpy(pictures[rows]), split[rows]
+        stimulus, self.context, split = stimulus[rows], torch.from_numpy(context[rows]).long(), split[rows]
         self._parts = {}
         for number, name in enumerate(("train", "validation")):
             own = np.flatnonzero(split == number)
@@ -182,7 +184,7 @@ class EnteredSignals:
         return self._parts[split][0]
 
     def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
-        """One signal (n, 1, K + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
+        """One signal (n, 1, 3 K + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
         images, rows, starts, counts = self._parts[split]
         random = torch.rand(len(chosen), generator=generator(seed, self.key, "context", step), dtype=torch.float64)
         return images[chosen.numpy()], self._read(rows[starts[chosen] + (random * counts[chosen]).long()])
@@ -201,11 +203,12 @@ class EnteredSignals:
         return every[chosen.numpy()], self._read(rows[chosen])
 
     def example(self) -> Tensor:
-        """One signal (1, 1, K + 1)."""
+        """One signal (1, 1, 3 K + 1)."""
         return self._read(torch.zeros(1, dtype=torch.long))
 
     def _read(self, rows: Tensor) -> Tensor:
-        return with_context(self.signals[rows].float(), self.pictures[rows])[:, None]
+        context = self.context[rows]
+        return signals_of(self.signals[rows].float(), self.mean[context], self.spread[context], self.sizes[context]).joined()
 
 
 def encoded(encoder: Encoder, batch: Mapping[str, Any]) -> EncoderOutput:

@@ -16,7 +16,7 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder
-from unimind.models.enter import subject_key
+from unimind.models.enter import Context, subject_key
 from unimind.models.prior import LinearMap, TaughtPrior
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
@@ -101,7 +101,7 @@ def enter(
     """Write a subject's closed form: the map from its voxels to the picture space, as a model that predicts with nothing behind it.
 
     Where something is trained on a training subject's signals, `entered.h5` beside it holds them: coordinates (rows, K) of its
-    training pictures, each from a context of other pictures of the subject (`stimulus`, number of `pictures` in the context, `split`).
+    training pictures, each from a context of other pictures of the subject (see `cross_fitted`).
 
     Parameters
     ----------
@@ -134,13 +134,14 @@ def enter(
 
     say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
     encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
-    encoder.take_map(key, decoder(np.arange(len(own.images))))
+    spread = space.spread.numpy()
+    encoder.take_map(key, decoder(np.arange(len(own.images))), Context.of(coordinates, spread))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     mark = fingerprint(study, [prepared, embeddings, *([taught] if taught else [])], __name__)
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
     if study.shares(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
-        entered = cross_fitted(own, coordinates, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
+        entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
     trained = closed_form(len(own.images), weights, time.monotonic() - begun)
     with whole_directory(out) as temporary:
         write_model(temporary / "model", weights, found, trained)
@@ -192,8 +193,11 @@ def contexts(split: NDArray[np.int8], seed: int, key: str) -> Iterator[tuple[NDA
         yield np.setdiff1d(train, asked)[:largest], np.concatenate([asked, unseen if fold == 0 else unseen[:0]])
 
 
-def cross_fitted(own: Trials, coordinates: NDArray, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
-    """Signals of a training subject's pictures at many sizes of contexts: columns of `entered.h5`.
+def cross_fitted(own: Trials, coordinates: NDArray, spread: NDArray, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
+    """Signals of a training subject's pictures at many sizes of contexts: what `entered.h5` holds.
+
+    Of every row `stimulus`, `split`, `context` and `coordinates` (rows, K); of every context the number of `pictures`, and their
+    `mean` and `spread` (contexts, K).
 
     Parameters
     ----------
@@ -202,17 +206,19 @@ def cross_fitted(own: Trials, coordinates: NDArray, decoder: Any, seed: int, key
     in_sample : bool
         Ablation: training pictures are asked of the contexts they are in.
     """
-    columns: dict[str, list[NDArray]] = {"stimulus": [], "pictures": [], "split": [], "coordinates": []}
-    whole = (own.split == 0).sum() * (FOLDS - 1) // FOLDS
-    for fitted, asked in contexts(own.split, seed, key):
+    columns: dict[str, list[NDArray]] = {"stimulus": [], "split": [], "context": [], "coordinates": []}
+    fitted_to = []
+    for number, (fitted, asked) in enumerate(contexts(own.split, seed, key)):
         found = decoder(fitted)
+        fitted_to.append(Context.of(coordinates[fitted], spread))
         if in_sample:
             asked = np.concatenate([fitted[: max(1, (own.split[asked] == 0).sum())], asked[own.split[asked] == 1]])
         columns["stimulus"].append(own.images[asked])
-        columns["pictures"].append(np.full(len(asked), min(found.pictures, whole), np.int32))
         columns["split"].append(own.split[asked])
+        columns["context"].append(np.full(len(asked), number, np.int32))
         columns["coordinates"].append(own.responses[asked] @ found.weight + found.bias)
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+    of_contexts = {name: np.stack([np.asarray(getattr(one, name)) for one in fitted_to]) for name in Context._fields}
+    return {name: np.concatenate(parts) for name, parts in columns.items()} | of_contexts
 
 
 def closed_form(pictures: int, state: Mapping[str, torch.Tensor], seconds: float) -> Trained:

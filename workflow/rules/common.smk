@@ -6,8 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from unimind.cards import cards
 from unimind.errors import InputError
-from unimind.report.doctor import graphics_cards
 from unimind.report.status import refusals
 from unimind.stages import STAGES
 from unimind.storage import content_hash, whole_file
@@ -198,18 +198,20 @@ def processes_of(stage):
 def cards_of(stage):
     """Graphics cards of a job, found when it is planned: who runs the jobs is not known before.
 
-    A cluster is asked for one per process. On one machine, `gpu: 1` is the right to use its cards. UNIMIND_GPUS=0 says
-    that there are none, UNIMIND_GPUS=1 that there are some.
+    A job asks for one per process, on one machine for no more than are there; which ones it takes is settled by locks
+    (unimind/cards.py), or by the cluster. UNIMIND_GPUS says how many this machine has; 0 is none.
     """
 
     def number(wildcards):
-        # A profile's limit would be lost with --resources; a cluster counts its cards itself.
-        if workflow.local_exec and "gpu" not in workflow.global_resources:
-            workflow.register_resource("gpu", 1)
         told = os.environ.get("UNIMIND_GPUS")
-        if not (int(told) if told else workflow.non_local_exec or graphics_cards()):
-            return 0
-        return processes_of(stage)(wildcards) if workflow.non_local_exec else 1
+        here = int(told) if told else len(cards())
+        wanted = processes_of(stage)(wildcards)
+        if workflow.non_local_exec:
+            return wanted if here or not told else 0
+        # A profile's limit would be lost with --resources; a cluster counts its cards itself.
+        if "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", max(here, 1))
+        return min(wanted, here)
 
     return number
 
