@@ -10,7 +10,7 @@ from unimind import study
 from unimind.errors import InputError
 from unimind.models.bodies import TRUNKS
 from unimind.models.encoder import Encoder, load_encoder
-from unimind.models.enter import bring_to, interpolate
+from unimind.models.enter import Context, Signals, bring_to, interpolate
 from unimind.models.prior import LinearMap
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
@@ -39,15 +39,15 @@ def build(body, enter="adapter", repeats=1, **settings):
     encoder = Encoder(own, BODIES.get(body, {"kind": body}), picture_space(), TARGETS, SUBJECTS if enter == "adapter" else {}, repeats)
     if enter in CLOSED:
         for name, count in SUBJECTS.items():
-            encoder.take_map(name, LinearMap(torch.randn(count, encoder.space.size).numpy(), torch.randn(encoder.space.size).numpy(), 60))
+            found = LinearMap(torch.randn(count, encoder.space.size).numpy(), torch.randn(encoder.space.size).numpy())
+            encoder.take_map(name, found, Context.of(torch.randn(60, encoder.space.size).numpy() + 1, encoder.space.spread.numpy()))
     return encoder.eval()
 
 
 def moved(encoder):
     """The encoder with heads that predict something."""
     for head in encoder.heads.values():
-        for layer in (head.linear, head.mlp[-1]):
-            torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.normal_(head.weight, std=0.3)
     return encoder
 
 
@@ -61,7 +61,7 @@ def predicted(encoder, responses, subject, cut=False):
 def test_without_a_closed_form_the_prediction_is_the_body_s_alone(body, enter):
     """The pooled embedding is the mean of the tokens, or the hidden layer; with a body of zeros every response gets one prediction."""
     encoder, responses = moved(build(body, enter)), torch.randn(5, 1, 50)
-    tokens, pooled, _ = encoder(responses, "nsd-subj.01")
+    tokens, pooled, *_ = encoder(responses, "nsd-subj.01")
     torch.testing.assert_close(pooled, tokens.flatten(1) if body == "mlp" else tokens.mean(1))
     apart = predicted(encoder, responses, "nsd-subj.01")
     assert apart.std(0).min() > 1e-4
@@ -76,9 +76,10 @@ def test_without_a_closed_form_the_prediction_is_the_body_s_alone(body, enter):
 def test_cut_leaves_the_closed_form_and_a_constant(body, enter):
     """The body's mean over the training pictures in its place: what the closed form says, plus the same for all."""
     encoder = moved(build(body, enter))
-    encoder.remember_body([torch.randn(7, 1, encoder.enter.size), torch.randn(3, 1, encoder.enter.size)])
     responses = torch.randn(5, 1, 50)
-    given = encoder.enter(responses, "nsd-subj.01")[:, 0, : encoder.space.size] if encoder.closed else torch.zeros(5, encoder.space.size)
+    signals = encoder.enter(responses, "nsd-subj.01")
+    encoder.remember_body([encoder.enter(torch.randn(n, 1, 50), "nsd-subj.01") for n in (7, 3)])
+    given = Signals.of(signals).coordinates if encoder.closed else torch.zeros(5, encoder.space.size)
     rest = predicted(encoder, responses, "nsd-subj.01", cut=True) - given
     torch.testing.assert_close(rest, rest[:1].expand(5, -1), atol=1e-4, rtol=1e-4)
     assert (predicted(encoder, responses, "nsd-subj.01") - given).std(0).max() > 1e-2 and rest.abs().max() > 1e-3
@@ -94,12 +95,12 @@ def test_the_mean_of_a_body_is_that_of_its_output_over_all_pictures():
 
 @pytest.mark.parametrize("body", ["identity", *BODIES])
 def test_a_closed_form_starts_as_itself(body):
-    """Heads start at zero, so the prediction is the linear map's; what the map was fitted to enters as ln(n) / 7."""
+    """Heads start at zero, so the prediction is the linear map's; the number of pictures it was fitted to enters as ln(n) / 7."""
     encoder, responses = build(body, "decoded"), torch.randn(4, 3, 50)
     weight, bias = encoder.enter.get_buffer("subject-nsd-subj,01_weight"), encoder.enter.get_buffer("subject-nsd-subj,01_bias")
     expected = responses.mean(1) @ weight + bias
     assert torch.equal(predicted(encoder, responses, "nsd-subj.01"), expected)
-    torch.testing.assert_close(encoder.enter(responses, "nsd-subj.01")[:, 0, -1], torch.full((4,), np.log(60) / 7, dtype=torch.float32))
+    torch.testing.assert_close(encoder.enter(responses, "nsd-subj.01")[:, 0, -1], torch.full((4,), np.log(60) / 7))
     output = encoder(responses, "nsd-subj.01")
     torch.testing.assert_close(encoder.predict(output, "latent"), encoder.space.target("latent", encoder.space.part(expected, "latent")))
     assert encoder.predict(output, "latent").shape == (4, 2, 2, 2) and encoder.predict(output, "embedding").shape == (4, 6)
@@ -118,6 +119,28 @@ def test_each_row_enters_by_its_own_subject_s_way_whatever_the_batch(body, enter
         torch.testing.assert_close(together.coordinates["latent"][row : row + 1], alone.coordinates["latent"])
     signals = encoder.enter_rows(responses, subjects)
     torch.testing.assert_close(encoder(signals, None).pooled, together.pooled)
+
+
+def test_a_body_sees_predictions_about_its_subject_s_pictures():
+    """In units of their spread about their mean, both drawn towards the training pictures' where pictures are few; corrections come in these units, too."""
+    encoder, pictures = build("mlp", "ridge"), torch.randn(25, 3).double().numpy() * [1, 2, 3] + 5
+    spread = np.array([0.5, 1.0, 2.0])
+    context = Context.of(pictures, spread)
+    np.testing.assert_allclose(context.mean, pictures.sum(0) / 35, rtol=1e-5)
+    np.testing.assert_allclose(context.spread**2, (25 * pictures.var(0) + 100 * spread**2) / 125, rtol=1e-5)
+    seen = []
+    encoder.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    signals = encoder.enter(torch.randn(4, 1, 50), "nsd-subj.01")
+    own = encoder.enter.taken("nsd-subj.01")[1]
+    before = encoder(signals, None)
+    z = torch.cat([before.coordinates[name] for name in TARGETS], 1)
+    torch.testing.assert_close(seen[0][:, 0, :-1], (z - torch.from_numpy(own.mean)) / torch.from_numpy(own.spread))
+    torch.testing.assert_close(before.centre, torch.from_numpy(own.mean).expand_as(before.centre))
+    for head in encoder.heads.values():
+        torch.nn.init.ones_(head.bias)
+    after = encoder(signals, None)
+    added = torch.cat([after.coordinates[name] - before.coordinates[name] for name in TARGETS], 1)
+    torch.testing.assert_close(added, torch.from_numpy(own.spread).expand_as(added))
 
 
 def test_wrap_repeats_max_pool_and_interpolate_as_numpy_does():
@@ -182,21 +205,20 @@ def test_ridge_is_sklearns(n_voxels):
     x = random.normal(size=(60, n_voxels)) + 3
     y = x[:, :5] @ random.normal(size=(5, 4)) + random.normal(size=(60, 4)) * [0.1, 1, 5, 20]
     alphas = [0.1, 10.0, 1000.0]
-    weight, bias, pictures = fit_ridge(x.astype(np.float32), y.astype(np.float32), alphas, 5)
+    weight, bias = fit_ridge(x.astype(np.float32), y.astype(np.float32), alphas, 5)
     centred = x - x.mean(0)
     for target in range(4):
         cv = KFold(5, shuffle=True, random_state=0)
         own = RidgeCV(alphas, cv=cv, fit_intercept=False, scoring="neg_mean_squared_error").fit(centred, y[:, target] - y[:, target].mean())
         np.testing.assert_allclose(weight[:, target], own.coef_, rtol=2e-3, atol=2e-4)
     np.testing.assert_allclose(x.mean(0) @ weight + bias, y.mean(0), rtol=1e-3, atol=1e-3)
-    assert pictures == 60
 
 
 @pytest.mark.parametrize("enter", ["adapter", "decoded"])
 def test_an_encoder_comes_back_from_disk(enter, tmp_path):
     """With what has no length before: closed forms, the body's means, the training subjects' signal."""
     encoder = moved(build("vit", enter))
-    encoder.remember_body([torch.randn(4, 1, encoder.enter.size)])
+    encoder.remember_body([encoder.enter(torch.randn(4, 1, 50), "nsd-subj.01")])
     if enter == "adapter":
         encoder.enter.remember(torch.randn(encoder.space.size, 32), torch.randn(32))
     save_model(tmp_path, {f"encoder.{name}": tensor.contiguous() for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})

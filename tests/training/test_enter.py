@@ -79,12 +79,13 @@ def test_signals_to_train_on_are_those_of_a_fit_without_their_pictures(files, tm
     with h5py.File(folder / "entered.h5") as file:
         table = {name: file[name][:] for name in file}
     place = 0
-    for fitted, asked in contexts(trials.split, study().seed, "sim-subj01"):
+    for number, (fitted, asked) in enumerate(contexts(trials.split, study().seed, "sim-subj01")):
         rows = slice(place, place := place + len(asked))
         x, z = responses[fitted], coordinates[fitted]
         weight = np.linalg.solve((x - x.mean(0)).T @ (x - x.mean(0)) + ALPHA * np.eye(x.shape[1]), (x - x.mean(0)).T @ (z - z.mean(0)))
         np.testing.assert_allclose(table["coordinates"][rows], (responses[asked] - x.mean(0)) @ weight + z.mean(0), rtol=1e-3, atol=1e-3)
-        assert (table["pictures"][rows] == len(fitted)).all()
+        assert (table["context"][rows] == number).all() and table["pictures"][number] == len(fitted)
+        np.testing.assert_allclose(table["mean"][number], z.sum(0) / (len(fitted) + 10), rtol=1e-3, atol=1e-4)
         assert np.array_equal(table["stimulus"][rows], trials.images[asked]) and np.array_equal(table["split"][rows], trials.split[asked])
     assert place == len(table["stimulus"])
     with PreparedSubject(files / "subj01.h5") as data:
@@ -159,18 +160,19 @@ def test_signals_are_drawn_among_contexts_and_stand_from_the_largest_one(files, 
         table = {name: file[name][:] for name in file}
     signals = EnteredSignals(folder, "sim-subj01")
     images, own = signals.all("train")
-    assert np.array_equal(images, np.unique(table["stimulus"][table["split"] == 0])) and own.shape == (len(images), 1, table["coordinates"].shape[1] + 1)
-    largest = table["pictures"].max()
+    assert np.array_equal(images, np.unique(table["stimulus"][table["split"] == 0])) and own.shape == (len(images), 1, 3 * table["coordinates"].shape[1] + 1)
+    sizes, largest = table["pictures"][table["context"]], table["pictures"].max()
     for image, signal in zip(images, own[:, 0], strict=True):
-        rows = np.flatnonzero((table["stimulus"] == image) & (table["pictures"] == largest))
-        assert any(np.array_equal(signal[:-1], table["coordinates"][row].astype(np.float32)) for row in rows)
+        rows = np.flatnonzero((table["stimulus"] == image) & (sizes == largest))
+        expected = [np.concatenate([table["coordinates"][row], table["mean"][table["context"][row]]]).astype(np.float32) for row in rows]
+        assert any(np.array_equal(signal[: len(one)], one) for one in expected)
         assert signal[-1] == pytest.approx(np.log(largest) / 7)
     chosen = torch.zeros(200, dtype=torch.long)
     drawn = torch.cat([signals.draw("train", chosen[:1], step, 0)[1] for step in range(60)])
     seen = {round(float(value), 5) for value in drawn[:, 0, -1]}
-    expected = {round(np.log(count) / 7, 5) for count in table["pictures"][(table["stimulus"] == images[0]) & (table["split"] == 0)]}
-    assert seen == pytest.approx(expected) if len(expected) == 1 else len(seen) == len(expected)
-    assert (EnteredSignals(folder, "sim-subj01", whole=True).pictures == largest).all()
+    assert len(seen) == len(set(sizes[table["stimulus"] == images[0]]))
+    whole = EnteredSignals(folder, "sim-subj01", whole=True)
+    assert (table["pictures"][whole.context] == largest).all() and np.array_equal(whole.images("train"), images)
     assert len(signals.drawn_validation(1000)[0]) == (table["split"] == 1).sum()
 
 
