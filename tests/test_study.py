@@ -31,7 +31,7 @@ def test_studies_of_the_repository_are_valid(path):
     ("change", "words"),
     [
         (lambda s: s.update(nmae="x"), ["nmae", "did you mean name"]),
-        (lambda s: s["methods"]["adapter-vit"]["body"].update(dept=2), ["methods.adapter-vit.body.dept", "did you mean depth"]),
+        (lambda s: s["methods"]["unimind-vit"]["body"].update(dept=2), ["methods.unimind-vit.body.dept", "did you mean depth"]),
         (lambda s: s["methods"]["unimind"]["enter"].update(size=2), ["methods.unimind.enter.size", "unknown key"]),
         (lambda s: s["methods"]["ridge"].pop("enter"), ["methods.ridge.enter: missing"]),
         (lambda s: s["methods"]["ridge"].update(enter={"kind": "rigde"}), ["methods.ridge.enter.kind: rigde given", "ridge"]),
@@ -43,8 +43,8 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["datasets"]["simulated"].update(training_subjects=["subj01"]), ["methods.unimind.enter: decoded", "at least 2 needed"]),
         (lambda s: s["methods"]["ridge"].update(scope="study"), ["methods.ridge", "shares nothing", "scope: subject"]),
         (lambda s: s["methods"]["unimind"].update(scope="subject"), ["methods.unimind: scope: subject", "enter.kind decoded is taught"]),
-        (lambda s: s["methods"]["adapter-vit"].pop("adapt"), ["methods.adapter-vit.adapt", "subj03"]),
-        (lambda s: s["methods"]["thesis-convmixer"].pop("align"), ["methods.thesis-convmixer: adapt", "scope: subject"]),
+        (lambda s: s["methods"]["unimind-vit"].pop("adapt"), ["methods.unimind-vit.adapt", "subj03"]),
+        (lambda s: s["methods"]["unimind-convmixer"].pop("align"), ["methods.unimind-convmixer: adapt", "scope: subject"]),
         (lambda s: s["methods"]["unimind"].pop("align"), ["methods.unimind: align: missing", "trains the body"]),
         (lambda s: s.pop("unpaired"), ["pretrain", "unpaired"]),
         (lambda s: s["methods"]["mindvis"]["enter"].update(size=63), ["methods.mindvis", "enter.size: 63", "body.patch"]),
@@ -53,10 +53,13 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis: condition: missing", "align.losses.embedding"]),
         (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["sampling.strength", "write 0", "autoencoder alone"]),
         (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "latent"]),
-        (lambda s: s["methods"]["adapter-vit"].update(pretrain={}, body={"kind": "mlp"}), ["methods.adapter-vit: pretrain", "convmixer or vit"]),
-        (lambda s: s["methods"]["thesis-convmixer"]["adapt"].update(strategy="adapter"), ["methods.thesis-convmixer: adapt.strategy", "low-rank or everything"]),
+        (lambda s: s["methods"]["unimind-vit"].update(pretrain={}, body={"kind": "mlp"}), ["methods.unimind-vit: pretrain", "convmixer or vit"]),
+        (
+            lambda s: s["methods"]["unimind-convmixer"]["adapt"].update(strategy="adapter"),
+            ["methods.unimind-convmixer: adapt.strategy", "low-rank or everything"],
+        ),
         *(
-            (lambda s, losses=losses: s["methods"]["adapter-vit"].update(adapt={"losses": losses}), [f"methods.adapter-vit.adapt: losses{key}", words])
+            (lambda s, losses=losses: s["methods"]["unimind-vit"].update(adapt={"losses": losses}), [f"methods.unimind-vit.adapt: losses{key}", words])
             for losses, key, words in (
                 ({"siamese": 1}, ".siamese: 1 given", "give mix_training a share"),
                 ({"subject": 0.5}, ".subject: 0.5 given", "leave it out"),
@@ -88,16 +91,16 @@ def test_what_cannot_run_is_refused_in_one_line(tiny, change, words):
 
 
 IDLE = {
-    "adapter-vit.align.margin": {"align": {"losses": {"siamese": 0}, "margin": 2}},
-    "adapter-vit.align.shuffle_labels": {"align": {"losses": {"siamese": 0}, "shuffle_labels": True}},
-    "adapter-vit.align.temperature": {"align": {"temperature": 0.1}},
-    "adapter-vit.align.mixco": {"align": {"mixco": 0.3}},
-    "adapter-vit.align.in_sample": {"align": {"in_sample": True}},
-    "adapter-vit.align.noise": {"align": {"noise": 0.5}},
-    "adapter-vit.adapt.rank": {"adapt": {"rank": 2}},
-    "adapter-vit.adapt.losses.latent": {"align": {"losses": {"latent": 0}}, "adapt": {"losses": {"latent": 0.1}}},
-    "adapter-vit.adapt.losses.embedding": {"align": {"losses": {"embedding": 0}}, "condition": {}},
-    "thesis-convmixer.adapt.start": {"adapt": {"strategy": "everything", "start": "interpolate"}},
+    "unimind-vit.align.margin": {"align": {"losses": {"siamese": 0}, "margin": 2}},
+    "unimind-vit.align.shuffle_labels": {"align": {"losses": {"siamese": 0}, "shuffle_labels": True}},
+    "unimind-vit.align.temperature": {"align": {"temperature": 0.1}},
+    "unimind-vit.align.mixco": {"align": {"mixco": 0.3}},
+    "unimind-vit.align.in_sample": {"align": {"in_sample": True}},
+    "unimind-vit.align.noise": {"align": {"noise": 0.5}},
+    "unimind-vit.adapt.rank": {"adapt": {"rank": 2}},
+    "unimind-vit.adapt.losses.latent": {"align": {"losses": {"latent": 0}}, "adapt": {"losses": {"latent": 0.1}}},
+    "unimind-vit.adapt.losses.embedding": {"align": {"losses": {"embedding": 0}}, "condition": {}},
+    "unimind-convmixer.adapt.start": {"adapt": {"strategy": "everything", "start": "interpolate"}},
     "unimind.condition.crop": {"condition": {"crop": 0.5}},
     "unimind.pretrain": {"pretrain": {}},
     "unimind.adapt": {"adapt": {}},
@@ -141,7 +144,7 @@ def test_file_that_is_missing_or_no_yaml(tmp_path):
     [
         {"seed": 3, "methods": {"second": yaml.safe_load(TINY.read_text())["methods"]["ridge"]}},
         {"unpaired": {"subjects": ["100206"]}, "evaluation": {}},
-        {"methods": {"adapter-vit": {"enter": {"size": 128}}}},
+        {"methods": {"unimind-vit": {"enter": {"size": 128}}}},
         {"methods": {"ridge": {"enter": None}}, "name": {"x": 1}},
     ],
 )
@@ -157,12 +160,12 @@ def test_files_are_merged_as_snakemake_merges_them(tmp_path, monkeypatch, additi
 
 def test_groups_and_members_follow_the_scope(tiny):
     tiny["datasets"]["second"] = tiny["datasets"]["simulated"] | {"training_subjects": ["subj04"], "new_subjects": []}
-    tiny["methods"]["together"] = tiny["methods"]["adapter-vit"] | {"scope": "study"}
+    tiny["methods"]["together"] = tiny["methods"]["unimind-vit"] | {"scope": "study"}
     study = parse_study(tiny)
     assert study.group("together", "second", "subj04") == "all"
     assert study.members("together", "all") == [("simulated", "subj01"), ("simulated", "subj02"), ("second", "subj04")]
-    assert study.group("adapter-vit", "simulated", "subj03") == "simulated"
-    assert study.members("adapter-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
+    assert study.group("unimind-vit", "simulated", "subj03") == "simulated"
+    assert study.members("unimind-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
     assert study.members("ridge", "simulated-subj03") == [("simulated", "subj03")]
     assert study.role("simulated", "subj03") == "new" and study.role("second", "subj04") == "train"
 
@@ -228,12 +231,12 @@ def test_examples_of_the_introduction_are_valid_studies():
 
 
 def test_fewer_training_subjects_are_for_the_comparison_alone(tiny):
-    fewer = tiny["methods"]["adapter-vit"] | {"trained_on": {"subjects": 1}}
+    fewer = tiny["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
     with pytest.raises(InputError, match="methods.fewer.trained_on: .* move fewer to transfer.baselines"):
         parse_study(tiny | {"methods": tiny["methods"] | {"fewer": fewer}})
     tiny["transfer"] = {"trials": [20], "baselines": {"fewer": fewer}}
     assert parse_study(tiny).members("fewer", "simulated") == [("simulated", "subj01")]
-    assert parse_study(tiny).members("adapter-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
+    assert parse_study(tiny).members("unimind-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
     fewer["trained_on"]["subjects"] = 3
     with pytest.raises(InputError, match="fewer.trained_on.subjects: 3 given, but datasets.simulated.training_subjects names 2"):
         parse_study(tiny)

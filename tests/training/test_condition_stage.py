@@ -269,7 +269,9 @@ def test_latents_of_another_network_are_refused_in_words(files, diffusion, tmp_p
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["embedding"], file["latent"] = torch.randn(60, DIM).numpy(), torch.randn(60, 5, 2, 2).numpy()
     with pytest.raises(InputError, match="latents have 5 channels"):
-        condition(study_of({}), "m", "sim", files_of(files)[0], [tmp_path / "other.h5"] * 2, None, None, diffusion, None, None, tmp_path / "c", tmp_path / "out")
+        condition(
+            study_of({}), "m", "sim", files_of(files)[0], [tmp_path / "other.h5"] * 2, None, None, diffusion, None, None, tmp_path / "c", tmp_path / "out"
+        )
 
 
 @pytest.mark.parametrize("path", ["cross_attention", "time"])
