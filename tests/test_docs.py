@@ -38,6 +38,7 @@ PROGRAMS = ("unimind", "snakemake", "python", "make", "conda", "apptainer", "pip
 #: Commands whose work other tests do, smaller, with fewer cores, or what a `make` target calls: command -> test.
 ELSEWHERE = {
     "unimind check my_lab.yaml": "tests/workflow/test_own_data.py::test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with",
+    "unimind check --data my_lab.yaml": "tests/workflow/test_own_data.py::test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with",
     "snakemake -n --configfile my_lab.yaml": "tests/workflow/test_own_data.py::test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with",
     "snakemake --cores all results/my_lab/prepared/mine/anna.h5 --configfile my_lab.yaml": "tests/workflow/test_own_data.py::run",
     "snakemake --cores all --configfile my_lab.yaml": "tests/workflow/test_own_data.py::test_the_whole_path_ends_in_the_curve_of_the_new_person",

@@ -57,16 +57,24 @@ def test_killed_writer_leaves_no_finished_looking_file(tmp_path):
 
 
 def test_permissions_follow_the_umask(tmp_path):
+    """Whoever writes below: `save_model` calls safetensors, which keeps its file to its owner; the group of a shared folder is handed on."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2770)
     before = os.umask(0o027)
     try:
         with whole_file(tmp_path / "file") as temporary:
             temporary.write_text("")
-        with whole_directory(tmp_path / "folder"):
-            pass
+        with whole_directory(tmp_path / "shared/model") as folder:
+            save_model(folder, {"weight": torch.zeros(2)}, {})
+            (folder / "deeper").mkdir(mode=0o700)
+            os.close(os.open(folder / "deeper/losses.csv", os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o7777 for path in tmp_path.rglob("*")}
+    assert modes == {
+        "file": 0o640, "shared": 0o2770, "shared/model": 0o2750, "shared/model/model.safetensors": 0o640, "shared/model/config.json": 0o640,
+        "shared/model/deeper": 0o2750, "shared/model/deeper/losses.csv": 0o640,
+    }  # fmt: skip
 
 
 def test_json_round_trip_and_refusals(tmp_path):

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
                 command.add_argument(f"--{argument}", type=Path if kind == "file" else str, required=not optional, metavar="PATH" if kind == "file" else "NAME")
     check = commands.add_parser("check", help="Check a study without running anything.", description="Check a study without running anything.")
     check.add_argument("study", nargs="+", type=Path, metavar="FILE", help=STUDY_HELP)
+    check.add_argument("--data", action="store_true", help="also look into the files: shapes, voxels, first trials with their pictures")
     schema = commands.add_parser("schema", help="Print the study's JSON schema, or its reference as Markdown.", description="Print the study's JSON schema, or its reference as Markdown.")
     schema.add_argument("--markdown", action="store_true")
     return parser
@@ -128,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             study = read_study(*given["study"])
             print(f"{', '.join(map(str, given['study']))}: a valid study, {len(list(study.pairs()))} subjects, {len(study.methods)} methods")
+            if given["data"]:
+                from unimind.data.inspect import show
+
+                show(study)
             return 0
         if name == "schema":
             from unimind.study_reference import json_schema, markdown

@@ -21,7 +21,7 @@ Lines = tuple[str, ...]
 
 #: Keys that say where a data set's files lie or who takes part: they reach a stage through its input files.
 WHERE_AND_WHO = "datasets.{dataset}: root training_subjects new_subjects"
-DATASET = "datasets.{dataset} -root -training_subjects -new_subjects"
+DATASET = "datasets.{dataset} -root -training_subjects -new_subjects -require_signal"
 LABEL = "methods.{method}: label"
 BATCH = "evaluation.batch_size"
 
@@ -109,10 +109,22 @@ class Stage:
         return words
 
 
+def _of_responses(study: "Study", names: Names) -> str:
+    """What a declaration leaves out of a data set's section where only its pictures count."""
+    dataset = names.get("dataset")
+    return "".join(f" -{key}" for key in sorted(study.datasets[dataset].of_responses)) if dataset else ""
+
+
+def _pictures(study: "Study", names: Names) -> Iterable[str]:
+    yield f"datasets.{{dataset}} -root -training_subjects -new_subjects{_of_responses(study, names)}"
+    yield "picture_size"
+
+
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
-        yield "datasets.{dataset} -training_subjects -new_subjects -validation_fraction -roi_labels"
+        further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -roi_labels -require_signal"
+        yield f"datasets.{{dataset}} -training_subjects -new_subjects{further}"
         if any(section.source == "simulated" for name, section in study.datasets.items() if dataset in (None, name)):
             yield "picture_size"
     if unpaired or dataset is None:
@@ -162,8 +174,7 @@ STAGES: dict[str, Stage] = {
     "stimuli": Stage(
         "unimind.data.stimuli", "stimuli", "Bring a data set's pictures to one HDF5 file.",
         {"dataset": "text", "subject": "text?", "fetched": "file", "out": "file"},
-        reads=("datasets.{dataset} -root -training_subjects -new_subjects -validation_fraction -roi_labels", "picture_size"),
-        knows=(WHERE_AND_WHO,), memory=8000, minutes=240,
+        reads=_pictures, knows=(WHERE_AND_WHO, "datasets.{dataset}"), memory=8000, minutes=240,
     ),
     "prepare": Stage(
         "unimind.data.prepare", "prepare", "ROI extraction, voxel order, per-session z-scoring: one prepared file per subject.",
@@ -175,10 +186,15 @@ STAGES: dict[str, Stage] = {
         {"subject": "text", "fetched": "file", "out": "file"},
         reads=("unpaired -subjects -root",), memory=8000, minutes=120,
     ),
+    "inspect": Stage(
+        "unimind.data.inspect", "inspect", "Do a subject's trials and pictures belong together? Reliability, lags, identification, and what is wrong.",
+        {"dataset": "text", "subject": "text", "prepared": "file", "stimuli": "file", "fetched": "file", "out": "file"},
+        reads=(DATASET,), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
+    ),
     "overview": Stage(
         "unimind.data.overview", "overview", "Check every prepared file, and write what each subject brings.",
-        {"prepared": "files", "unpaired": "files?", "out": "file"},
-        reads=("datasets.*: training_subjects new_subjects",),
+        {"prepared": "files", "inspected": "files?", "unpaired": "files?", "out": "file"},
+        reads=("datasets.*: training_subjects new_subjects require_signal",),
     ),
     "foundation": Stage(
         "unimind.training.foundations.build", "foundation", "Get or train one frozen network: embedding, autoencoder, diffusion or classifier.",

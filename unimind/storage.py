@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        _give_rights(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        _give_rights(temporary)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -49,10 +49,16 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _umask() -> int:
+def _give_rights(path: Path) -> None:
+    """Give a file, or a folder and all in it, the rights of what `open` and `mkdir` make: `tempfile` and safetensors keep theirs to the owner.
+
+    What a folder hands on to its content, such as its group, stays.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    for each in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        if not each.is_symlink():
+            os.chmod(each, (each.stat().st_mode & 0o7000) | ((0o777 if each.is_dir() else 0o666) & ~mask))
 
 
 def write_json(path: str | Path, content: Any) -> None:

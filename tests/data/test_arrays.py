@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from unimind.data.sources import open_source
-from unimind.data.sources.base import TEST
+from unimind.data.sources.base import TEST, below
 from unimind.errors import InputError
 from unimind.study import parse_study
 
@@ -184,7 +184,7 @@ def test_one_nifti_file_a_session(root):
     np.testing.assert_array_equal(raw.trials.session, [1] * 10 + [2] * 8 + [3] * 6)
     assert [len(block) for block in raw.trials.responses()] == [10, 8, 6]
     (root / "t.csv").write_text("picture,session\n" + "".join(f"{k + 1},{1 + (k >= 11)}\n" for k in range(N)))
-    with pytest.raises(InputError, match=r"trials per session are \[11, 13\], but the session files hold \[10, 8, 6\]"):
+    with pytest.raises(InputError, match=r"ses-3.nii.gz: no row of the trial table is of session 3"):
         source_of(root, responses="betas_{subject}_ses-{session}.nii.gz", mask="mask.nii.gz", trials="t.csv").subject("s1")
     (root / "betas_s1_ses-2.nii.gz").write_bytes((root / "betas_s1_ses-2.nii.gz").read_bytes()[:400])
     with pytest.raises(InputError, match="ses-2.nii.gz"):
@@ -436,7 +436,7 @@ def test_pictures_in_folders_and_their_names(tmp_path):
     [
         ([["picture"], *[["imagine1.png"]] * N], "t.csv line 2: no picture 'imagine1.png'"),
         ([["picture"], *[[k + 1] for k in range(N - 1)]], "24 trials, but 23 rows"),
-        ([["image"], *[[k + 1] for k in range(N)]], "no column 'picture'; it has image"),
+        ([["image"], *[[k + 1] for k in range(N)]], "no column picture, stim_file, stimulus, label or condition; it has image"),
         ([["picture", "session"], *[[k + 1, "one"] for k in range(N)]], "expected whole numbers"),
     ],
 )
@@ -444,7 +444,7 @@ def test_tables_that_cannot_be_used(root, rows, words):
     write_table(root, rows)
     with pytest.raises(InputError, match=words):
         source_of(root, trials="t.csv").subject("s1")
-    with pytest.raises(InputError, match="no such trial table"):
+    with pytest.raises(InputError, match="u.csv: no such file"):
         source_of(root, trials="u.csv").subject("s1")
 
 
@@ -562,9 +562,13 @@ def test_blocks_that_cannot_be_used(root, change, words):
     ("section", "words"),
     [
         ({"responses": "b.nii.gz"}, "mask: missing"),
-        ({"mask": "m.nii"}, "mask: only for NIfTI"),
+        ({"mask_labels": [1]}, "mask_labels: there is no mask"),
+        ({"mask": "m.nii", "mask_labels": [1], "mask_threshold": 0.5}, "mask_threshold: mask_labels says"),
+        ({"mask": "m.nii", "orientation": "voxels_by_trials"}, "orientation: the axes of volumes are found"),
+        ({"responses": "b.nii", "mask": "m.nii", "key": "x"}, "key: NIfTI files hold one array"),
+        ({"count_from": 1}, "count_from: there is no trial table"),
+        ({"responses": "r_{run}.npz", "blocks": {"labels": "x"}}, "blocks: only for one array"),
         ({"responses": "r.txt"}, "expected a name ending in"),
-        ({"responses": "r_{session}.npy"}, "one file a session is read for NIfTI only"),
         ({"training_subjects": ["a", "b"]}, "write {subject} where the subject stands"),
         ({"split": {"column": "part"}}, "needs a trial table"),
         ({"split": {"every": 2, "sessions": [1]}}, "exactly one of every, column, images, sessions"),
@@ -573,3 +577,323 @@ def test_blocks_that_cannot_be_used(root, change, words):
 def test_impossible_sections_are_refused_before_anything_runs(tmp_path, section, words):
     with pytest.raises(InputError, match=words):
         source_of(tmp_path, **section)
+
+
+# --- forms of responses ------------------------------------------------------------------------------------------
+
+
+def betas(shape=SHAPE, trials=N):
+    return RNG.normal(size=(*shape, trials)).astype(np.float32)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_glmsingle_s_pickled_dictionary_is_mapped_and_never_run(root, nested):
+    volumes = betas()
+    held = {
+        "betasmd": np.asfortranarray(volumes) if nested else volumes,
+        "R2": volumes[..., 0],
+        "HRFindex": np.arange(3),
+        "pcnum": 5,
+        "meta": {"name": ["x", None, 1.5]},
+    }
+    np.save(root / "r.npy", {"results": held} if nested else held, allow_pickle=True)
+    save_nifti(root / "mask.nii.gz", MASK.astype(np.uint8))
+    key = "results/betasmd" if nested else "betasmd"
+    _, found, _, _ = read(source_of(root, key=key, mask="mask.nii.gz"))
+    np.testing.assert_array_equal(found, volumes[MASK > 0].T)
+    with pytest.raises(InputError, match="no array 'betas'; there is betasmd, R2, HRFindex" if not nested else "there is results/betasmd"):
+        source_of(root, key="betas", mask="mask.nii.gz").subject("s1")
+    flat = {"betasmd": RESPONSES.T.reshape(UNITS, 1, 1, N)}
+    np.save(root / "r.npy", flat, allow_pickle=True)
+    check(source_of(root, key="betasmd", orientation="voxels_by_trials"))
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("was_run"),))
+
+
+@pytest.mark.parametrize("content", [{"betasmd": RESPONSES, "x": Evil()}, {"x": Path("y")}])
+def test_a_pickle_that_does_more_is_refused_with_the_lines_that_convert_it(root, content, monkeypatch):
+    monkeypatch.chdir(root)
+    np.save(root / "r.npy", np.array(content, dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"a pickle, .* not loaded .* allow_pickle=True\).item\(\); numpy.savez\('r.npz'") as caught:
+        source_of(root, key="betasmd").subject("s1")
+    assert "\n" not in str(caught.value) and not Path("was_run").exists()
+
+
+@pytest.mark.parametrize("form", ["last.npy", "first.npy", "last.h5", "matlab 7.3.mat", "matlab 5.mat"])
+def test_the_mask_s_shape_says_which_axis_is_the_trials(root, form, monkeypatch):
+    monkeypatch.setattr("unimind.data.sources.arrayfile._SLAB", 8 * 2 * SHAPE[2] * N)  # two rows of voxels at a time
+    volumes = betas()
+    name = f"r{form[-4:]}" if form[-3:] != ".h5" else "r.h5"
+    if form.endswith(".npy"):
+        np.save(root / name, volumes if form == "last.npy" else np.moveaxis(volumes, -1, 0))
+    elif form == "matlab 5.mat":
+        savemat(root / name, {"x": volumes})
+    else:
+        with h5py.File(root / name, "w") as file:
+            file["x"] = volumes if form == "last.h5" else volumes.T
+            if form.startswith("matlab"):
+                file["x"].attrs["MATLAB_class"] = np.bytes_("single")
+    save_nifti(root / "mask.nii.gz", MASK.astype(np.uint8))
+    raw, found, _, _ = read(source_of(root, responses=name, mask="mask.nii.gz"))
+    np.testing.assert_array_equal(found, volumes[MASK > 0].T)
+    np.testing.assert_allclose(raw.xyz, nibabel.affines.apply_affine(AFFINE, np.argwhere(MASK > 0)))
+
+
+def test_axes_that_the_mask_leaves_open_are_refused(root):
+    np.save(root / "r.npy", np.zeros((4, 4, 4, 4)))
+    np.save(root / "m.npy", np.ones((4, 4, 4)))
+    with pytest.raises(InputError, match=r"fit the mask's \(4, 4, 4\) as xyzt and as txyz"):
+        source_of(root, mask="m.npy").subject("s1")
+    np.save(root / "m.npy", np.ones((4, 4, 3)))
+    with pytest.raises(InputError, match="no three of its axes"):
+        source_of(root, mask="m.npy").subject("s1")
+    np.save(root / "r.npy", RESPONSES)
+    with pytest.raises(InputError, match="already those of a mask"):
+        source_of(root, mask="m.npy").subject("s1")
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0, [0.2, 0.5, 0.9]), (0.5, [0.9])])
+def test_a_mask_of_probabilities_and_a_single_slice(root, threshold, kept, capsys):
+    mask = np.array([[[0.0], [0.2]], [[0.5], [0.9]]], np.float32)
+    volumes = betas((2, 2, 1))
+    save_nifti(root / "b.nii.gz", volumes)
+    save_nifti(root / "mask.nii.gz", mask)
+    raw, found, _, _ = read(source_of(root, responses="b.nii.gz", mask="mask.nii.gz", mask_threshold=threshold))
+    np.testing.assert_array_equal(found, volumes[np.isin(mask, np.float32(kept))].T)
+    assert raw.roi is None and f"the {len(kept)} voxels above mask_threshold {threshold:g}" in capsys.readouterr().err
+    with pytest.raises(InputError, match="values such as 0.2 are no labels"):
+        source_of(root, responses="b.nii.gz", mask="mask.nii.gz", mask_labels=[1]).subject("s1")
+
+
+NOT_REAL = {
+    "complex": (RESPONSES * 1j, "complex numbers"),
+    "structured": (np.zeros((N, 2), [("beta", "f4")]), "structured array with the fields beta"),
+    "text": (np.full((N, 2), "x"), "holds text"),
+    "objects": (RESPONSES.astype(object), "holds objects"),
+    "empty": (np.zeros((N, 0)), r"is empty: its shape is \(24, 0\)"),
+    "dates": (np.zeros((N, 2), "M8[s]"), "holds dates"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_REAL)
+def test_numpy_arrays_of_something_else_are_refused_by_their_cause(root, case):
+    values, words = NOT_REAL[case]
+    np.save(root / "r.npy", values)
+    np.savez(root / "r.npz", x=values)
+    for name in ("r.npy", "r.npz"):
+        with pytest.raises(InputError, match=words):
+            source_of(root, responses=name).subject("s1")
+
+
+def test_hdf5_and_matlab_arrays_of_something_else_are_refused_by_their_cause(root):
+    from scipy.sparse import csc_matrix
+
+    with h5py.File(root / "other.h5", "w") as file:
+        file["x"] = RESPONSES
+    with h5py.File(root / "r.h5", "w") as file:
+        file["complex"] = RESPONSES * 1j
+        file["fields"] = np.zeros(N, [("a", "f4"), ("b", "f4")])
+        file["link"] = h5py.ExternalLink("other.h5", "x")
+        file["soft"] = h5py.SoftLink("/plain")
+        file["nowhere"] = h5py.SoftLink("/gone")
+        file["words"] = "text"
+        file["deep/far"] = h5py.ExternalLink("gone.h5", "/")
+        file["plain"] = RESPONSES
+        layout = h5py.VirtualLayout(RESPONSES.shape, "f4")
+        layout[:] = h5py.VirtualSource("gone.h5", "x", RESPONSES.shape)
+        file.create_virtual_dataset("virtual", layout)
+        file.create_dataset("cells", (1, N), h5py.ref_dtype)
+        file["sparse/data"] = RESPONSES
+        file["sparse"].attrs["MATLAB_sparse"] = 5
+    check(source_of(root, responses="r.h5", key="soft"))
+    for key, words in {
+        "complex": "complex numbers", "fields": "fields a, b", "link": "link is a link to another file, other.h5", "virtual": "lie in another file, gone.h5",
+        "nowhere": "no array 'nowhere'",
+        "words": "words holds text", "deep/far/x": "deep/far is a link to another file, gone.h5",
+        "cells": "a cell array", "sparse": "sparse matrix",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            source_of(root, responses="r.h5", key=key).subject("s1")
+    cells = np.empty(3, object)
+    cells[:] = [RESPONSES[0], RESPONSES[1, :3], "x"]
+    savemat(root / "r.mat", {"cells": cells, "sparse": csc_matrix(RESPONSES.astype(float)), "D": {"data": RESPONSES}, "z": RESPONSES * 1j})
+    for key, words in {"cells": "a cell array", "sparse": "sparse matrix", "D": "a structure with the fields data; .* `key: D/data`", "z": "complex"}.items():
+        with pytest.raises(InputError, match=words):
+            source_of(root, responses="r.mat", key=key).subject("s1")
+    save_nifti(root / "mask.nii.gz", MASK.astype(np.uint8))
+    save_nifti(root / "b.nii.gz", VOLUMES.astype(np.complex64))
+    with pytest.raises(InputError, match="complex"):
+        source_of(root, responses="b.nii.gz", mask="mask.nii.gz").subject("s1")
+
+
+# --- one file a session or run -----------------------------------------------------------------------------------
+
+
+def write_parts(root, pattern, table_of):
+    """Two sessions of two runs of 6 trials in files named by `pattern`; 12 session folders would sort wrongly as text."""
+    rows = []
+    for at, (session, run) in enumerate(((2, 1), (2, 2), (10, 1), (10, 2))):
+        path = root / pattern.format(session=session, run=run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, RESPONSES[6 * at : 6 * at + 6])
+        rows += [(session, run, k, 6 * at + k + 1) for k in range(6)]
+    table_of(rows)
+
+
+@pytest.mark.parametrize("pattern", ["ses-{session}/run-{run}/r.npy", "{session}_{run}.npy", "ses-{session:02d}/ses-{session:02d}_run-{run:03d}.npy"])
+@pytest.mark.parametrize("kind", ["sorted", "shuffled", "from 1", "rows only"])
+def test_files_and_rows_meet_by_session_and_run(root, pattern, kind, capsys):
+    order = RNG.permutation(24) if kind in ("shuffled", "from 1") else np.arange(24)
+
+    def table_of(rows):
+        columns = ["session", "run", "beta_index", "stim_file"] if kind != "rows only" else ["session", "run", "stim_file"]
+        cells = [[f"ses-{s:02d}", f"{r}.0", k + (kind == "from 1"), f"image{p}.png"] for s, r, k, p in (rows[at] for at in order)]
+        write_table(root, [columns, *([c if len(columns) == 4 else [c[0], c[1], c[3]] for c in cells])], "t.tsv")
+
+    write_parts(root, pattern, table_of)
+    study = pattern.replace(":02d", "").replace(":03d", "")
+    source = source_of(root, responses=study, trials="t.tsv")
+    by_session = np.concatenate([order[order < 12], order[order >= 12]])
+    check(source, by_session, RESPONSES[by_session])
+    assert source.subject("s1").trials.session.tolist() == [2] * 12 + [10] * 12
+    if kind in ("shuffled", "from 1"):
+        assert f"beta_index counts from {int(kind == 'from 1')}" in capsys.readouterr().err
+
+
+def test_one_table_a_session_and_names_with_folders(root, capsys):
+    def table_of(rows):
+        for part in ((2, 1), (2, 2), (10, 1), (10, 2)):
+            cells = [[k, f"C:\\lab\\pictures\\image{p}.png" if k else "n/a"] for s, r, k, p in rows if (s, r) == part]
+            write_table(root, [["onset", "stimulus"], *cells], f"t_ses-{part[0]}_{part[1]}.tsv")
+
+    write_parts(root, "{session}_{run}.npy", table_of)
+    kept = np.array([k for k in range(24) if k % 6])
+    check(source_of(root, responses="{session}_{run}.npy", trials="t_ses-{session}_{run}.tsv"), kept, RESPONSES[kept])
+    assert "4 of 24 trials show no picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([["session", "picture"], *[[1 + k // 12, k + 1] for k in range(24)]], "line 2: session 1, of which there is no file of responses"),
+        ([["session", "picture"], *[[2, k + 1] for k in range(24)]], "10_1.npy: no row of the trial table is of session 10"),
+        ([["session", "picture"], *[[2 if k < 13 else 10, k + 1] for k in range(24)]], r"12 trials, but session 2 has 13 rows \(.*line 2 to 14\)"),
+        ([["session", "picture"], *[["" if k == 7 else 2, k + 1] for k in range(24)]], "line 9: session is empty"),
+        ([["session", "picture"], *[["one", k + 1] for k in range(24)]], "line 2: session is 'one'; expected whole numbers"),
+        ([["session", "picture"], *[[20240105123000, k + 1] for k in range(24)]], "expected whole numbers up to 2147483647"),
+        ([["session", "beta_index", "picture"], *[[2 + 8 * (k // 12), k % 6, k + 1] for k in range(24)]], "line 8: beta_index 0 stands in .* line 2 too"),
+        ([["session", "beta_index", "picture"], *[[2 + 8 * (k // 12), k % 13, k + 1] for k in range(24)]], "beta_index is 12, but it counts from 0"),
+        ([["session", "beta_index", "picture"], [2, 3, 1], [10, 4, 2]], "neither the first nor the last trial occurs; write datasets.own.count_from"),
+    ],
+)  # fmt: skip
+def test_rows_and_files_that_do_not_belong_together(root, rows, words):
+    write_parts(root, "{session}_{run}.npy", lambda _: write_table(root, rows))
+    with pytest.raises(InputError, match=words):
+        source_of(root, responses="{session}_{run}.npy", trials="t.csv").subject("s1")
+
+
+def test_files_whose_name_holds_no_number_or_one_twice(root):
+    np.save(root / "r_pre.npy", RESPONSES)
+    with pytest.raises(InputError, match=r"r_pre.npy: {session} of datasets.own.responses stands for 'pre' here; expected a number"):
+        source_of(root, responses="r_{session}.npy").subject("s1")
+    (root / "r_pre.npy").rename(root / "r_1.npy")
+    np.save(root / "r_01.npy", RESPONSES)
+    with pytest.raises(InputError, match="both are session 1; keep one"):
+        source_of(root, responses="r_{session}.npy").subject("s1")
+
+
+def test_a_table_out_of_the_order_of_its_runs_and_where_runs_differ(root):
+    rows = [["run", "picture"], *[[1 + k // 6, k + 1] for k in range(N)]]
+    write_table(root, rows)
+    check(source_of(root, trials="t.csv"))
+    write_table(root, [rows[0], *rows[8:], *rows[1:8]])
+    with pytest.raises(InputError, match="line 19: run 1 after run 4: the rows are not in the order of the trials"):
+        source_of(root, trials="t.csv").subject("s1")
+    write_table(root, rows[:9] + rows[10:])
+    with pytest.raises(InputError, match="24 trials, but 23 rows in .*; run 2 has 5 rows, from 8 on, where most have 6"):
+        source_of(root, trials="t.csv").subject("s1")
+
+
+# --- names of pictures -------------------------------------------------------------------------------------------
+
+
+def test_accents_case_and_long_numbers(tmp_path):
+    np.save(tmp_path / "r.npy", RESPONSES[:4])
+    names = ["caf\u0065\u0301.png", "9007199254740993.png", "9007199254740992.png", "Dog.PNG"]
+    (tmp_path / "pictures").mkdir()
+    for name, pixels in zip(names, PICTURES, strict=False):
+        (tmp_path / "pictures" / name).write_bytes(png(pixels))
+    write_table(tmp_path, [["picture"], ["caf\u00e9"], ["9007199254740993"], ["9007199254740992.0"], ["dog.png"]])
+    _, _, pictures, _ = read(source_of(tmp_path, trials="t.csv", split={"every": 3}))
+    np.testing.assert_array_equal(pictures, PICTURES[:4])
+
+
+@pytest.mark.parametrize("prefix", ["stim/", "elsewhere/set/"])
+def test_folders_that_the_table_alone_has(root, prefix):
+    write_table(root, [["picture"], *[[f"{prefix}image{k + 1}.png"] for k in range(N)]])
+    check(source_of(root, trials="t.csv"))
+    (root / "pictures/cats").mkdir()
+    for path in (root / "pictures").glob("*.png"):
+        path.rename(root / "pictures/cats" / path.name)
+    with pytest.raises(InputError, match=f"line 2: no picture '{prefix}image1.png'"):  # not taken for the one in cats/
+        source_of(root, trials="t.csv").subject("s1")
+
+
+@pytest.mark.parametrize(("numbers", "base"), [(np.arange(N), 0), (np.arange(N) + 1, 1), (np.arange(N) % 9 + 3, None)])
+def test_numbers_of_pictures_in_an_array_count_from_0_or_1(root, numbers, base):
+    np.save(root / "p.npy", PICTURES)
+    np.save(root / "conditions.npy", numbers.astype(float))
+    source = source_of(root, images="p.npy", trials="conditions.npy")
+    if base is not None:
+        check(source, numbers - base)
+        return
+    with pytest.raises(InputError, match="trial 1: picture numbers of .* neither 0 nor 24 occurs; write datasets.own.count_from: 0 or 1"):
+        source.subject("s1")
+    for start in (0, 1):
+        check(source_of(root, images="p.npy", trials="conditions.npy", count_from=start), numbers - start)
+
+
+@pytest.mark.parametrize("axes", ["nhwc", "nchw"])
+def test_axes_of_arrays_of_pictures(root, axes):
+    pictures = RNG.integers(0, 256, (N, 5, 8, 3), dtype=np.uint8)
+    np.save(root / "p.npy", np.transpose(pictures, ["nhwc".index(axis) for axis in axes]))
+    savemat(root / "p5.mat", {"x": pictures.transpose(1, 2, 3, 0)})
+    with h5py.File(root / "p73.mat", "w", userblock_size=512) as file:
+        file["x"] = pictures.transpose(1, 2, 3, 0).T
+        file["x"].attrs["MATLAB_class"] = np.bytes_("uint8")
+        file["grey"] = pictures[..., 0].transpose(1, 2, 0).T
+        file["grey"].attrs["MATLAB_class"] = np.bytes_("uint8")
+    for name, section in (("p.npy", {}), ("p5.mat", {}), ("p73.mat", {"images_key": "x"})):
+        loaded = source_of(root, images=name, **section)._pictures(None)
+        np.testing.assert_array_equal([loaded.load(str(k)) for k in range(N)], pictures)
+    with pytest.raises(InputError, match="give `images_shape: "):
+        source_of(root, images="p73.mat", images_key="grey").stimuli(None, 9)
+    loaded = source_of(root, images="p73.mat", images_key="grey", images_shape=[5, 8])._pictures(None)
+    np.testing.assert_array_equal([loaded.load(str(k))[..., 0] for k in range(N)], pictures[..., 0])
+
+
+def test_a_table_enters_a_shared_set_of_pictures_by_its_test_pictures(root):
+    rows = [["picture", "part"], *[[k + 1, "test" if k == 3 else "train"] for k in range(N)]]
+    write_table(root, rows)
+    source = source_of(root, trials="t.csv", split={"column": "part"})
+    (file,) = [file for file in source.files(None) if file.path == "t.csv"]
+    before = file.part(root / "t.csv")
+    rows[1][0], rows[2][0] = rows[2][0], rows[1][0]
+    write_table(root, rows)
+    assert file.part(root / "t.csv") == before
+    rows[1][1] = "test"
+    write_table(root, rows)
+    assert file.part(root / "t.csv") != before
+
+
+def test_files_elsewhere_are_read_and_listed(root, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    (root / "r.npy").rename(other / "r.npy")
+    (root / "pictures").rename(other / "pictures")
+    monkeypatch.setenv("LAB", str(other))
+    source = source_of(root, responses="$LAB/r.npy", images=str(other / "pictures"))
+    check(source)
+    assert {str(below(root, file.path)) for file in source.files("s1")} == {str(path) for path in (other / "r.npy", *(other / "pictures").iterdir())}

@@ -34,6 +34,8 @@ def test_the_table_has_every_file_the_sources_ask_for(tmp_path):
                 "nsd-nifti": {"source": "nsd", "training_subjects": ["subj01"], "form": "nifti"},
                 "god": {"source": "god", "training_subjects": ["Subject1", "Subject5"]},
                 "bold5000": {"source": "bold5000", "training_subjects": ["CSI1"]},
+                "laion": {"source": "laion-fmri", "training_subjects": ["sub-01", "sub-03"]},
+                "mosaic": {"source": "mosaic", "training_subjects": ["sub-01_NSD"], "images": "pictures"},
             },
             "unpaired": {"source": "hcp", "subjects": ["100307"]},
             **METHODS,

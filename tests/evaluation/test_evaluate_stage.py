@@ -89,14 +89,21 @@ def test_what_does_not_match_is_refused_by_name(tmp_path):
     np.save(tmp_path / "a.npy", images)
     with pytest.raises(InputError, match="4 pictures, but .* has 3"):
         read_pairs(three, tmp_path / "a.npy")
-    np.save(tmp_path / "b.npy", images[..., 0])
+    np.save(tmp_path / "b.npy", images[0, ..., 0])
     with pytest.raises(InputError, match="expected"):
         read_pairs(four, tmp_path / "b.npy")
-    np.save(tmp_path / "c.npy", images.astype(float))
-    with pytest.raises(InputError, match=r"floats in \[0, 1\]"):
+    np.save(tmp_path / "c.npy", images.astype(float) - 9)
+    with pytest.raises(InputError, match="expected 0 to 255, or 0 to 1"):
         read_pairs(four, tmp_path / "c.npy")
+    for name, values in (("floats to 255", images.astype(float)), ("floats to 1", images / 255), ("16 bits", images.astype(np.uint16) * 257)):
+        np.save(tmp_path / "d.npy", values.transpose(0, 3, 1, 2) if name == "16 bits" else values)
+        np.testing.assert_allclose(read_pairs(four, tmp_path / "d.npy")[1].batch(range(4)), images.transpose(0, 3, 1, 2) / 255, atol=1e-6, err_msg=name)
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["images"] = h5py.ExternalLink("elsewhere.h5", "images")
+    with pytest.raises(InputError, match="images is a link to another file, elsewhere.h5"):
+        read_pairs(four, tmp_path / "e.h5")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no .png"):
+    with pytest.raises(InputError, match="empty: no .*.png"):
         read_pairs(tmp_path / "empty", four)
     (three / "picture3.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="picture3.png: not a readable picture"):

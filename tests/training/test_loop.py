@@ -16,6 +16,7 @@ import pytest
 import torch
 from apart import killed, started
 from safetensors.torch import load_file
+from tiny_training import make_study
 from torch import nn
 
 from unimind import study
@@ -237,8 +238,8 @@ def test_fingerprint_changes_with_settings_data_and_not_with_place(tmp_path):
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)
     marks = [
-        loop.fingerprint(settings, [tmp_path / name], "unimind.training.loop")
-        for settings, name in (({"x": 1}, "a"), ({"x": 1}, "b"), ({"x": 1}, "c"), ({"x": 2}, "a"))
+        loop.fingerprint(make_study(**changes), [tmp_path / name], "unimind.training.loop")
+        for changes, name in (({}, "a"), ({}, "b"), ({}, "c"), ({"voxels": {"size": 64}}, "a"))
     ]
     assert marks[0] == marks[1] and len(set(marks)) == 3
 

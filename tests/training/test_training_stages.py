@@ -308,6 +308,23 @@ def test_scratch_knows_nothing_but_its_budget(files, tmp_path):
     assert load_model(tmp_path / "scratch")[1]["subjects"] == ["sim-subj03"]
 
 
+def test_a_method_s_name_and_label_decide_no_weight(files, tmp_path):
+    """Two methods that differ in nothing else start and drop out alike, so that ablations differ in what they leave out."""
+    short = {**TRAINING, "steps": 3}
+    stages = {"pretrain": {"training": short}, "align": {"losses": LOSSES, "training": short}, "adapt": {"training": short}}
+    content = resolved(make_study(voxels={"size": 32, "dropout": 0.3}, **stages))
+    content["methods"]["n"] = content["methods"]["m"] | {"label": "Another"}
+    study, own = parse_study(content), (files / "subj03.h5", files / "embeddings.h5")
+    for name in ("m", "n"):
+        folder, checkpoints = tmp_path / name, tmp_path / "checkpoints"
+        pretrain(study, name, [files / "rest1.h5"], checkpoints, folder / "pretrain")
+        align(study, name, "sim", *group(files), folder / "pretrain", checkpoints, folder / "align")
+        adapt(study, name, "sim", "subj03", *own, folder / "align", checkpoints, folder / "adapt")
+        scratch(study, name, "sim", "subj03", *own, checkpoints, folder / "scratch", "20", "1")
+    for stage in ("pretrain", "align", "adapt", "scratch"):
+        assert same_model(tmp_path / "m" / stage, tmp_path / "n" / stage), stage
+
+
 def test_one_held_out_picture_identifies_nothing(models, files, tmp_path):
     """Eight trials hold one picture out; the model is written, without a value for identification."""
     adapt(

@@ -72,11 +72,13 @@ def test_the_example_is_a_study_as_it_stands():
     assert parse_study(STUDY).transferred() == ["unimind", "ridge"]
 
 
-def test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with(laboratory, monkeypatch):
+def test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with(laboratory, monkeypatch, capsys):
     clone, pixels, shown, volumes, masks = laboratory
     check, plan, prepare, _ = COMMANDS
     monkeypatch.chdir(clone.folder)
     assert main(check.split()[1:]) == 0
+    assert main("check --data my_lab.yaml".split()) == 0
+    assert f"mine anna: session 1 trial 1: {shown['anna'][0]}" in capsys.readouterr().out
     assert "adapt_subject" in run(clone, plan).stdout + run(clone, plan).stderr
     run(clone, prepare)
     prepared = clone.folder / "results/my_lab/prepared/mine"
@@ -138,8 +140,8 @@ def nothing_to_test(data, study):
 
 
 DAMAGE = {
-    nobody: "dora", no_session: "80 trials, but 160 rows", other_grid: "(4, 5, 4)", not_a_number: "missing values", unknown_picture: "dog_777",
-    nothing_to_test: "test split is empty",
+    nobody: "dora", no_session: "session 2, of which there is no file of responses", other_grid: "(4, 5, 4)", not_a_number: "missing values",
+    unknown_picture: "dog_777", nothing_to_test: "test split is empty",
 }  # fmt: skip
 
 

@@ -25,8 +25,8 @@ AFTER_METRICS = {"make_tables": 1, "draw_figures": 1, "write_report": 1}
 
 def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
-        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "check_subjects": 1,
-        "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "teach_closed_form": 2, "enter_subject": 6, "align_subjects": 3,
+        "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "inspect_subject": 3,
+        "check_subjects": 1, "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "teach_closed_form": 2, "enter_subject": 6, "align_subjects": 3,
         "condition_diffusion": 3 + 3, "adapt_subject": 2, "reconstruct_pictures": 15, "sample_controls": 1, "extract_features": 1,
         "score_reconstructions": 15, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
@@ -189,11 +189,12 @@ def test_other_sampling_reruns_reconstructions_and_what_follows(clone):
     }  # fmt: skip
 
 
-def test_other_threads_or_batch_of_evaluation_measure_nothing_again(clone):
+def test_other_threads_label_or_batch_of_evaluation_measure_nothing_again(clone):
     content = tiny()
     content["threads"] = 1
     assert clone.planned(configfile=clone.study(content)) == {}
     content["evaluation"]["batch_size"] = 7
+    content["methods"]["unimind-vit"]["label"] = "Another"
     assert clone.planned(configfile=clone.study(content)) == AFTER_METRICS
 
 

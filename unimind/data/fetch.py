@@ -1,18 +1,18 @@
 """The stage `fetch`: a data set's files from its servers, a mirror or a local folder, and a manifest of what is there."""
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from unimind.data.manifest import describe, read_files
 from unimind.data.sources import open_source
 from unimind.data.sources.base import RemoteFile, below
 from unimind.errors import InputError
-from unimind.progress import say, track
-from unimind.storage import write_json
+from unimind.progress import say
+from unimind.storage import content_hash, write_json
 from unimind.study import Study
 
 
@@ -50,6 +50,19 @@ ACCESS = {
         "accept the HCP Open Access terms at https://db.humanconnectome.org, create AWS keys there, and give them in the environment or an AWS profile",
     ),
     "arrays": Access("own data", None, "put the file there, or correct the study's `root:` and file names"),
+    "bids": Access("own BIDS derivatives", None, "put the file there, or correct the study's `root:` and BIDS names"),
+    "laion-fmri": Access(
+        "LAION-fMRI",
+        "the data use agreement for the pictures",
+        "the betas are open; the pictures are given on request: https://laion-fmri.hebartlab.com/request",
+        partly_open=True,
+    ),
+    "mosaic": Access(
+        "MOSAIC",
+        "the agreements of the data sets whose pictures were shown",
+        "the responses are open; get the pictures from each data set's owner and put them where `images:` says",
+        partly_open=True,
+    ),
     "simulated": Access("simulated", None, "simulated by this stage"),
 }
 
@@ -104,7 +117,7 @@ def fetch(
     need = _need(study, dataset, subject, stimuli, unpaired, write=True)
     for file in need.files:
         _get(file, need)
-    write_manifest(need.root, [file.path for file in need.files], out)
+    write_json(out, {"root": str(need.root), "files": describe(need.root, need.files, out.parent)})
 
 
 def agreements(study: Study) -> list[str]:
@@ -196,30 +209,48 @@ def _get(file: RemoteFile, need: Need) -> None:
         raise InputError(f"{target}: {wrong}; delete it and fetch again")
 
 
-def write_manifest(root: Path, paths: list[str], out: Path) -> None:
-    """Write the manifest of files below `root`.
+def inputs(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False, folder: Path | None = None) -> list[dict[str, Any]]:
+    """What a manifest would say at present of the laboratory's own files: those that are not downloaded, and that are there.
 
-    SHA-256 sums of files whose size and time of change are as before are taken from a note beside the manifest.
+    Parameters
+    ----------
+    study : Study
+    dataset : str or None
+        None for the fMRI without pictures.
+    subject, stimuli
+        As for `fetch`.
+    folder : Path, optional
+        Where Snakemake was started; by default here.
     """
-    note = out.with_name(f".{out.stem}.hashes.json")
+    need = _need(study, dataset, subject, stimuli, unpaired=dataset is None)
+    folder = folder or Path()
+    root = folder / need.root
+    own = [file for file in need.files if file.address is None and below(root, file.path).is_file()]
+    return describe(root, own, folder / study.results / "fetched" / (dataset or "unpaired"))
+
+
+def inputs_hash(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False) -> str:
+    """Hash of the content of `inputs`, by which a fetch is made again; of what is wrong where they cannot be listed."""
     try:
-        known = json.loads(note.read_text())
-    except (OSError, ValueError):
-        known = {}
-    noted, files = {}, []
-    for path in track(paths, "checksums"):
-        local = below(root, path)
-        state = local.stat()
-        stamp = [state.st_size, state.st_mtime_ns]
-        if known.get(path, [])[:2] == stamp:
-            digest = known[path][2]
-        else:
-            with open(local, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        noted[path] = [*stamp, digest]
-        files.append({"path": path, "bytes": state.st_size, "sha256": digest})
-    write_json(note, noted)
-    write_json(out, {"root": str(root), "files": files})
+        found = inputs(study, dataset, subject, stimuli)
+    except InputError as error:
+        return content_hash(str(error))
+    return content_hash(sorted([entry["path"], entry["sha256"]] for entry in found)) if found else ""
+
+
+def is_stale(study: Study, dataset: str | None, subject: str | None, stimuli: bool, manifest: Path, folder: Path) -> bool:
+    """Whether the laboratory's own files are others, or have another content, than a manifest says."""
+    try:
+        need = _need(study, dataset, subject, stimuli, unpaired=dataset is None)
+        if all(file.address for file in need.files):
+            return False
+        _, files = read_files(manifest)
+        found = inputs(study, dataset, subject, stimuli, folder)
+    except InputError:
+        return True
+    downloaded = {file.path for file in need.files if file.address is not None}
+    before = {entry["path"]: entry["sha256"] for entry in files if entry["path"] not in downloaded}
+    return before != {entry["path"]: entry["sha256"] for entry in found}
 
 
 def _print_list(study: Study, dataset: str | None, subject: str | None, stimuli: bool, unpaired: bool) -> None:

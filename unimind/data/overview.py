@@ -6,9 +6,11 @@ Nothing is trained in a study before this table is there: whatever is wrong with
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from unimind.data.inspect import require_signal, rows
 from unimind.data.prepared import SPLITS, PreparedSubject, read_unpaired
 from unimind.errors import InputError
 from unimind.progress import say
@@ -18,7 +20,7 @@ from unimind.study import Study
 UNPAIRED = "unpaired"
 
 
-def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | None, out: Path) -> None:
+def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | None, out: Path, inspected: Sequence[Path] = ()) -> None:
     """Check all prepared files and write one line a subject.
 
     Parameters
@@ -30,27 +32,36 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
         What `prepare-unpaired` wrote.
     out : Path
         CSV file: `dataset, subject, role, sessions, voxels`; `trials_*` and `pictures_*` of train, validation and test;
-        `noise_ceiling`, the median over voxels of the explainable share of one trial's variance, where known. For fMRI
-        without pictures `dataset` and `role` are `unpaired`, and its samples are training trials.
+        `noise_ceiling`, the median over voxels of the explainable share of one trial's variance, as the source has it or as
+        repeats tell; and `reliability`, `identification`, `identification_chance_95`, `identification_p` and `findings` of
+        `inspect`. For fMRI without pictures `dataset` and `role` are `unpaired`, and its samples are training trials.
+    inspected : sequence of Path, optional
+        What `inspect` wrote.
 
     Raises
     ------
     InputError
-        A file is not what `prepared` says it must be, or a subject of the study is missing among them.
+        A file is not what `prepared` says it must be, a subject of the study is missing among them, or nothing can be
+        decoded from a subject's responses and its data set does not say to train all the same.
     """
-    rows = [*_paired(study, prepared), *_resting(unpaired or [])]
-    known = {(row["dataset"], row["subject"]) for row in rows}
+    subjects = [*_paired(study, prepared), *_resting(unpaired or [])]
+    known = {(row["dataset"], row["subject"]) for row in subjects}
     for dataset, subject in study.pairs():
         if (dataset, subject) not in known:
             raise InputError(f"{dataset} {subject}: not among the prepared files given; name its file under --prepared")
+    require_signal(study, inspected)
+    looked_at = {(row["dataset"], row["subject"]): row for row in rows(inspected)}
+    for row in subjects:
+        more = looked_at.get((row["dataset"], row["subject"]), {})
+        row |= {name: value for name, value in more.items() if row.get(name) is None}
     with whole_file(out) as temporary, open(temporary, "w", newline="") as stream:
-        table = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        table = csv.DictWriter(stream, list(dict.fromkeys(key for row in subjects for key in row)), lineterminator="\n")
         table.writeheader()
-        table.writerows(rows)
-    say(f"overview: {len(rows)} prepared files are in order")
+        table.writerows(subjects)
+    say(f"overview: {len(subjects)} prepared files are in order")
 
 
-def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, object]]:
+def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, Any]]:
     for file in files:
         with PreparedSubject(file) as data:
             data.check()
@@ -64,7 +75,7 @@ def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, object]]:
             }  # fmt: skip
 
 
-def _resting(files: Iterable[Path]) -> Iterable[dict[str, object]]:
+def _resting(files: Iterable[Path]) -> Iterable[dict[str, Any]]:
     for file in files:
         with read_unpaired(file) as data:
             data.check()

@@ -81,6 +81,8 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
     write_prepared(
         out, _kept(track(scaled, f"sessions of {where}", len(np.unique(session))), session, kept, order),
         stimulus=stimulus[kept], session=session[kept], split=splits.split[kept],
+        run=None if raw.trials.run is None else np.asarray(raw.trials.run)[kept],
+        onset=None if raw.trials.onset is None else np.asarray(raw.trials.onset)[kept],
         protocol={**protocol, **{f"{name}_images": count for name, count in counts.items()}}, **common,
     )  # fmt: skip
     say(f"{where}: {kept.sum()} trials, {raw.n_voxels} voxels; pictures: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

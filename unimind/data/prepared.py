@@ -205,6 +205,16 @@ class PreparedSubject(_Responses):
         """0 train, 1 validation, 2 test, (n_trials,)."""
         return self._dataset("split")[:]
 
+    @cached_property
+    def run(self) -> NDArray[np.int32] | None:
+        """Run within the session, (n_trials,), where known."""
+        return self._optional("run")
+
+    @cached_property
+    def onset(self) -> NDArray[np.float32] | None:
+        """Seconds from the begin of the run, (n_trials,), where known."""
+        return self._optional("onset")
+
     def trials(self, split: Split) -> NDArray[np.int64]:
         """Rows of a split, ascending."""
         return np.flatnonzero(self.split == SPLITS[split])
@@ -329,6 +339,8 @@ def write_prepared(
     subject: str,
     n_voxels: int | None = None,
     repeat: ArrayLike | None = None,
+    run: ArrayLike | None = None,
+    onset: ArrayLike | None = None,
     xyz: ArrayLike | None = None,
     roi: ArrayLike | None = None,
     roi_names: list[str] | None = None,
@@ -348,6 +360,8 @@ def write_prepared(
         With blocks, `n_voxels` must be given.
     stimulus, session, split, repeat : int (n_trials,)
         `repeat` is counted from `stimulus` by default.
+    run, onset : (n_trials,), optional
+        Run within the session, and seconds from its begin.
     stimuli : int
         How many pictures the stimulus file has.
     xyz, roi, roi_names, noise_ceiling, stored : optional
@@ -371,6 +385,9 @@ def write_prepared(
             file["session"] = np.asarray(session, np.int32)
             file["repeat"] = np.asarray(count_repeats(stimulus) if repeat is None else repeat, np.int32)
             file["split"] = np.asarray(split, np.int8)
+            for name, values, kind in (("run", run, np.int32), ("onset", onset, np.float32)):
+                if values is not None:
+                    file[name] = np.asarray(values, kind)
             _write_common(file, blocks, len(stimulus), n_voxels, attributes, voxel)
         with PreparedSubject(temporary) as written:
             written.check()

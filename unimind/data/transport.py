@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 ATTEMPTS = 6  # in a row without a new byte
 BACKOFF = 1.0  # seconds before the second attempt; doubles each time, at most a minute
 TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
-PUBLIC_BUCKETS = frozenset({"natural-scenes-dataset"})
+PUBLIC_BUCKETS = frozenset({"natural-scenes-dataset", "laion-fmri"})
 FIGSHARE = "https://api.figshare.com/v2/articles"
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from unimind.data.sources.pictures import natural
+from unimind.data.pixels import bounds, to_bytes, white_of
+from unimind.data.sources.arrayfile import datasets, read_array
+from unimind.data.sources.base import AGAIN, as_rgb, reading
+from unimind.data.sources.pictures import PICTURE_ENDINGS, natural
 from unimind.errors import InputError
 from unimind.evaluation import layout
 from unimind.evaluation.metrics import CHANCE
 from unimind.evaluation.panel import Panel, measure, picture_protocol, warnings
-from unimind.evaluation.pictures import SIDE, SUFFIXES, Pictures, resize
+from unimind.evaluation.pictures import SIDE, Pictures, resize
 from unimind.evaluation.score import summarise
 from unimind.progress import say
 from unimind.storage import content_hash, whole_file
@@ -31,8 +34,8 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     Parameters
     ----------
     truth, reconstruction : path
-        Folders of PNG or JPEG files, matched by name without ending; or arrays (n, H, W, 3) or (n, 3, H, W), uint8 or
-        float in [0, 1], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order. A folder
+        Folders of picture files, matched by name without ending; or arrays (n, H, W[, 1 | 3 | 4]) or (n, 1 | 3 | 4, H, W), in
+        [0, 255] or [0, 1], or uint16 in [0, 65535], as .npy, .npz or .h5 (its only array, or the one called `images`), matched by order. A folder
         against an array is matched by order too, with the numbers in file names compared as numbers.
     weights : path, optional
         Folder with the panel's weights; by default `$UNIMIND_WEIGHTS`.
@@ -51,6 +54,8 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     panel = Panel.of(wanted, weights or defaults.weights, defaults.squeezenet)
     say(f"{n} pairs of pictures; measures: {', '.join(name for name in wanted if name not in panel.absent)}")
     measured = measure(panel, truths, pictures, {"reconstruction": np.arange(n)}, size)
+    for pictures_of, path in ((truths, truth), (pictures, reconstruction)):
+        pictures_of.forms.say(str(path))
     values = summarise(measured, wanted, resamples, seed=0)["reconstruction"]
     protocol = {"pictures": picture_protocol(), "networks": panel.protocol(), "n": n}
     notes = layout.absences("Absent", [(layout.TITLES[name], reason, "") for name, reason in (panel.absent | NEED_A_STUDY).items()], [""])
@@ -113,9 +118,9 @@ def _some(names: list[str]) -> str:
 def _read(path: Path) -> dict[str, Path] | np.ndarray:
     """Files of a folder by name, in number order, or an array (n, H, W, 3)."""
     if path.is_dir():
-        files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=lambda p: natural(p.name))
+        files = sorted((p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS), key=lambda p: natural(p.name))
         if not files:
-            raise InputError(f"{path}: no {', '.join(SUFFIXES)} files in this folder")
+            raise InputError(f"{path}: no {', '.join(sorted(PICTURE_ENDINGS))} files in this folder")
         named: dict[str, Path] = {}
         for file in files:
             if file.stem in named:
@@ -130,18 +135,20 @@ def _read(path: Path) -> dict[str, Path] | np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return file[_only(list(file), path)]
-        import h5py
+    import h5py
 
-        with h5py.File(path) as file:
-            return file[_only([key for key in file if isinstance(file[key], h5py.Dataset)], path)][:]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as an array ({' '.join(str(error).split())})") from None
+    names = None
+    with reading(path, "a readable array", AGAIN):
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as held:
+                names = list(held)
+        elif path.suffix != ".npy":
+            with h5py.File(path, "r") as file:
+                held, linked = datasets(file)
+                names = [*held, *linked]
+    array = read_array(path, None if names is None else _only(names, path))
+    with reading(path, "a readable array", AGAIN):
+        return np.asarray(array)
 
 
 def _only(keys: list[str], path: Path) -> str:
@@ -153,15 +160,16 @@ def _only(keys: list[str], path: Path) -> str:
 
 
 def _as_pictures(values: np.ndarray, path: Path) -> np.ndarray:
-    if values.ndim == 4 and values.shape[-1] != 3 and values.shape[1] == 3:
+    if values.ndim == 4 and values.shape[-1] not in (1, 3, 4) and values.shape[1] in (1, 3, 4):
         values = values.transpose(0, 2, 3, 1)
-    if values.ndim != 4 or values.shape[-1] != 3 or not len(values):
+    if values.ndim not in (3, 4) or values.ndim == 4 and values.shape[-1] not in (1, 3, 4) or not len(values):
         raise InputError(f"{path}: shape {values.shape}; expected (n, H, W, 3) or (n, 3, H, W)")
     if values.dtype == np.uint8:
-        return values
-    if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all() or values.min() < -1e-3 or values.max() > 1 + 1e-3:
-        raise InputError(f"{path}: {values.dtype} values from {values.min()} to {values.max()}; expected uint8, or floats in [0, 1]")
-    return values.astype(np.float32)
+        return np.stack([as_rgb(picture) for picture in values])
+    white = white_of(values.dtype, *bounds(values, path), path)
+    if values.dtype.kind == "f" and values.ndim == 4 and values.shape[-1] == 3:
+        return (values / white).astype(np.float32)  # as exact as they are given
+    return np.stack([as_rgb(to_bytes(picture, white)) for picture in values])
 
 
 def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dict[str, Any], truth: Path, reconstruction: Path, n: int) -> str:

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from unimind.errors import InputError
+from unimind.data.pixels import Forms, decode
 
 SIDE = 256
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -33,11 +32,17 @@ class Pictures:
     ----------
     source : array of shape (n, H, W, 3), uint8 or float in [0, 1]; or list of paths
         Anything indexable by an integer or a sorted integer array will do, an open HDF5 data set for one.
+
+    Attributes
+    ----------
+    forms : Forms
+        What was left out of the files read so far.
     """
 
     def __init__(self, source: Any):
         self.source = source
         self.files = isinstance(source, list)
+        self.forms = Forms()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -45,19 +50,12 @@ class Pictures:
     def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Pictures as stored, float32 (m, 3, H, W) in [0, 1]; files of a list are brought to 256 x 256."""
         if self.files:
-            return torch.cat([resize(read_picture(self.source[i]), SIDE) for i in indices])
+            return torch.cat([resize(read_picture(self.source[i], self.forms), SIDE) for i in indices])
         wanted, back = np.unique(np.asarray(indices), return_inverse=True)
         values = torch.from_numpy(np.ascontiguousarray(self.source[wanted][back])).permute(0, 3, 1, 2)
         return (values.float().div_(255) if values.dtype == torch.uint8 else values.float().clamp(0, 1)).contiguous()
 
 
-def read_picture(path: Path) -> torch.Tensor:
-    """One image file as (1, 3, H, W) in [0, 1]; InputError when it is not a picture."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not a readable picture ({' '.join(str(error).split())}); replace or remove it") from None
-    return torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float().div_(255)
+def read_picture(path: Path, forms: Forms | None = None) -> torch.Tensor:
+    """One image file as (1, 3, H, W) in [0, 1], as `decode` reads it; InputError when it is not a picture."""
+    return torch.from_numpy(decode(path.read_bytes(), path, forms=forms).copy()).permute(2, 0, 1)[None].float().div_(255)

@@ -749,8 +749,8 @@ def _data(path: Path) -> Table:
         raise InputError(f"{path}: no such file, or empty; run the stage overview first")
     heads = [("sessions", "sessions"), ("voxels", "voxels kept")]
     heads += [(f"{kind}_{split}", f"{word} {kind}") for kind in ("trials", "pictures") for split, word in SPLIT_WORDS.items()]
-    heads += [("noise_ceiling", "noise ceiling")]
-    heads = [(name, words) for name, words in heads if overview[name].notna().any()]
+    heads += [("noise_ceiling", "noise ceiling"), ("reliability", "reliability of repeats"), ("identification", "told apart")]
+    heads = [(name, words) for name, words in heads if name in overview and overview[name].notna().any()]
     blocks = []
     for dataset, members in overview.groupby("dataset", sort=False):
         rows = []
@@ -758,7 +758,15 @@ def _data(path: Path) -> Table:
             cells = [None if pd.isna(row[name]) else Cell(_quantity(row[name]), exact=f"{row[name]:g}", words=words) for name, words in heads]
             rows.append(Row(str(row["subject"]), cells, note=ROLE_WORDS[row["role"]]))
         blocks.append(Block(rows, str(dataset)))
-    meaning = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels. " if heads[-1][0] == "noise_ceiling" else ""
+    known = {name for name, _ in heads}
+    meaning = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels. " if "noise_ceiling" in known else ""
+    if "reliability" in known:
+        meaning += "Reliability: correlation of the response patterns to the same pictures in two halves of their repeats. "
+    if "identification" in known:
+        meaning += "Told apart: share of pairs of test pictures told apart by a ridge regression to light, colour and edges; chance is 0.5. "
+    for row in overview.to_dict("records") if "findings" in overview else ():
+        if isinstance(row["findings"], str) and row["findings"]:
+            meaning += f"{row['dataset']} {row['subject']}: {row['findings']}. "
     return Table(
         "What each subject brings", "subject", [(words, "") for _, words in heads], blocks,
         f"{meaning}No picture, told apart by its pixels, is on two sides of the split.",

@@ -10,7 +10,7 @@ from typing import Literal
 
 from unimind.study import Study, layout
 
-State = Literal["done", "running", "failed", "interrupted", "waiting"]
+State = Literal["done", "stale", "running", "failed", "interrupted", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,20 @@ def state_of(study: Study, step: Step, directory: Path, going: bool) -> tuple[St
     if mark.exists():
         return ("running" if going else "interrupted"), last
     if (directory / result).exists():
-        return "done", last
+        return ("stale" if _is_stale(study, step, directory) else "done"), last
     return ("failed" if log.exists() else "waiting"), last
+
+
+def _is_stale(study: Study, step: Step, directory: Path) -> bool:
+    """Whether files of the laboratory that a step of the data is made of were edited since they were fetched."""
+    if step.stage not in ("fetch", "stimuli", "prepare"):
+        return False
+    from unimind.data.fetch import is_stale
+
+    dataset, _, name = step.what.partition(" ")
+    manifest = directory / study.results / "fetched" / dataset / f"{name}.json"
+    whose = None if name == "stimuli" else name.removesuffix(".stimuli")
+    return manifest.exists() and is_stale(study, None if dataset == "unpaired" else dataset, whose, name.endswith("stimuli"), manifest, directory)
 
 
 def refusals(study: Study, directory: Path, since: float) -> list[str] | None:
@@ -120,7 +132,8 @@ def status(study: Study, directory: Path | None = None) -> None:
     count = Counter(state for _, state, _ in rows)
     print(
         f"{study.name}: {count['done']} of {len(rows)} done"
-        + "".join(f", {count[state]} {state}" for state in ("running", "failed", "interrupted", "waiting") if count[state])
+        + "".join(f", {count[state]} {state}" for state in ("stale", "running", "failed", "interrupted", "waiting") if count[state])
+        + ("; files below root were edited, and what is made of them is made again by the next run" if count["stale"] else "")
     )
     stages = max(len(step.stage) for step, _, _ in rows)
     whats = max(len(step.what) for step, _, _ in rows)

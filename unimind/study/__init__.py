@@ -5,7 +5,26 @@ This package is the one source of the schema (`unimind schema`), of the defaults
 """
 
 from unimind.study.base import Section, Training
-from unimind.study.data import AnyDataset, ArraysData, Blocks, Bold5000Data, Dataset, GodData, NsdData, Rois, SimulatedData, SplitRule, Unpaired
+from unimind.study.data import (
+    AnyDataset,
+    ArraysData,
+    BidsData,
+    BidsRois,
+    Blocks,
+    Bold5000Data,
+    Dataset,
+    GlmSingle,
+    GodData,
+    LagWindow,
+    LaionFmriData,
+    MosaicData,
+    NsdData,
+    Rois,
+    SimulatedData,
+    SingleTrialGlm,
+    SplitRule,
+    Unpaired,
+)
 from unimind.study.evaluation import METRICS, OWN_METRICS, Evaluation, Transfer
 from unimind.study.foundations import (
     DrawnPictures,

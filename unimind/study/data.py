@@ -16,6 +16,12 @@ class Dataset(Section):
     root: str | None = Field(None, description="Folder that holds, or will hold, the data set's files as distributed; `$VARIABLES` are expanded. By default `data/<data set>`.")
     validation_fraction: Fraction = Field(0.1, description="Share of the training *images* set aside to watch training; never test images.")
     roi_labels: bool = Field(True, description="Keep a per-voxel ROI label where the source has one.")
+    require_signal: bool = Field(True, description="Stop before anything is trained where neither the pictures nor their repeats can be told from a subject's responses (stage inspect); `false` trains all the same.")
+
+    @property
+    def of_responses(self) -> set[str]:
+        """Keys that no picture and no rule for test pictures depends on: when they change, nothing of the pictures is made again."""
+        return {"validation_fraction", "roi_labels", "require_signal"}
 
     @property
     def subjects(self) -> list[str]:
@@ -56,6 +62,10 @@ class NsdData(Dataset):
         if self.sessions in ("982/37", "1000/40") and self.test_repeats != 3:
             raise ValueError(f"sessions: {self.sessions} tests on images seen three times; leave test_repeats out, or give the number of sessions")
         return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"rois", "sessions", "test_repeats", "betas", "space", "form"}
 
 
 class SimulatedData(Dataset):
@@ -137,16 +147,19 @@ class ArraysData(Dataset):
     """Own data: responses, pictures and, where trials are not simply in the pictures' order, a trial table."""
 
     source: Literal["arrays"]
-    responses: str = Field(description="File below root, `{subject}` is replaced: .npy, .npz, .h5, .mat, or .nii/.nii.gz (with `mask`; `{session}` may stand for one file a session).")
-    key: str | None = Field(None, description="Which array of an .npz, .h5 or .mat file; may be a path such as `D/data`.")
-    orientation: Literal["trials_by_voxels", "voxels_by_trials"] = Field("trials_by_voxels", description="What the first axis of the responses is.")
-    mask: str | None = Field(None, description="ROI mask or atlas (NIfTI) of the responses' grid, for NIfTI responses.")
-    mask_labels: list[int] | None = Field(None, description="Labels of the mask to keep; by default every value above 0.")
-    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root; `{subject}` where every subject has its own.")
+    responses: str = Field(description="File below root or elsewhere: .npy, .npz, .h5, .mat, .nii or .nii.gz. `{subject}` is replaced; where there is one file a session or run, `{session}` and `{run}` stand for its number (1, 01, ses-01), which the trial table's columns name.")
+    key: str | None = Field(None, description="Which array of an .npz, .h5, .mat or pickled .npy file; may be a path such as `D/data`, or `betasmd` of GLMsingle's results.")
+    orientation: Literal["trials_by_voxels", "voxels_by_trials"] = Field("trials_by_voxels", description="What the first axis of responses of two axes is.")
+    mask: str | None = Field(None, description="ROI mask or atlas on the grid of the responses, for NIfTI responses and arrays of four axes, whose trials are found by its shape.")
+    mask_labels: list[int] | None = Field(None, description="Labels of the mask to keep; by default every value above `mask_threshold`.")
+    mask_threshold: float = Field(0.0, ge=0, description="Voxels whose value in the mask is above this are kept; for a mask of probabilities, 0.5 say.")
+    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root or elsewhere; `{subject}` where every subject has its own.")
     images_key: str | None = Field(None, description="Which array of the pictures' file.")
-    images_shape: tuple[int, int] | None = Field(None, description="Height and width of pictures stored as flat columns or rows.")
+    images_shape: tuple[int, int] | None = Field(None, description="Height and width of pictures in an array, where they are stored as flat columns or rows, or its axes leave them open.")
     images_transposed: bool = Field(False, description="Flat pictures are stored column by column.")
-    trials: str | None = Field(None, description="Trial table below root (.csv or .tsv): one row a trial with `picture` (name or number) and, where known, `session`, `repeat`. By default trial k shows picture k, in number order.")
+    images_ground: int = Field(128, ge=0, le=255, description="Grey that was behind transparent pixels on the screen: 0 black, 255 white.")
+    trials: str | None = Field(None, description="Trial table below root or elsewhere, `{subject}`, `{session}` and `{run}` as in `responses`: one row a trial with `picture` (or `stim_file`, `stimulus`, `label`, `condition`: name or number) and, where known, `session`, `run` and `beta_index`; or an array with a picture number a trial. By default trial k shows picture k, in number order.")
+    count_from: Literal[0, 1] | None = Field(None, description="What `beta_index` and numbers of pictures in an array count from; found where the table has the first or the last.")
     blocks: Blocks | None = Field(None, description="For responses that are volumes of a block design.")
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop units without variance or with missing values, and say how many; otherwise refuse them.")
@@ -155,26 +168,193 @@ class ArraysData(Dataset):
     @model_validator(mode="after")
     def _readable(self) -> "ArraysData":
         volumes = self.responses.endswith((".nii", ".nii.gz"))
+        parts = [name for name in ("{session}", "{run}") if name in self.responses]
         if not volumes and not self.responses.endswith((".npy", ".npz", ".h5", ".hdf5", ".mat")):
             raise ValueError(f"responses: {self.responses!r} given; expected a name ending in .npy, .npz, .h5, .mat, .nii or .nii.gz")
-        if volumes != (self.mask is not None):
-            raise ValueError(f"mask: {'missing; NIfTI responses need a mask on their grid' if volumes else 'only for NIfTI responses; remove it'}")
-        if "{session}" in self.responses and not volumes:
-            raise ValueError("responses: one file a session is read for NIfTI only; join the arrays, and name the session in the trial table")
+        if volumes and self.mask is None:
+            raise ValueError("mask: missing; NIfTI responses need a mask on their grid")
+        if volumes and self.key is not None:
+            raise ValueError("key: NIfTI files hold one array; remove it")
+        if self.mask is None and (self.mask_labels is not None or self.mask_threshold):
+            raise ValueError(f"{'mask_labels' if self.mask_labels is not None else 'mask_threshold'}: there is no mask; remove it, or give `mask:`")
+        if self.mask_labels is not None and self.mask_threshold:
+            raise ValueError("mask_threshold: mask_labels says which voxels are kept; remove one of them")
+        if self.mask is not None and self.orientation != "trials_by_voxels":
+            raise ValueError("orientation: the axes of volumes are found by the mask's shape; remove it")
         if len(self.subjects) > 1 and "{subject}" not in self.responses:
             raise ValueError(f"responses: {self.responses!r} is the same file for {len(self.subjects)} subjects; write {{subject}} where the subject stands")
-        if self.blocks is not None and (volumes or self.trials is not None):
-            raise ValueError("blocks: only for array responses without a trial table; the blocks are the trials")
+        if self.blocks is not None and (volumes or self.mask is not None or self.trials is not None or parts):
+            raise ValueError("blocks: only for one array of responses without mask or trial table; the blocks are the trials")
         if self.split.column is not None and self.trials is None:
             raise ValueError("split.column: needs a trial table; give `trials:` or another split rule")
+        if self.count_from is not None and self.trials is None:
+            raise ValueError("count_from: there is no trial table; remove it, or give `trials:`")
         return self
+
+    @property
+    def split_by_table(self) -> bool:
+        return self.split.column is not None or self.split.sessions is not None
 
     @property
     def images_per_subject(self) -> bool:
         return "{subject}" in self.images
 
+    @property
+    def of_responses(self) -> set[str]:
+        keys = super().of_responses | {"responses", "key", "orientation", "mask", "mask_labels", "mask_threshold", "blocks", "drop_bad_voxels", "units"}
+        return keys if self.split_by_table else keys | {"trials"}
 
-AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | ArraysData, Field(discriminator="source")]
+
+class BidsRois(Section):
+    """Voxels of one mask or atlas: a file, or found by its BIDS name."""
+
+    file: str | None = Field(None, description="Mask or atlas below root; `{subject}` (without `sub-`) and, for GIFTI, `{hemi}` are replaced.")
+    desc: Name | None = Field(None, description="A mask of the derivatives by its `desc-`, such as `brain`; where there is one a run, the voxels that are in all of them.")
+    atlas: Name | None = Field(None, description="An atlas of the derivatives by its `atlas-`, `seg-` or `desc-`: a `_dseg` file, whose table beside it names the labels.")
+    areas: list[str] | None = Field(None, description="Areas of the HCP MMP1 map, for CIFTI responses (91k grayordinates).")
+    labels: dict[Name, list[int]] | list[int | str] | None = Field(None, description="Labels by the ROI they make, such as `V1: [1, 2]`, or a list of labels or of their names in the atlas's table; by default every label above 0.")
+    above: float | None = Field(None, description="For a map of probabilities: keep voxels above this value.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "BidsRois":
+        given = [name for name in ("file", "desc", "atlas", "areas") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of file, desc, atlas, areas; {'none' if not given else ', '.join(given)} given")
+        if self.labels is not None and (self.areas is not None or self.desc is not None or self.above is not None):
+            raise ValueError("labels: only for an atlas; a mask, a map with `above` or `areas` has none")
+        if self.above is not None and self.file is None:
+            raise ValueError("above: only for a map given by `file`")
+        return self
+
+
+MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
+
+
+class Cleaned(Section):
+    """What is explained away in every run, whatever follows."""
+
+    high_pass: float = Field(0.01, gt=0, description="Cosine drifts up to this frequency (Hz) are explained away.")
+    confounds: list[str] = Field(MOTION, description="Columns of fMRIPrep's confounds table that are explained away; `[]` for none.")
+
+
+class SingleTrialGlm(Cleaned):
+    """One beta a trial by least squares, run by run."""
+
+    kind: Literal["lss", "lsa"] = Field(description="`lss`: a model per trial, all other trials in one regressor (Mumford et al. 2012); `lsa`: one model with a regressor per trial.")
+    hrf: Literal["glover", "spm"] = Field("glover", description="Haemodynamic response, as nilearn defines it.")
+    conditions: list[str] = Field([], description="Values of `trial_type` without pictures that get a regressor each, such as a button press; other events without a picture are left out.")
+
+
+class LagWindow(Cleaned):
+    """Mean of the volumes in a window after the onset, for stimuli too close to be told apart by a model."""
+
+    kind: Literal["lag-window"]
+    window: tuple[float, float] = Field(description="Seconds after the onset: begin, end.")
+
+    @model_validator(mode="after")
+    def _forward(self) -> "LagWindow":
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"window: {list(self.window)} given; the end must come after the begin")
+        return self
+
+
+class GlmSingle(Section):
+    """GLMsingle (Prince et al. 2022), session by session; the package `glmsingle` must be installed."""
+
+    kind: Literal["glmsingle"]
+
+
+class BidsData(Dataset):
+    """BIDS derivatives by entity names: single-trial betas with trial tables, or preprocessed time series with events."""
+
+    source: Literal["bids"]
+    derivatives: str = Field(description="Folder below root that holds `sub-...`, such as `derivatives/fmriprep`.")
+    task: Name | None = Field(None, description="`task-` of the files, where there are several.")
+    space: Name | None = Field(None, description="`space-` of the files, where there are several.")
+    desc: Name | None = Field(None, description="`desc-` of the files; by default `SingletrialBetas`, or `preproc` with `estimate`.")
+    form: Literal["volume", "gifti", "cifti"] = Field("volume", description="What the responses are: NIfTI volumes, a GIFTI file a hemisphere, or CIFTI.")
+    estimate: Annotated[SingleTrialGlm | LagWindow | GlmSingle, Field(discriminator="kind")] | None = Field(None, description="How single-trial responses come from time series (`_bold` with `_events.tsv` and confounds); without it `_statmap` files of betas are read.")
+    rois: dict[Name, BidsRois] = Field(min_length=1, description="ROIs by name; a voxel in several belongs to the first. Where `labels` name ROIs, those are the names.")
+    picture: Name | None = Field(None, description="Column that names the picture; by default the first of label, stim_file, picture, stimulus.")
+    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root.")
+    images_key: str | None = Field(None, description="Which array of the pictures' file.")
+    split: SplitRule = SplitRule(every=5)
+    drop_bad_voxels: bool = Field(True, description="Drop voxels without variance or with missing values, and say how many; otherwise refuse them.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "BidsData":
+        for name, roi in self.rois.items():
+            if roi.areas is not None and self.form != "cifti":
+                raise ValueError(f"rois.{name}.areas: only for form cifti; {self.form} given")
+            if (roi.desc or roi.atlas) and self.form != "volume":
+                raise ValueError(f"rois.{name}: desc and atlas find volumes, but form is {self.form}; give `file`{', or `areas`' if self.form == 'cifti' else ''}")
+            if self.form == "gifti" and "{hemi}" not in (roi.file or ""):
+                raise ValueError(f"rois.{name}.file: {roi.file!r} given; there is a file a hemisphere, so write {{hemi}} where L or R stands")
+        if self.form != "volume" and self.estimate is None:
+            raise ValueError(f"form: {self.form} given, but single-trial betas are read as volumes; give `estimate`, or form volume")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        tables = {"derivatives", "task", "desc", "estimate", "picture"} if self.split.every or self.split.images else set()
+        return super().of_responses | {"space", "form", "rois", "drop_bad_voxels"} | tables
+
+
+LAION_SPLITS = Literal["tau", "cluster_k5_0", "cluster_k5_1", "cluster_k5_2", "cluster_k5_3", "cluster_k5_4", "ood", "random_0", "random_1", "random_2", "random_3", "random_4"]
+OOD_TYPES = Literal["shape", "relations", "unusual", "cropped", "selfmade", "gaudy", "illusion-classic", "gabor", "illusion-natural"]
+
+
+class LaionFmriData(Dataset):
+    """LAION-fMRI: single-trial betas in BIDS, its ROIs and its shipped splits by name."""
+
+    source: Literal["laion-fmri"]
+    sessions: Positive = Field(30, description="How many sessions, from the first.", le=30)
+    rois: list[str] = Field(["laion-general"], min_length=1, description="ROI files whose voxels are kept, such as `V1v` or `laion-ventral`; a voxel in several belongs to the first.")
+    split: LAION_SPLITS = Field("tau", description="Shipped split; trials of pictures outside it are left out.")
+    pool: Literal["subject", "shared"] = Field("subject", description="Which pictures the split divides: those of each subject (5833), or the 1121 that all saw.")
+    ood_types: list[OOD_TYPES] | None = Field(None, description="With `split: ood`, kinds of pictures to test on; by default all nine.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LaionFmriData":
+        if self.ood_types is not None and self.split != "ood":
+            raise ValueError(f"ood_types: only for split ood; {self.split} given")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"sessions", "rois"}
+
+
+#: Visual areas of the HCP MMP1 map (Glasser et al. 2016, groups 1 to 5 of their supplement).
+VISUAL_AREAS = [
+    "V1", "V2", "V3", "V4", "V3A", "V3B", "V6", "V6A", "V7", "IPS1", "V8", "VVC", "VMV1", "VMV2", "VMV3", "PIT", "FFC",
+    "V3CD", "LO1", "LO2", "LO3", "V4t", "MT", "MST", "FST", "PH",
+]  # fmt: skip
+
+
+class MosaicData(Dataset):
+    """MOSAIC: eight data sets in one space (fsLR-32k), one HDF5 file a subject."""
+
+    source: Literal["mosaic"]
+    areas: list[str] = Field(VISUAL_AREAS, min_length=1, description="Areas of the HCP MMP1 map whose grayordinates are kept; each is a ROI.")
+    images: str = Field(description="Folder, or zip or tar archive, of the pictures, got from each data set's owner; found by the name of the file that was presented.")
+    split: str = Field("phase", description="`phase`: as each trial is marked; or a JSON file below root with the lists `train` and `test` of picture names, and `artificial` where there are such.")
+    artificial: Literal["drop", "test"] = Field("drop", description="What becomes of the pictures listed as artificial.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MosaicData":
+        if self.split == "phase" and self.artificial == "test":
+            raise ValueError("artificial: only where split names a JSON file; trials are marked train or test alone")
+        if self.split != "phase" and not self.split.endswith(".json"):
+            raise ValueError(f"split: {self.split!r} given; expected phase, or the name of a .json file")
+        return self
+
+    @property
+    def of_responses(self) -> set[str]:
+        return super().of_responses | {"areas"}
+
+
+AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | ArraysData | BidsData | LaionFmriData | MosaicData, Field(discriminator="source")]
 
 
 class Unpaired(Section):

@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,7 +13,7 @@ from unimind.study.whole import Study
 def explain(error: ValidationError, content: Any) -> str:
     """The first error in one line."""
     first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
-    tags = {"nsd", "simulated", "god", "bold5000", "arrays", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge", "prior"}  # fmt: skip
+    tags = {"nsd", "simulated", "god", "bold5000", "arrays", "bids", "laion-fmri", "mosaic", "lss", "lsa", "lag-window", "glmsingle", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge", "prior"}  # fmt: skip
     path: list[str] = []
     inner = content
     for step in first["loc"]:
@@ -60,13 +61,19 @@ def _choose(here: Any, inner: Any) -> Any:
         here = get_args(here)[0]
     if get_origin(here) in (dict, list) or (isinstance(here, type) and issubclass(here, BaseModel)):
         return here
-    members = [m for m in get_args(here) if isinstance(m, type) and issubclass(m, BaseModel)]
+    members = [m for m in _members(here) if isinstance(m, type) and issubclass(m, BaseModel)]
     for member in members:
         for tag in ("kind", "source"):
             field = member.model_fields.get(tag)
             if field and isinstance(inner, dict) and inner.get(tag) in get_args(field.annotation):
                 return member
     return members[0] if members else here
+
+
+def _members(here: Any) -> list[Any]:
+    """Members of a union, those of unions in it included."""
+    inner = get_args(here)[:1] if get_origin(here) is Annotated else get_args(here) if get_origin(here) in (Union, UnionType) else ()
+    return [member for part in inner for member in _members(part)] or [here]
 
 
 def _closest(word: str, words: list[str]) -> str | None:

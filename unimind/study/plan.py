@@ -196,6 +196,7 @@ class Plan:
         yield from _jobs("data", "prepare", layout.PREPARED, pairs)
         yield from _jobs("data", "fetch", layout.FETCHED_UNPAIRED, scanned)
         yield from _jobs("data", "prepare-unpaired", layout.UNPAIRED, scanned)
+        yield from _jobs("data", "inspect", layout.INSPECTED, pairs)
         yield from _jobs("data", "overview", layout.OVERVIEW)
         yield from _jobs("foundations", "foundation", layout.FOUNDATION, [{"name": name} for name in self.networks()])
         yield from _jobs("foundations", "embed", layout.EMBEDDINGS, sets)

@@ -56,7 +56,6 @@ def _same(pattern: Place, place: Place) -> bool:
     return all(a in ("*", b) for a, b in zip(pattern, place, strict=False))
 
 
-@dataclass(frozen=True)
 class Scope:
     """What a stage reads of a study.
 
@@ -73,27 +72,30 @@ class Scope:
         What the stage is called for: `dataset`, `subject`, `method` ...; None where it is called for none.
     """
 
-    study: Study
-    stage: str
-    reads: tuple[str, ...]
-    knows: tuple[str, ...]
-    names: Mapping[str, str | None]
+    def __init__(self, study: Study, stage: str, reads: Iterable[str], knows: Iterable[str], names: Mapping[str, str | None]) -> None:
+        self.study, self.stage = study, stage
+        self.names: Mapping[str, str | None] = {"first": next(iter(study.methods)), **names}
+        self.reads, self.calls = self._parsed(reads)
+        known, calls = self._parsed(knows)
+        self.seen, self.may_call = [*self.reads, *known], {**self.calls, **calls}
 
-    def _parts(self, lines: Iterable[str]) -> list[_Part]:
-        found = []
+    def _parsed(self, lines: Iterable[str]) -> tuple[list[_Part], dict[str, list[str | None] | None]]:
+        """Declared parts, and functions of the plan: name -> the arguments they may get, None for any."""
+        parts: list[_Part] = []
+        calls: dict[str, list[str | None] | None] = {}
         for line in lines:
-            if "(" in line:
+            if call := re.fullmatch(r"(\w+)\((.*)\)", line):
+                calls[call[1]] = [self.names.get(word) for word in call[2].split(", ")] if call[2] else None
                 continue
             head, _, keys = line.partition(": ")
             first, *without = head.split()
             place = () if first == "study" else self._place(first)
-            names = [key.split(".") for key in keys.split()] or [[]]
-            found += [_Part(".".join([first, *own]), (*place, *own), frozenset(name.removeprefix("-") for name in without)) for own in names]
-        return found
+            for own in [key.split(".") for key in keys.split()] or [[]]:
+                parts.append(_Part(".".join([first, *own]), (*place, *own), frozenset(name.removeprefix("-") for name in without)))
+        return parts, calls
 
     def _place(self, declared: str) -> Place:
-        names = {"first": next(iter(self.study.methods)), **self.names}
-        place = tuple(names.get(word[1:-1]) or "*" if word.startswith("{") else word for word in declared.split("."))
+        place = tuple(self.names.get(word[1:-1]) or "*" if word.startswith("{") else word for word in declared.split("."))
         if place[0] == "methods" and len(place) > 1 and place[1] != "*":
             return (*self._of_method(place[1]), *place[2:])
         return place
@@ -101,27 +103,18 @@ class Scope:
     def _of_method(self, name: str) -> Place:
         return ("methods", name) if name in self.study.methods or self.study.transfer is None else ("transfer", "baselines", name)
 
-    def _calls(self, lines: Iterable[str]) -> dict[str, list[str | None] | None]:
-        """Plan functions that are declared: name -> the arguments they may get, or None for any."""
-        found: dict[str, list[str | None] | None] = {}
-        for line in lines:
-            if call := re.fullmatch(r"(\w+)\((.*)\)", line):
-                found[call[1]] = [self.names.get(word) for word in call[2].split(", ")] if call[2] else None
-        return found
-
     def part(self) -> dict[str, Any]:
         """What the stage's result depends on, as plain types: by declared place, its content."""
-        found = {part.text: _content(self.study, part.place, part.without) for part in self._parts(self.reads)}
-        calls = self._calls(self.reads)
-        return found | {name: getattr(self.study, name)(*(arguments or ())) for name, arguments in calls.items()}
+        found = {part.text: _content(self.study, part.place, part.without) for part in self.reads}
+        return found | {name: getattr(self.study, name)(*(arguments or ())) for name, arguments in self.calls.items()}
 
-    def whole(self, place: Place, lines: tuple[str, ...] | None = None) -> bool:
+    def whole(self, place: Place) -> bool:
         """Whether everything at a place may be read."""
-        return any(part.holds(place) for part in self._parts((*self.reads, *self.knows) if lines is None else lines))
+        return any(part.holds(place) for part in self.seen)
 
     def some(self, place: Place) -> bool:
         """Whether something at a place may be read."""
-        return any(part.touches(place) for part in self._parts((*self.reads, *self.knows)))
+        return any(part.touches(place) for part in self.seen)
 
     def look(self, value: Any, place: Place) -> Any:
         """The value at a place of the study as the stage sees it.
@@ -142,13 +135,12 @@ class Scope:
         """A function of the plan, where its value is declared or its result is a view itself."""
         if name == "method":
             return lambda method: self.look(self.study.method(method), self._of_method(method))
-        calls = self._calls((*self.reads, *self.knows))
-        if name not in calls:
+        if name not in self.may_call:
             return None
 
         def function(*arguments: Any) -> Any:
-            if calls[name] not in (None, list(arguments)):
-                raise Undeclared(f"the stage {self.stage} asks {name}{arguments}, but declares it of {calls[name]}")
+            if self.may_call[name] not in (None, list(arguments)):
+                raise Undeclared(f"the stage {self.stage} asks {name}{arguments}, but declares it of {self.may_call[name]}")
             return getattr(self.study, name)(*arguments)
 
         return function
@@ -190,7 +182,7 @@ class View:
         for key, value in self._section:
             if key in exclude:
                 continue
-            if scope.whole((*place, key), scope.reads):
+            if any(part.holds((*place, key)) for part in scope.reads):
                 found[key] = _plain(value)
             elif isinstance(value, BaseModel):
                 found |= {key: own} if (own := View(scope, value, (*place, key)).model_dump()) else {}
@@ -234,7 +226,7 @@ def _plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
 
 def seen(study: Study, stage: str, reads: Iterable[str], knows: Iterable[str], names: Mapping[str, str | None]) -> Study:
     """A study as a stage sees it; the study itself where it may read everything."""
-    scope = Scope(whole(study), stage, tuple(reads), tuple(knows), names)
+    scope = Scope(whole(study), stage, reads, knows, names)
     return scope.study if scope.whole(()) else cast(Study, View(scope, scope.study, ()))
 
 

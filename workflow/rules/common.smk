@@ -143,6 +143,25 @@ def call_of(stage, **given):
     }
 
 
+def content_of(what):
+    """Parameter: hash of the laboratory's own files that a fetch lists, so that an edit of one is seen when jobs are planned."""
+
+    def content(wildcards):
+        try:
+            from unimind.data.fetch import inputs_hash
+        except ImportError:  # a bare Snakemake with --use-conda
+            return ""
+        if what == "unpaired":
+            return inputs_hash(STUDY, None, wildcards.subject)
+        if what == "stimuli":
+            return inputs_hash(
+                STUDY, wildcards.dataset, whose(wildcards), stimuli=True
+            )
+        return inputs_hash(STUDY, wildcards.dataset, wildcards.subject)
+
+    return content
+
+
 def launcher(stage, wildcards, threads):
     """The program that runs a stage: Python, or accelerate where several processes share a training."""
     processes = processes_of(stage)(wildcards)

@@ -20,6 +20,7 @@ rule fetch_stimuli:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch", subject=whose),
+        content=content_of("stimuli"),
     message:
         "Fetch the pictures shown in {wildcards.dataset}"
     shell:
@@ -41,6 +42,7 @@ rule fetch_subject:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch"),
+        content=content_of("subject"),
     message:
         "Fetch the fMRI of {wildcards.subject} ({wildcards.dataset})"
     shell:
@@ -64,6 +66,7 @@ rule fetch_unpaired:
         **resources_of("fetch", retried=True),
     params:
         **call_of("fetch", unpaired=True),
+        content=content_of("unpaired"),
     message:
         "Fetch the resting fMRI of {wildcards.subject}"
     shell:
@@ -142,9 +145,37 @@ rule prepare_unpaired:
         "{params.command} 2> {log}"
 
 
+rule inspect_subject:
+    input:
+        prepared=made(layout.PREPARED),
+        stimuli=stimuli_of_subject(layout.STIMULI),
+        fetched=made(layout.FETCHED),
+    output:
+        made(layout.INSPECTED),
+    log:
+        log_of(layout.INSPECTED),
+    benchmark:
+        benchmark_of(layout.INSPECTED)
+    conda:
+        "../../envs/data.yaml"
+    threads: threads_of("inspect")
+    resources:
+        **resources_of("inspect"),
+    params:
+        **call_of("inspect"),
+    message:
+        "Look whether the trials and the pictures of {wildcards.subject} ({wildcards.dataset}) belong together"
+    shell:
+        "{params.command} 2> {log}"
+
+
 rule check_subjects:
     input:
         prepared=prepared(STUDY.pairs()),
+        inspected=[
+            made(layout.INSPECTED, dataset=dataset, subject=subject)
+            for dataset, subject in STUDY.pairs()
+        ],
         unpaired=unpaired(),
     output:
         update(OVERVIEW),

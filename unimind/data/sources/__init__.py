@@ -39,3 +39,15 @@ def open_source(study: Study, dataset: str, root: str | Path | None = None) -> S
             from unimind.data.sources.arrays import ArraysSource
 
             return ArraysSource(study, dataset, root)
+        case "bids":
+            from unimind.data.sources.bids import BidsSource
+
+            return BidsSource(study, dataset, root)
+        case "laion-fmri":
+            from unimind.data.sources.laion import LaionSource
+
+            return LaionSource(study, dataset, root)
+        case "mosaic":
+            from unimind.data.sources.mosaic import MosaicSource
+
+            return MosaicSource(study, dataset, root)

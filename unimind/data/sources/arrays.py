@@ -1,7 +1,7 @@
 """Own data: a file of responses, pictures in a folder, an archive or an array, and a trial table where one is needed."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.arrayfile import AGAIN, ARRAY_ENDINGS, array_shape, masked_volumes, open_nifti, read_array, read_text
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
-from unimind.data.sources.pictures import Pictures, natural, pictures_in
+from unimind.data.sources.arrayfile import (
+    ARRAY_ENDINGS,
+    array_shape,
+    from_matlab,
+    masked_array,
+    masked_volumes,
+    open_nifti,
+    read_array,
+    trial_axes,
+    volume,
+    volumes_shape,
+)
+from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials
+from unimind.data.sources.pictures import Pictures, pictures_in
+from unimind.data.sources.tables import is_nothing, read_text, spelled
+from unimind.data.sources.trials import Part, Shown, find_all, marked, match, parts_of, place, read_rows, sessions_of
 from unimind.errors import InputError
 from unimind.progress import say
+from unimind.storage import content_hash
 from unimind.study import ArraysData, Study
+
+_WHOLE = 1e-3  # how far a label may be from a whole number, as scaling in NIfTI's header leaves it
 
 
 class ArraysSource:
@@ -26,46 +42,51 @@ class ArraysSource:
         self.section, self.dataset, self.root = section, dataset, Path(root)
         self._pictures = functools.cache(self._read_pictures)
         self._table = functools.cache(self._read_table)
+        self._counts = functools.cache(self._count)
 
     # --- files ---------------------------------------------------------------------------------------------------
 
     def files(self, subject: str | None) -> list[RemoteFile]:
-        """Responses, mask, trial table, split list and pictures of a subject; pictures and what splits them for None."""
+        """Responses, mask, trial tables, split list and pictures of a subject; pictures and what splits them for None."""
         section = self.section
-        paths: list[str] = []
+        found: list[RemoteFile] = []
         if subject is not None:
-            paths += [self._relative(path) for path in self._response_files(subject)]
-            paths += [section.mask] if section.mask else []
-            paths += [section.trials] if section.trials else []
-        elif section.trials and not section.images_per_subject and self._split_by_table:
-            paths += [section.trials.replace("{subject}", name) for name in self._splitting_subjects(None)]
-        paths += [section.split.images] if section.split.images else []
+            found += [self._file(part.path) for part in self._response_files(subject)]
+            found += [self._file(self._path(section.mask, subject))] if section.mask else []
+            found += [self._file(part.path) for part in self._trial_files(subject)]
+        elif section.trials and not section.images_per_subject and section.split_by_table:
+            for name in self._splitting_subjects(None):
+                found += [self._file(part.path, functools.partial(self._test_words, part)) for part in self._trial_files(name)]
+        found += [self._file(self._path(section.split.images, subject))] if section.split.images else []
         if subject is not None or not section.images_per_subject:
-            paths += self._picture_files(subject)
-        named = [path.replace("{subject}", subject or "") for path in paths]
-        return [RemoteFile(path) for path in dict.fromkeys(named)]
+            path = self._path(section.images, subject)
+            found += [self._file(file) for file in (pictures_in(path) if path.is_dir() else []) or [path]]
+        return list({file.path: file for file in found}.values())
+
+    def _file(self, path: Path, part: Callable[[Path], str] | None = None) -> RemoteFile:
+        return RemoteFile((path.relative_to(self.root) if path.is_relative_to(self.root) else path.absolute()).as_posix(), part=part)
 
     def _path(self, pattern: str, subject: str | None) -> Path:
-        return self.root / pattern.replace("{subject}", subject or "")
+        return Path(place(self.root, pattern, subject))
 
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+    def _response_files(self, subject: str) -> list[Part]:
+        """The file of responses, or one a session or run, in their order."""
+        return parts_of(self.root, self.section.responses, subject, f"datasets.{self.dataset}.responses")
 
-    def _picture_files(self, subject: str | None) -> list[str]:
-        path = self._path(self.section.images, subject)
-        if not path.is_dir():
-            return [self._relative(path)]
-        return [self._relative(file) for file in pictures_in(path)] or [self._relative(path)]
+    def _trial_files(self, subject: str) -> list[Part]:
+        return parts_of(self.root, self.section.trials, subject, f"datasets.{self.dataset}.trials") if self.section.trials else []
 
-    def _response_files(self, subject: str) -> list[Path]:
-        """The file of responses, or one a session, in the order of the sessions."""
-        pattern = self.section.responses.replace("{subject}", subject)
-        if "{session}" not in pattern:
-            return [self.root / pattern]
-        found = sorted(self.root.glob(pattern.replace("{session}", "*")), key=lambda path: natural(path.name))
-        if not found:
-            raise InputError(f"{self.root / pattern}: no file of responses matches; see datasets.{self.dataset}.responses")
-        return found
+    def _test_words(self, part: Part, path: Path) -> str:
+        """Hash of what a shared set of pictures takes from a trial table: which of them are test pictures."""
+        rows = read_rows([part], [], None, self.section.split.column)
+        kept = [row for row, cell in enumerate(rows.picture) if not is_nothing(cell) and (rows.index is None or not is_nothing(rows.index[row]))]
+        if self.section.split.sessions is not None:
+            if "session" not in rows.numbers:
+                return content_hash([rows.picture, rows.index])
+            test = [rows.numbers["session"][row] in self.section.split.sessions for row in kept]
+        else:
+            test = marked(rows, kept).tolist()
+        return content_hash(sorted({spelled(rows.picture[row]) for row, marks in zip(kept, test, strict=True) if marks}))
 
     # --- pictures ------------------------------------------------------------------------------------------------
 
@@ -83,11 +104,7 @@ class ArraysSource:
 
     def _read_pictures(self, subject: str | None) -> "Pictures":
         path = self._path(self.section.images, subject)
-        return Pictures.open(path, self.section.images_key, self.section.images_shape, self.section.images_transposed)
-
-    @property
-    def _split_by_table(self) -> bool:
-        return self.section.split.column is not None or self.section.split.sessions is not None
+        return Pictures.open(path, self.section.images_key, self.section.images_shape, self.section.images_transposed, self.section.images_ground)
 
     def _splitting_subjects(self, subject: str | None) -> list[str]:
         """Whose trials say which pictures of a stimulus set are test pictures; a new subject never changes a shared set."""
@@ -99,22 +116,24 @@ class ArraysSource:
         """Indices of test pictures, each the first of its pixels; with `own`, also those only this subject's trials name."""
         pictures = self._pictures(subject if self.section.images_per_subject else None)
         split = self.section.split
-        where = f"datasets.{self.dataset}.split"
         if split.every is not None:
             marked = set(range(0, len(pictures), split.every))
         elif split.images is not None:
             listed = self._path(split.images, subject)
-            marked = {pictures.find(line, str(listed)) for line in read_text(listed).splitlines() if line.strip()}
+            lines = [(line, f"{listed} line {at}") for at, line in enumerate(read_text(listed).splitlines(), 1) if line.strip()]
+            names, places = [line for line, _ in lines], [place for _, place in lines]
+            marked = set(find_all(pictures, names, places, self.section.count_from, self.dataset).tolist() if names else [])
         else:
             marked = set()
             for name in dict.fromkeys([*self._splitting_subjects(subject), *([subject] if own and subject else [])]):
                 table = self._table(name)
                 marked |= set(table.picture[table.test].tolist())
         test = {int(pictures.first[index]) for index in marked}
+        where, images = f"datasets.{self.dataset}.split", self._path(self.section.images, subject)
         if not test:
-            raise InputError(f"{where}: the test split is empty; no picture of {self._path(self.section.images, subject)} is a test picture")
+            raise InputError(f"{where}: the test split is empty; no picture of {images} is a test picture")
         if len(test) == len(set(pictures.first.tolist())):
-            raise InputError(f"{where}: every picture of {self._path(self.section.images, subject)} is a test picture; none is left to train on")
+            raise InputError(f"{where}: every picture of {images} is a test picture; none is left to train on")
         return test
 
     # --- trials --------------------------------------------------------------------------------------------------
@@ -147,7 +166,7 @@ class ArraysSource:
                 session=table.session,
                 stimulus=[pictures.names[index] for index in shown],
                 responses=lambda: (np.ascontiguousarray(block[:, good]) for block in responses.blocks()),
-                split=split.astype(np.int8) if self._split_by_table else None,
+                split=split.astype(np.int8) if section.split_by_table else None,
             ),
             units="z-scored per run" if section.blocks else section.units,
             xyz=None if responses.xyz is None else responses.xyz[good],
@@ -160,93 +179,62 @@ class ArraysSource:
             },
         )
 
-    def _read_table(self, subject: str) -> "_Table":
-        """The trials of a subject, those of a session side by side."""
+    def _read_table(self, subject: str) -> Shown:
+        """The trials of a subject that show a picture, those of a session side by side."""
         pictures = self._pictures(subject if self.section.images_per_subject else None)
         if self.section.blocks is not None:
             return self._blocks(subject, pictures)
-        files = self._response_files(subject)
-        counts = [self._trials_in(path) for path in files]
-        total = sum(counts)
+        files, counts = self._response_files(subject), self._counts(subject)
         if self.section.trials is None:
+            total = sum(counts)
             if total != len(pictures):
-                self._refuse_count(files, total, len(pictures), f"pictures in {pictures.where}", "give a trial table (`trials:`)")
-            by_file = np.repeat(np.arange(1, len(files) + 1), counts)
-            return self._marked(_Table(np.arange(total), np.arange(total), by_file, np.zeros(total, bool)))
-        import pandas as pd
+                raise self._count_refusal(files, total, len(pictures), f"pictures in {pictures.where}", "give a trial table (`trials:`)")
+            return self._marked(Shown(np.arange(total), np.arange(total), sessions_of(files, counts), np.zeros(total, bool)))
+        rows = read_rows(self._trial_files(subject), files, counts, self.section.split.column)
+        if len(files) == 1 and rows.index is None and len(rows) != counts[0] and self._turned(files[0].path, len(rows)):
+            raise self._count_refusal(files, counts[0], len(rows), "rows in the trial table", "")
+        return self._marked(match(rows, files, counts, pictures, self.section.count_from, self.dataset, subject))
 
-        path = self._path(self.section.trials, subject)
-        try:
-            frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such trial table; see datasets.{self.dataset}.trials") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as UTF-8") from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise InputError(f"{path}: not a trial table: {error}") from None
-        frame.columns = frame.columns.str.strip()
-        needed = ["picture", *([self.section.split.column] if self.section.split.column else [])]
-        for column in needed:
-            if column not in frame:
-                raise InputError(f"{path}: no column {column!r}; it has {', '.join(frame.columns)}")
-        if len(frame) != total:
-            self._refuse_count(files, total, len(frame), f"rows in {path}", "the table needs one row a trial")
-        session = self._sessions(frame, path, counts)
-        frame = frame.assign(_row=np.arange(len(frame)), _session=session)
-        blank = frame["picture"].str.strip() == ""
-        if blank.any():
-            say(f"{self.dataset} {subject}: {int(blank.sum())} of {len(frame)} trials show no picture and are left out")
-            frame = frame[~blank]
-        frame = frame.sort_values("_session", kind="stable")
-        picture = np.array([pictures.find(value, f"{path} line {row + 2}") for value, row in zip(frame["picture"], frame["_row"], strict=True)], int)
-        test = np.zeros(len(frame), bool)
-        if self.section.split.column:
-            words = frame[self.section.split.column].str.strip().str.lower()
-            wrong = ~words.isin(["train", "test"])
-            if wrong.any():
-                row = int(frame["_row"][wrong].iloc[0])
-                raise InputError(f"{path} line {row + 2}: {self.section.split.column} is {words[wrong].iloc[0]!r}; expected train or test")
-            test = (words == "test").to_numpy()
-        return self._marked(_Table(frame["_row"].to_numpy(), picture, frame["_session"].to_numpy(), test))
-
-    def _marked(self, table: "_Table") -> "_Table":
+    def _marked(self, table: Shown) -> Shown:
         if self.section.split.sessions is None:
             return table
-        return _Table(table.row, table.picture, table.session, np.isin(table.session, self.section.split.sessions))
+        return Shown(table.row, table.picture, table.session, np.isin(table.session, self.section.split.sessions))
 
-    def _sessions(self, frame: Any, path: Path, counts: list[int]) -> NDArray[np.integer]:
-        """Session of every row of the table, checked against the files where there is one a session."""
-        by_file = np.repeat(np.arange(1, len(counts) + 1), counts)
-        if "session" not in frame:
-            return by_file
-        try:
-            given = frame["session"].astype(int).to_numpy()
-        except ValueError:
-            raise InputError(f"{path}: column session holds {frame['session'].iloc[0]!r} and the like; expected whole numbers") from None
-        if len(counts) > 1:
-            ordered = np.sort(given, kind="stable")
-            names = np.unique(given)
-            if len(names) != len(counts) or [int((given == name).sum()) for name in names] != counts or not np.array_equal(ordered, given):
-                raise InputError(f"{path}: trials per session are {[int((given == name).sum()) for name in names]}, but the session files hold {counts}")
-        return given
+    def _turned(self, path: Path, count: int) -> bool:
+        """Whether the responses' other axis has that many."""
+        return path.suffix in ARRAY_ENDINGS and self.section.mask is None and count in array_shape(path, self.section.key)
 
-    def _refuse_count(self, files: list[Path], total: int, given: int, what: str, hint: str) -> None:
-        array = files[0]
-        if array.suffix in ARRAY_ENDINGS and given in (shape := array_shape(array, self.section.key)) and given != total:
+    def _count_refusal(self, files: Sequence[Part], total: int, given: int, what: str, hint: str) -> InputError:
+        if self._turned(files[0].path, given):
             other = "voxels_by_trials" if self.section.orientation == "trials_by_voxels" else "trials_by_voxels"
-            hint = f"its shape is {shape}: set datasets.{self.dataset}.orientation: {other}"
-        raise InputError(f"{array}: {total} trials, but {given} {what}; {hint}")
+            hint = f"its shape is {array_shape(files[0].path, self.section.key)}: set datasets.{self.dataset}.orientation: {other}"
+        return InputError(f"{files[0]}: {total} trials, but {given} {what}; {hint}")
 
-    def _trials_in(self, path: Path) -> int:
-        if path.suffix in ARRAY_ENDINGS:
-            shape = array_shape(path, self.section.key)
-            if len(shape) != 2:
-                raise InputError(f"{path}: responses of shape {shape}; expected two axes, {self.section.orientation}")
-            return shape[0] if self.section.orientation == "trials_by_voxels" else shape[1]
-        shape = open_nifti(path).shape
-        if len(shape) != 4:
-            raise InputError(f"{path}: volumes of shape {shape}; expected four axes, the last one trials")
-        return int(shape[3])
+    def _count(self, subject: str) -> list[int]:
+        """Trials of each file of responses."""
+        mask = volume(self._path(self.section.mask, subject))[0].shape if self.section.mask else None
+        return [self._trials_in(part.path, mask) for part in self._response_files(subject)]
+
+    def _trials_in(self, path: Path, mask: tuple[int, ...] | None) -> int:
+        if path.suffix not in ARRAY_ENDINGS:
+            return volumes_shape(path)[3]
+        if mask is not None:
+            array = read_array(path, self.section.key)
+            return int(array.shape[self._axes(path, array, mask).index("t")])
+        return self._plane(path)[0]
+
+    def _axes(self, path: Path, array: Any, mask: tuple[int, ...]) -> str:
+        if len(array.shape) == 2:
+            raise InputError(f"{path}: responses of shape {tuple(array.shape)}, already those of a mask; remove datasets.{self.dataset}.mask")
+        return trial_axes(tuple(array.shape), mask, from_matlab(path, array), path.suffix in (".h5", ".hdf5", ".mat"), path)
+
+    def _plane(self, path: Path) -> tuple[int, int]:
+        """Trials and units of an array of two axes; between them GLMsingle leaves axes of length 1."""
+        shape = array_shape(path, self.section.key)
+        if len(shape) < 2 or any(length != 1 for length in shape[1:-1]):
+            volumes = f"; for volumes give datasets.{self.dataset}.mask" if len(shape) == 4 else ""
+            raise InputError(f"{path}: responses of shape {shape}; expected two axes, {self.section.orientation}{volumes}")
+        return (shape[0], shape[-1]) if self.section.orientation == "trials_by_voxels" else (shape[-1], shape[0])
 
     # --- block designs -------------------------------------------------------------------------------------------
 
@@ -254,11 +242,11 @@ class ArraysSource:
         """Label of every volume after the haemodynamic delay, one row a run; -1 where the delay leaves none."""
         blocks = self.section.blocks
         assert blocks is not None
-        path = self._response_files(subject)[0]
+        path = self._response_files(subject)[0].path
         labels = np.asarray(read_array(path, blocks.labels)).ravel().astype(int)
-        volumes = self._trials_in(path)
+        volumes = self._trials_in(path, None)
         if len(labels) != volumes:
-            self._refuse_count([path], volumes, len(labels), f"labels under {blocks.labels}", "one label a volume is needed")
+            raise self._count_refusal([Part(path)], volumes, len(labels), f"labels under {blocks.labels}", "one label a volume is needed")
         if volumes % blocks.runs:
             raise InputError(f"{path}: {volumes} volumes do not make {blocks.runs} equally long runs; see datasets.{self.dataset}.blocks.runs")
         runs = labels.reshape(blocks.runs, -1)
@@ -280,7 +268,7 @@ class ArraysSource:
                     found.append((run, run * len(labels) + int(begin), run * len(labels) + int(end), int(labels[begin])))
         return found
 
-    def _blocks(self, subject: str, pictures: "Pictures") -> "_Table":
+    def _blocks(self, subject: str, pictures: Pictures) -> Shown:
         blocks = self.section.blocks
         assert blocks is not None
         found = self._block_volumes(subject)
@@ -289,31 +277,56 @@ class ArraysSource:
                 raise InputError(f"datasets.{self.dataset}.blocks.pictures.{label}: picture {index} of {len(pictures)}; count from 0")
         picture = np.array([blocks.pictures[label] for *_, label in found], int)
         session = np.array([run + 1 for run, *_ in found], int)
-        return self._marked(_Table(np.arange(len(found)), picture, session, np.zeros(len(found), bool)))
+        return self._marked(Shown(np.arange(len(found)), picture, session, np.zeros(len(found), bool)))
 
     # --- responses -----------------------------------------------------------------------------------------------
 
-    def _responses(self, subject: str, table: "_Table", split: NDArray[np.integer]) -> "_Responses":
-        files = self._response_files(subject)
-        if files[0].suffix not in ARRAY_ENDINGS:
-            return self._nifti_responses(subject, files, table)
-        if self.section.mask is not None:
-            raise InputError(f"datasets.{self.dataset}.mask: only for NIfTI responses; {files[0].name} given")
-        if len(files) > 1:
-            raise InputError(f"datasets.{self.dataset}.responses: one file a session is only read for NIfTI; join the arrays, or remove {{session}}")
-        path = files[0]
-        rows_first = self.section.orientation == "trials_by_voxels"
+    def _responses(self, subject: str, table: Shown, split: NDArray[np.integer]) -> "_Responses":
+        """The responses of the table's trials, a session at a time, out of one file or several."""
+        files, counts = self._response_files(subject), self._counts(subject)
+        starts = np.cumsum([0, *counts])
+        masked = self._mask(subject, files) if self.section.mask is not None else None
+        if masked is None:
+            units = [self._plane(part.path)[1] for part in files]
+            for part, count in zip(files, units, strict=True):
+                if count != units[0]:
+                    raise InputError(f"{part}: {count} voxels, but {files[0]} has {units[0]}; give the same voxels of every session")
+
+        @functools.lru_cache(maxsize=1)
+        def held(at: int) -> NDArray[np.float32]:
+            assert masked is not None
+            return self._volumes(files[at].path, masked)
 
         def rows(which: NDArray[np.integer]) -> NDArray[np.float32]:
-            low, high = int(which.min()), int(which.max()) + 1
-            part = read_array(path, self.section.key, slice(low, high) if rows_first else (slice(None), slice(low, high)))
-            return np.asarray(part if rows_first else part.T, np.float32)[which - low]
+            of = np.searchsorted(starts, which, side="right") - 1
+            parts = {int(at): which[of == at] - starts[at] for at in dict.fromkeys(of.tolist())}
+            found = {at: held(at)[part] if masked is not None else self._rows(files[at].path, part) for at, part in parts.items()}
+            if len(found) == 1:
+                return next(iter(found.values()))
+            block = np.empty((len(which), next(iter(found.values())).shape[1]), np.float32)
+            for at, values in found.items():
+                block[of == at] = values
+            return block
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             for session in dict.fromkeys(table.session.tolist()):
                 yield rows(table.row[table.session == session])
 
-        return _Responses(str(path), (lambda: self._block_responses(subject, rows, split)) if self.section.blocks else blocks)
+        chosen = (lambda: self._block_responses(subject, rows, split)) if self.section.blocks else blocks
+        return _Responses(str(files[0]), chosen, *((masked.xyz, masked.roi, masked.roi_names) if masked is not None else ()))
+
+    def _rows(self, path: Path, which: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Some trials of an array of two axes, read from the first of them to the last."""
+        low, high = int(which.min()), int(which.max()) + 1
+        rows_first = self.section.orientation == "trials_by_voxels"
+        between = (0,) * (len(array_shape(path, self.section.key)) - 2)
+        part = read_array(path, self.section.key, (slice(low, high), *between) if rows_first else (slice(None), *between, slice(low, high)))
+        return np.asarray(part if rows_first else part.T, np.float32)[which - low]
+
+    def _volumes(self, path: Path, masked: "_Masked") -> NDArray[np.float32]:
+        if path.suffix not in ARRAY_ENDINGS:
+            return masked_volumes(path, masked.where)
+        return masked_array(path, self.section.key, self._axes(path, read_array(path, self.section.key), masked.shape), masked.where)
 
     def _block_responses(self, subject: str, rows: Callable, split: NDArray[np.integer]) -> Iterator[NDArray[np.float32]]:
         """Mean response of each block, run by run, voxels z-scored by the volumes of their run that are in no test block."""
@@ -329,54 +342,51 @@ class ArraysSource:
             scored = (volumes - mean) / np.where(deviation > 0, deviation, 1.0)
             yield np.stack([scored[begin:end].mean(0) for begin, end, _ in here]).astype(np.float32)
 
-    def _nifti_responses(self, subject: str, files: list[Path], table: "_Table") -> "_Responses":
+    def _mask(self, subject: str, files: Sequence[Part]) -> "_Masked":
         section = self.section
-        if section.mask is None:
-            raise InputError(f"datasets.{self.dataset}.mask: missing; NIfTI responses need a mask or atlas on their grid")
-        mask_path = self._path(section.mask, subject)
-        mask = open_nifti(mask_path)
-        with reading(mask_path, "a readable NIfTI file", AGAIN):
-            labels = np.asarray(mask.dataobj).squeeze()
-        if labels.ndim != 3:
-            raise InputError(f"{mask_path}: {labels.ndim} axes; expected a mask of three")
-        for path in files:
-            image = open_nifti(path)
-            if image.shape[:3] != labels.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
-                differs = f"shape {labels.shape} against {image.shape[:3]}" if image.shape[:3] != labels.shape else "another affine"
-                raise InputError(f"{mask_path}: not on the grid of {path.name} ({differs}); resample the mask to the responses")
-        labels = np.round(labels).astype(int)
-        chosen = labels > 0 if section.mask_labels is None else np.isin(labels, section.mask_labels)
+        assert section.mask is not None
+        path = self._path(section.mask, subject)
+        values, affine = volume(path)
+        for part in files:
+            if part.path.suffix in ARRAY_ENDINGS:
+                continue
+            grid, image = volumes_shape(part.path)[:3], open_nifti(part.path)
+            if grid != values.shape or (affine is not None and not np.allclose(image.affine, affine, atol=1e-3)):
+                differs = f"shape {values.shape} against {grid}" if grid != values.shape else "another affine"
+                raise InputError(f"{path}: not on the grid of {part.path.name} ({differs}); resample the mask to the responses")
+            affine = image.affine if affine is None else affine
+        values = np.nan_to_num(values.astype(np.float64), nan=0.0)
+        labels = np.round(values).astype(np.int64)
+        graded = bool((abs(values - labels) > _WHOLE).any())
+        if section.mask_labels is not None:
+            if graded:
+                odd = values[abs(values - labels) > _WHOLE][0]
+                raise InputError(f"{path}: values such as {odd:g} are no labels; remove datasets.{self.dataset}.mask_labels, and see mask_threshold")
+            chosen = np.isin(labels, section.mask_labels)
+        else:
+            chosen = values > section.mask_threshold
         if not chosen.any():
-            raise InputError(f"{mask_path}: no voxel is labelled {section.mask_labels or 'above 0'}; it has {np.unique(labels)[:12].tolist()}")
+            wanted = section.mask_labels or f"above {section.mask_threshold:g}"
+            raise InputError(f"{path}: no voxel is labelled {wanted}; it has {np.unique(values.round(3) if graded else labels)[:12].tolist()}")
         places = np.argwhere(chosen)
-        where = tuple(places.T)
+        if graded:
+            say(f"{self.dataset} {subject}: {path.name} holds probabilities; the {len(places)} voxels above mask_threshold {section.mask_threshold:g} are kept")
+        xyz = None if affine is None else (places @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+        if graded:
+            return _Masked(tuple(places.T), values.shape, xyz, None, None)
         kept, roi = np.unique(labels[chosen], return_inverse=True)
-        counts = [self._trials_in(path) for path in files]
-        starts = np.cumsum([0, *counts])
-
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            whole = None
-            for session in dict.fromkeys(table.session.tolist()):
-                wanted = table.row[table.session == session]
-                if len(files) > 1:
-                    at = int(np.searchsorted(starts, wanted[0], side="right")) - 1
-                    yield masked_volumes(files[at], where)[wanted - starts[at]]
-                else:
-                    whole = masked_volumes(files[0], where) if whole is None else whole
-                    yield whole[wanted]
-
-        xyz = (places @ mask.affine[:3, :3].T + mask.affine[:3, 3]).astype(np.float32)
-        return _Responses(str(files[0]), blocks, xyz, roi.ravel().astype(np.int16), [f"label {label}" for label in kept])
+        return _Masked(tuple(places.T), values.shape, xyz, roi.ravel().astype(np.int16), [f"label {label}" for label in kept])
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Trials: row of the responses, index of the picture, session, whether the split rule marks the trial itself."""
+class _Masked:
+    """The voxels of a mask: indices along its axes, its shape, and where known their places in millimetres and labels."""
 
-    row: NDArray[np.integer]
-    picture: NDArray[np.integer]
-    session: NDArray[np.integer]
-    test: NDArray[np.bool_]
+    where: tuple[NDArray[np.integer], ...]
+    shape: tuple[int, ...]
+    xyz: NDArray[np.float32] | None
+    roi: NDArray[np.int16] | None
+    roi_names: list[str] | None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 
 from unimind.errors import InputError
 
+#: What to do with a file that is damaged.
+AGAIN = "if it was downloaded, delete it and get it again"
 #: Splits of a trial as stored in prepared files.
 TRAIN, VALIDATION, TEST = 0, 1, 2
+#: What stands behind transparent pixels, 0 to 255: the mid-grey of most experiments' screens, on which neither black nor white lines vanish.
+GROUND = 128
 #: A trial a source wants in no split, such as a shared image shown too seldom to test on.
 DROP = -1
 
@@ -29,11 +33,13 @@ class RemoteFile:
     Attributes
     ----------
     path : str
-        Where it stands below the data set's root, with forward slashes.
+        Where it stands below the data set's root, with forward slashes; absolute where it stands elsewhere.
     address : str, optional
         `s3://bucket/key` or `https://...`; None where it can only be put there by hand (or is simulated).
     bytes, sha256, md5 : optional
         As published, where they are.
+    part : callable, optional
+        Local path -> hash of what is used of the file, where that is not all of it.
     """
 
     path: str
@@ -41,6 +47,7 @@ class RemoteFile:
     bytes: int | None = None
     sha256: str | None = None
     md5: str | None = None
+    part: Callable[[Path], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,18 @@ class Trials:
         of `session`, with one session in memory at a time.
     split : int (n_trials,), optional
         TRAIN, TEST or DROP per trial; without it the picture's `Stimulus.test` decides.
+    run : int (n_trials,), optional
+        Number of the run within the session.
+    onset : float (n_trials,), optional
+        Seconds from the begin of the run.
     """
 
     session: NDArray[np.integer]
     stimulus: "Sequence[str] | NDArray[np.str_]"
     responses: Callable[[], Iterator[NDArray[np.float32]]]
     split: NDArray[np.integer] | None = None
+    run: NDArray[np.integer] | None = None
+    onset: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +172,8 @@ class Source(Protocol):
         ...
 
 
-def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey or RGBA pixels, uint8 (H, W[, 1 | 3 | 4]), as uint8 (H, W, 3)."""
+def as_rgb(pixels: NDArray[np.uint8], ground: int = GROUND) -> NDArray[np.uint8]:
+    """Grey, RGB or RGBA pixels, uint8 (H, W[, 1 | 3 | 4]), as uint8 (H, W, 3), transparent ones laid over a grey."""
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8:
         raise TypeError(f"expected uint8 pixels, {pixels.dtype} given")
@@ -168,6 +181,9 @@ def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         pixels = pixels[..., None]
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
+    if pixels.shape[-1] == 4 and (pixels[..., 3] < 255).any():
+        share = pixels[..., 3:].astype(np.float64) / 255
+        return np.round(pixels[..., :3] * share + ground * (1 - share)).astype(np.uint8)
     return np.ascontiguousarray(pixels[..., :3])
 
 
@@ -196,7 +212,7 @@ def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
     """Say in one line that a file is damaged, whatever the library that reads it makes of the damage.
 
     Libraries raise nearly everything on flipped bits, from `OSError` to `AttributeError`: only calls that read belong in
-    the block. Missing permission and memory are no damage.
+    the block. Missing permission, memory, and another program's lock are no damage.
 
     Parameters
     ----------
@@ -213,9 +229,14 @@ def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, BlockingIOError) or "unable to lock file" in said:
+            raise InputError(f"{path}: another program has it open for writing; close it there and run again") from None
+        if "h5clear" in said:
+            remedy = f"close it there, or run `h5clear -s {path}`"
+            raise InputError(f"{path}: open for writing in another program, or left so when one was killed; {remedy}") from None
         raise InputError(f"{path}: not {what} ({said}); {remedy}") from None
 
 
 def below(root: str | Path, path: str) -> Path:
     """The local path of a `RemoteFile.path`."""
-    return Path(root).joinpath(*path.split("/"))
+    return Path(root) / path

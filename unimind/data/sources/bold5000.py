@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.base import RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
-from unimind.data.sources.pictures import AGAIN, PICTURE_ENDINGS, decode, natural, open_zip, unzip
+from unimind.data.pixels import decode
+from unimind.data.sources.base import AGAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.pictures import PICTURE_ENDINGS, natural, open_zip, unzip
 from unimind.errors import InputError
 from unimind.study import Bold5000Data, Study
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.pixels import decode
 from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
-from unimind.data.sources.pictures import decode, pictures_in
+from unimind.data.sources.pictures import pictures_in
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import GodData, Study

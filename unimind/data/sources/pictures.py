@@ -3,7 +3,6 @@
 import bz2
 import functools
 import gzip
-import io
 import lzma
 import os
 import re
@@ -17,13 +16,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.arrayfile import AGAIN, ARRAY_ENDINGS, read_array
-from unimind.data.sources.base import as_rgb, pixel_hash, reading
+from unimind.data.pixels import Forms, bounds, decode, to_bytes, white_of
+from unimind.data.sources.arrayfile import ARRAY_ENDINGS, from_matlab, read_array
+from unimind.data.sources.base import AGAIN, GROUND, as_rgb, pixel_hash, reading
+from unimind.data.sources.tables import spelled, whole
 from unimind.errors import InputError
-from unimind.progress import track
+from unimind.progress import say, track
 
 _PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
-PICTURE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+PICTURE_ENDINGS = frozenset(f".{name}" for name in "bmp gif jfif jpe jpeg jpg pbm pgm png ppm tga tif tiff webp".split())
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
@@ -37,47 +38,79 @@ class Pictures:
     Attributes
     ----------
     names : list of str
-        Path below the folder or the archive's common folder; the index for an array.
+        Path below the folder or the archive's common folder; the index, from 0, for an array.
     load : callable
         Name -> uint8 (H, W, 3).
+    above : str
+        Name of the folder that the names are below; a trial table may write it before them.
+    numbered : bool
+        Whether the pictures are those of an array, and have no names but numbers.
+    forms : Forms
+        What `load` has left out of the pictures so far.
     """
 
-    def __init__(self, names: list[str], load: Callable[[str], NDArray[np.uint8]], where: str) -> None:
+    def __init__(self, names: list[str], load: Callable[[str], NDArray[np.uint8]], where: str, forms: Forms, above: str = "", numbered: bool = False) -> None:
         if not names:
             raise InputError(f"{where}: holds no pictures ({', '.join(sorted(PICTURE_ENDINGS))})")
-        self.names, self.load, self.where = names, load, where
+        self.names, self.load, self.where, self.forms, self.above, self.numbered = names, load, where, forms, above, numbered
+        self._full: dict[str, int | None] = {}
         self._index: dict[str | int, int | None] = {}
+        self._caseless: dict[str, int | None] = {}
         for index, name in enumerate(names):
-            pure = PurePosixPath(name)
+            pure = PurePosixPath(spelled(name))
             digits = re.findall(r"\d+", pure.stem)
-            aliases: set[str | int] = {pure.name, str(pure.with_suffix("")), pure.stem, *([int(digits[-1])] if digits else [])}
+            words = {str(pure), pure.name, str(pure.with_suffix("")), pure.stem}
+            aliases: set[str | int] = {*words, *([int(digits[-1])] if digits else [])}
             for alias in aliases:
                 self._index[alias] = None if alias in self._index else index
-        self._index.update({name: index for index, name in enumerate(names)})
+            for full in {str(pure), str(pure.with_suffix(""))}:
+                self._full[full] = None if full in self._full else index  # two spellings of one name are told apart by nothing
+            for word in {word.casefold() for word in words}:
+                self._caseless[word] = None if word in self._caseless else index
+        wholes = {spelled(name) for name in names}
+        self._index.update({full: index for full, index in self._full.items() if full in wholes})
 
     @functools.cached_property
     def first(self) -> NDArray[np.integer]:
         """Index of the first picture with the same pixels, of every picture: int (n,)."""
         seen: dict[str, int] = {}
         names = track(self.names, f"reading {self.where}")
-        return np.array([seen.setdefault(pixel_hash(self.load(name)), index) for index, name in enumerate(names)], int)
+        found = np.array([seen.setdefault(pixel_hash(self.load(name)), index) for index, name in enumerate(names)], int)
+        self.forms.say(self.where)
+        return found
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def find(self, name: str, where: str) -> int:
-        """Index of a picture by its name, its name without ending, or its number; InputError when there is none or several."""
-        name = name.strip()
-        key = int(float(name)) if name not in self._index and re.fullmatch(r"\d+(\.0+)?", name) else name
+    def __contains__(self, name: str) -> bool:
+        return spelled(name) in self._index
+
+    def find(self, name: str, where: str, shared: str = "") -> int:
+        """Index of a picture by its name, its name without ending, or its number; InputError when there is none or several.
+
+        Folders may stand before the name: those the picture lies in, the folder that holds all pictures (`above`), or the ones that
+        all names of the table begin with (`shared`). Accents may be composed or not; case counts only where names differ in nothing else.
+        """
+        given = spelled(name)
+        key: str | int = given
         if key not in self._index:
-            raise InputError(f"{where}: no picture {name!r} in {self.where}, which holds {self.names[0]} to {self.names[-1]}")
-        found = self._index[key]
+            parts = given.split("/")
+            rests = ["/".join(parts[at + 1 :]) for at, part in enumerate(parts[:-1]) if part == spelled(self.above)]
+            rests += [given.removeprefix(shared)] if shared else []
+            number = whole(given)
+            known = next((rest for rest in rests if rest in self._full), None)
+            key = known if known is not None else number if number is not None else key
+        found = self._index[key] if key in self._index else self._caseless.get(given.casefold(), -1)
+        if found == -1:
+            raise InputError(f"{where}: no picture {name.strip()!r} in {self.where}, which holds {self.names[0]} to {self.names[-1]}")
         if found is None:
-            raise InputError(f"{where}: several pictures in {self.where} are called {name!r}; give the whole name")
+            raise InputError(f"{where}: several pictures in {self.where} are called {name.strip()!r}; give the whole name")
         return found
 
     @classmethod
-    def open(cls, path: Path, key: str | None = None, shape: tuple[int, int] | None = None, transposed: bool = False) -> "Pictures":
+    def open(
+        cls, path: Path, key: str | None = None, shape: tuple[int, int] | None = None, transposed: bool = False, ground: int = GROUND
+    ) -> "Pictures":  # fmt: skip
         """List the pictures at `path`; InputError where there are none.
 
         Parameters
@@ -85,24 +118,34 @@ class Pictures:
         path : Path
             A folder, a zip or tar archive, or a file with an array.
         key, shape, transposed
-            For an array: which one of its file; height and width of flat pictures; whether those are stored column by column.
+            For an array: which one of its file; height and width of its pictures; whether flat ones are stored column by column.
+        ground : int
+            Grey behind transparent pixels, 0 to 255.
         """
+        forms = Forms()
         if path.is_dir():
             files = {file.relative_to(path).as_posix(): file for file in pictures_in(path)}
-            return cls(list(files), lambda name: decode(files[name].read_bytes(), files[name]), str(path))
+            others = [file.name for file in path.rglob("*") if file.is_file() and file.suffix.lower() not in PICTURE_ENDINGS and not file.name.startswith(".")]
+            _name_others(others, path)
+            return cls(list(files), lambda name: decode(files[name].read_bytes(), files[name], ground, forms), str(path), forms, path.name)
         if not path.exists():
             raise InputError(f"{path}: no such pictures; put them there, or correct `images:`")
         if path.suffix in ARRAY_ENDINGS:
-            return _array_pictures(path, key, shape, transposed)
+            return _array_pictures(path, key, shape, transposed, ground, forms)
         if zipfile.is_zipfile(path):
             archive = open_zip(path)
-            members = _members(archive.namelist(), path)
-            return cls(list(members), lambda name: decode(unzip(archive, members[name], path), f"{path}: {name}"), str(path))
+            members, above = _members(archive.namelist(), path)
+            return cls(list(members), lambda name: decode(unzip(archive, members[name], path), f"{path}: {name}", ground, forms), str(path), forms, above)
         tar = _open_tar(path)
         entries = {entry.name: entry for entry in tar.getmembers() if entry.isfile()}
-        members = _members(tar.getnames(), path)
+        members, above = _members(tar.getnames(), path)
         members = {name: member for name, member in members.items() if member in entries}
-        return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}"), str(path))
+        return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}", ground, forms), str(path), forms, above)
+
+
+def _name_others(names: list[str], path: Path) -> None:
+    if names:
+        say(f"{path}: {len(names)} files left out whose ending is none of a picture's: {', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''}")
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -110,8 +153,8 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: natural(file.relative_to(folder).as_posix()))
 
 
-def _members(names: list[str], path: Path) -> dict[str, str]:
-    """Pictures of an archive, without the folder they all share -> their member, in number order. `../x` is refused."""
+def _members(names: list[str], path: Path) -> tuple[dict[str, str], str]:
+    """Pictures of an archive, without the folder they all share -> their member, in number order; that folder's name. `../x` is refused."""
     for name in names:
         pure = PurePosixPath(name.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts or re.match(r"[A-Za-z]:", name):
@@ -123,7 +166,8 @@ def _members(names: list[str], path: Path) -> dict[str, str]:
     while folders and all(len(parts) > shared and parts[shared] == folders[0][shared] for parts in folders):
         shared += 1
     short = {PurePosixPath(*PurePosixPath(name).parts[shared:]).as_posix(): name for name in pictures}
-    return {name: short[name] for name in sorted(short, key=natural)}
+    above = folders[0][shared - 1] if shared else path.name.partition(".")[0]
+    return {name: short[name] for name in sorted(short, key=natural)}, above
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -193,45 +237,71 @@ def _pieces(packed: BinaryIO, path: Path) -> Iterator[bytes]:
         yield piece
 
 
-def decode(content: bytes, where: Any) -> NDArray[np.uint8]:
-    """An encoded picture as uint8 (H, W, 3); InputError when it is none."""
-    from PIL import Image
-
-    with reading(where, "a readable picture", AGAIN), Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, transposed: bool) -> Pictures:
-    """Pictures of an array: (n, H, W[, 1 | 3 | 4]), or flat with `shape`; values 0 to 255, or 0 to 1."""
+def _array_pictures(path: Path, key: str | None, shape: tuple[int, int] | None, transposed: bool, ground: int, forms: Forms) -> Pictures:
+    """Pictures of an array: (n, H, W[, 1 | 3 | 4]), (n, 1 | 3 | 4, H, W), MATLAB's (H, W[, 1 | 3 | 4], n), or flat with `shape`."""
     array = read_array(path, key)
-    if shape is not None:
+    matlab = from_matlab(path, array)
+    if len(array.shape) == 2 and shape is not None:
         size = shape[0] * shape[1]
-        if len(array.shape) != 2 or size not in array.shape:
+        if size not in array.shape:
             raise InputError(f"{path}: pictures of shape {tuple(array.shape)}; no axis has {shape[0]} x {shape[1]} = {size} pixels")
+        if array.shape[0] == array.shape[1]:
+            say(f"{path}: {size} pictures of {size} pixels; a row is taken as a picture")
         with reading(path, "a readable array of pictures", AGAIN):
             flat = np.asarray(array)
         flat = flat if flat.shape[1] == size else flat.T
         array = flat.reshape(len(flat), *shape[::-1]).swapaxes(1, 2) if transposed else flat.reshape(len(flat), *shape)
-    elif len(array.shape) not in (3, 4) or (len(array.shape) == 4 and array.shape[3] not in (1, 3, 4)):
-        raise InputError(f"{path}: pictures of shape {tuple(array.shape)}; expected (n, height, width[, 1 | 3 | 4]), or flat ones with `images_shape:`")
+        layout = "nhw"
+    else:
+        layout = _layout(tuple(array.shape), shape, matlab, path)
+    count = array.shape[layout.index("n")]
+    rest = layout.replace("n", "")
 
     def at(index: int) -> NDArray:
         with reading(path, f"readable at picture {index}", AGAIN):
-            return np.asarray(array[index])
+            picture = np.asarray(array[tuple(index if axis == "n" else slice(None) for axis in layout)])
+        return picture.transpose([rest.index(axis) for axis in "hwc" if axis in rest])
 
-    low, high = 0.0, 0.0
-    for index in range(array.shape[0]):
+    low, high, kind = 0.0, 0.0, np.dtype(array.dtype)
+    for index in range(count):
         picture = at(index)
-        if not np.isfinite(picture).all():
-            raise InputError(f"{path}: picture {index} has values that are missing or infinite")
-        low, high = min(low, float(picture.min())), max(high, float(picture.max()))
-        if picture.dtype == np.uint8 and high > 1:
+        least, most = bounds(picture, f"{path}: picture {index}")
+        low, high = min(low, least), max(high, most)
+        if kind == np.uint8 and high > 1:
             break
-    if low < 0 or high > 255:
-        raise InputError(f"{path}: picture values from {low:g} to {high:g}; expected 0 to 255, or 0 to 1")
-    scale = 255.0 if high <= 1 else 1.0
+    white = white_of(kind, low, high, path)
 
     def load(name: str) -> NDArray[np.uint8]:
-        return as_rgb(np.round(at(int(name)).astype(np.float64) * scale).astype(np.uint8))
+        pixels = to_bytes(at(int(name)), white)
+        if pixels.ndim == 3 and pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
+            forms.note(f"transparent pixels laid over grey {ground}", name)
+        return as_rgb(pixels, ground)
 
-    return Pictures([str(index) for index in range(array.shape[0])], load, str(path))
+    return Pictures([str(index) for index in range(count)], load, str(path), forms, numbered=True)
+
+
+def _layout(shape: tuple[int, ...], size: tuple[int, int] | None, matlab: str | None, path: Path) -> str:
+    """What the axes of an array of pictures are: a permutation of n, h, w and, with four axes, c."""
+    fits = []
+    for name in [["nhw"], ["nhwc", "nchw"]][len(shape) - 3] if len(shape) in (3, 4) else []:
+        fits.append(name)
+    if matlab and len(shape) in (3, 4):
+        fits.append(["hwn", "hwcn"][len(shape) - 3])
+    if matlab == "reversed":
+        fits = [name[::-1] for name in fits]
+
+    def possible(name: str) -> bool:
+        axes = dict(zip(name, shape, strict=True))
+        return axes.get("c", 1) in (1, 3, 4) and (size is None or (axes["h"], axes["w"]) == tuple(size))
+
+    fits = [name for name in fits if possible(name)]
+    if matlab and len(shape) == 3 and len(fits) > 1:
+        square = [name for name in fits if shape[name.index("h")] == shape[name.index("w")]]
+        fits = square if len(square) == 1 else fits
+    if not fits:
+        form = "(n, height, width[, 1 | 3 | 4]) or (n, 1 | 3 | 4, height, width), or flat ones with `images_shape:`"
+        form = f"of {size[0]} x {size[1]} pixels" if size else form
+        raise InputError(f"{path}: pictures of shape {shape}; expected {form}")
+    if matlab and len(fits) > 1:
+        raise InputError(f"{path}: pictures of shape {shape} may be {' or '.join(' x '.join(name) for name in fits)}; give `images_shape: [height, width]`")
+    return fits[0]

@@ -1,0 +1,709 @@
+"""BIDS derivatives: single-trial betas with their trial tables, or preprocessed time series with events and confounds."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimind.data.single_trial import Events, design, lag_window, least_squares_all, least_squares_separate
+from unimind.data.sources.arrayfile import AGAIN, masked_volumes, missing, open_nifti, read_text
+from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.bidsfile import BidsFile, find, label_number, number, numbers, read_table, sidecar
+from unimind.data.sources.hcp import glasser
+from unimind.data.sources.pictures import Pictures, pictures_in
+from unimind.errors import InputError
+from unimind.progress import say
+from unimind.study import BidsData, BidsRois, GlmSingle, LagWindow, Study
+
+PICTURE_COLUMNS = ("label", "stim_file", "picture", "stimulus")
+ENDINGS = {"volume": ".nii.gz", "gifti": ".func.gii", "cifti": ".dtseries.nii"}
+_SLAB = 64 * 1024 * 1024  # bytes of a CIFTI series in memory at once
+_SIDE = 1000  # voxels of the mask, and of its mirror image, that are compared
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Trials of one file in order of presentation.
+
+    Attributes
+    ----------
+    picture : int (n,)
+        Index of the picture.
+    run : int (n,), optional
+    volume : int (n,), optional
+        Place in the file, of betas.
+    events : Events, optional
+        Of a time series.
+    test : bool (n,)
+        Marked by the split's column.
+    """
+
+    picture: NDArray[np.integer]
+    run: NDArray[np.integer] | None
+    test: NDArray[np.bool_]
+    volume: NDArray[np.integer] | None = None
+    events: Events | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of responses (or one a hemisphere), the table of its trials, and where it belongs."""
+
+    files: tuple[BidsFile, ...]
+    session: int
+    run: int | None
+    table: BidsFile
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Which voxels are kept: their places in a volume, or their numbers in every file of a surface, and their ROIs."""
+
+    where: tuple[NDArray[np.integer], ...]
+    roi: NDArray[np.int16]
+    names: list[str]
+    xyz: NDArray[np.float32] | None = None
+    grid: tuple[tuple[int, ...], NDArray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.roi)
+
+    def some(self, chosen: NDArray[Any]) -> "Voxels":
+        """Some of them; of a volume or CIFTI by one index, of hemispheres by theirs."""
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        if self.grid is not None or len(self.where) == 1:
+            where = tuple(axis[chosen] for axis in self.where)
+        else:
+            left = len(self.where[0])
+            where = (self.where[0][chosen[chosen < left]], self.where[1][chosen[chosen >= left] - left])
+        return replace(self, where=where, roi=self.roi[chosen], xyz=None if self.xyz is None else self.xyz[chosen])
+
+
+class BidsSource:
+    """Reader of a laboratory's BIDS derivatives, as `BidsData` describes them."""
+
+    def __init__(self, study: Study, dataset: str, root: Path) -> None:
+        self.dataset, self.root = dataset, Path(root)
+        self.section = self._section(study)
+        self.subjects = study.datasets[dataset].training_subjects or study.datasets[dataset].subjects
+        self.parts = functools.cache(self._find_parts)
+        self.rows = functools.cache(self._read_rows)
+
+    def _section(self, study: Study) -> BidsData:
+        section = study.datasets[self.dataset]
+        assert isinstance(section, BidsData)
+        return section
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def files(self, subject: str | None) -> list[RemoteFile]:
+        """Responses with their tables, masks and pictures of a subject; pictures and what splits them for None."""
+        split, paths = self.section.split, []
+        if subject is not None:
+            for part in self.parts(subject):
+                paths += [file.path for file in part.files] + [part.table.path]
+                if self.section.estimate is not None:
+                    paths += [path for file in part.files if (path := file.path.with_name(file.path.name.partition(".")[0] + ".json")).exists()]
+                    paths += [self._confounds_file(subject, part)] if getattr(self.section.estimate, "confounds", []) else []
+            paths += [path for name, roi in self.section.rois.items() for path in self._roi_files(subject, name, roi)]
+        elif split.column or split.sessions:
+            paths += [part.table.path for name in self.subjects for part in self.parts(name)]
+        paths += [self.root / split.images] if split.images else []
+        images = self.root / self.section.images
+        paths += (pictures_in(images) or [images]) if images.is_dir() else [images]
+        return [RemoteFile(path.relative_to(self.root).as_posix()) for path in dict.fromkeys(paths)]
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / self.section.derivatives
+
+    def _find_parts(self, subject: str) -> list[Part]:
+        section, label = self.section, subject.removeprefix("sub-")
+        suffix = "statmap" if section.estimate is None else "bold"
+        desc = section.desc or ("SingletrialBetas" if section.estimate is None else "preproc" if section.form == "volume" else None)
+        found = find(self._folder, label, suffix, ENDINGS[section.form], task=section.task, space=section.space, desc=desc)
+        if not found:
+            entities = (("task", section.task), ("space", section.space), ("desc", desc))
+            name = "_".join(["*", *(f"{key}-{value}" for key, value in entities if value)])
+            raise InputError(
+                f"{self._folder / f'sub-{label}'}: no file {name}_{suffix}{ENDINGS[section.form]}; "
+                f"correct datasets.{self.dataset}.derivatives, task, space or desc"
+            )
+        together: dict[tuple[str | None, str | None], list[BidsFile]] = {}
+        for file in found:
+            together.setdefault((file.get("ses"), file.get("run")), []).append(file)
+        hemispheres = ["L", "R"] if section.form == "gifti" else [None]
+        for files in together.values():
+            if sorted(str(file.get("hemi")) for file in files) != [str(side) for side in hemispheres]:
+                several = ", ".join(file.path.name for file in files)
+                hint = "a file of each hemisphere is needed" if len(files) == 1 else "several files for one run; name one by task, space or desc"
+                raise InputError(f"datasets.{self.dataset}: {several}: {hint}")
+        sessions = [session for session, _ in together if session is not None]
+        parts = []
+        for (session, run), files in together.items():
+            runs = [other for each, other in together if each == session and other is not None]
+            sides = tuple(sorted(files, key=lambda file: str(file.get("hemi"))))
+            parts.append(Part(sides, number(session, sessions), number(run, runs) if run else None, self._table_of(label, files[0])))
+        return sorted(parts, key=lambda part: (part.session, part.run or 0))
+
+    def _table_of(self, label: str, file: BidsFile) -> BidsFile:
+        """The trials or events of a file: the table that shares most of its session, run and task, and contradicts none."""
+        kind = "trials" if self.section.estimate is None else "events"
+        entities = ("ses", "run", "task")
+        folders = [self._folder] if kind == "trials" else [self.root, self._folder]
+        for folder in folders:
+            tables = [table for table in find(folder, label, kind, ".tsv") if all(table.get(key) in (None, file.get(key)) for key in entities)]
+            if tables:
+                shared = [sum(table.get(key) is not None for key in entities) for table in tables]
+                best = [table for table, count in zip(tables, shared, strict=True) if count == max(shared)]
+                if len(best) > 1:
+                    raise InputError(f"{best[0].path}: and {best[1].path.name} are both tables of {file.path.name}; keep one")
+                return best[0]
+        where = " or ".join(str(folder / f"sub-{label}") for folder in folders)
+        raise InputError(f"{where}: no _{kind}.tsv for {file.path.name}; put one there with its session, run and task")
+
+    # --- pictures ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def pictures(self) -> Pictures:
+        return self._read_pictures()
+
+    def _read_pictures(self) -> Pictures:
+        return Pictures.open(self.root / self.section.images, self.section.images_key)
+
+    def stimuli(self, subject: str | None, size: int) -> StimulusSet:
+        """Pictures in number order; those with the same pixels are one stimulus, named as the first of them."""
+        pictures, test = self.pictures, self._test_pictures(self.subjects)
+        keep = [index for index, first in enumerate(pictures.first.tolist()) if index == first]
+
+        def items() -> Iterator[Stimulus]:
+            for index in keep:
+                yield Stimulus.from_pixels(pictures.names[index], pictures.load(pictures.names[index]), index in test, size)
+
+        return StimulusSet(len(keep), items())
+
+    def _picture(self, name: str, where: str) -> int:
+        """Index of a picture by its name, whatever folders stand before it."""
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for start in range(len(parts)):
+            try:
+                return self.pictures.find("/".join(parts[start:]), where)
+            except InputError:
+                if start + 1 == len(parts):
+                    return self.pictures.find(name, where)
+        raise AssertionError(name)
+
+    def _test_pictures(self, subjects: list[str]) -> set[int]:
+        """Indices of test pictures, each the first of its pixels, as the trials of some subjects or a rule for all pictures say."""
+        split, first = self.section.split, self.pictures.first
+        if split.every is not None:
+            marked: set[int] = set(range(0, len(self.pictures), split.every))
+        elif split.images is not None:
+            listed = self.root / split.images
+            marked = {self._picture(line.strip(), str(listed)) for line in read_text(listed).splitlines() if line.strip()}
+        else:
+            marked = set()
+            for name in subjects:
+                for part, rows in zip(self.parts(name), self.rows(name), strict=True):
+                    these = rows.test if split.column else np.full(len(rows.test), part.session in (split.sessions or []))
+                    marked |= set(rows.picture[these].tolist())
+        chosen = {int(first[index]) for index in marked}
+        if not chosen or len(chosen) == len(set(first.tolist())):
+            raise InputError(
+                f"datasets.{self.dataset}.split: {'no' if not chosen else 'every'} picture of {self.pictures.where} is a test picture; "
+                "correct the rule"
+            )
+        return chosen
+
+    def _split(self, subject: str, shown: NDArray[np.integer]) -> NDArray[np.integer]:
+        """TRAIN, TEST or DROP of every trial."""
+        return np.where(np.isin(shown, list(self._test_pictures([*dict.fromkeys([*self.subjects, subject])]))), TEST, TRAIN)
+
+    # --- tables --------------------------------------------------------------------------------------------------
+
+    def _read_rows(self, subject: str) -> list[Rows]:
+        read = self._trials_of if self.section.estimate is None else self._events_of
+        rows = [read(part) for part in self.parts(subject)]
+        if not sum(len(each.picture) for each in rows):
+            raise InputError(f"{self.parts(subject)[0].table.path}: no trial shows a picture; correct datasets.{self.dataset}.picture")
+        return rows
+
+    def _frame(self, part: Part, what: str) -> Any:
+        """The rows of a table that belong to a file, with `_line` and, of those with a picture, `_picture`."""
+        path = part.table.path
+        frame = read_table(path, what)
+        frame["_line"] = np.arange(2, len(frame) + 2)
+        for entity, column, value in (("ses", "session", part.session), ("run", "run", part.run)):
+            label = part.files[0].get(entity)
+            if column not in frame or value is None or label is None:
+                continue
+            lines = [f"{path} line {line}" for line in frame["_line"]]
+            given = [text == label or label_number(text, column, line) == value for text, line in zip(frame[column], lines, strict=True)]  # type: ignore[arg-type]
+            if part.table.get(entity) is None:
+                frame = frame[given]
+            elif not all(given):
+                line = frame["_line"][~np.array(given)].iloc[0]
+                raise InputError(
+                    f"{path} line {line}: {column} is {frame[column][~np.array(given)].iloc[0]}, but the file is of {column} {label}; "
+                    "mend the table, or its name"
+                )
+        column = self.section.picture or next((name for name in PICTURE_COLUMNS if name in frame), PICTURE_COLUMNS[0])
+        if column not in frame:
+            raise InputError(
+                f"{path}: no column {column!r} that names the picture; "
+                f"it has {', '.join(name for name in frame if name != '_line')}; see datasets.{self.dataset}.picture"
+            )
+        frame["_name"] = frame[column]
+        return frame
+
+    def _seen(self, frame: Any, path: Path) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+        """Picture of every row, and whether the split's column marks it as a test trial."""
+        where = [f"{path} line {line}" for line in frame["_line"]]
+        pictures = np.array([self._picture(name, place) for name, place in zip(frame["_name"], where, strict=True)], int)
+        column = self.section.split.column
+        if column is None:
+            return pictures, np.zeros(len(frame), bool)
+        if column not in frame:
+            raise InputError(
+                f"{path}: no column {column!r}; it has {', '.join(name for name in frame if not name.startswith('_'))}; "
+                f"see datasets.{self.dataset}.split.column"
+            )
+        words = frame[column].str.lower()
+        wrong = ~words.isin(["train", "test"]).to_numpy()
+        if wrong.any():
+            raise InputError(f"{path} line {frame['_line'][wrong].iloc[0]}: {column} is {frame[column][wrong].iloc[0]!r}; expected train or test")
+        return pictures, (words == "test").to_numpy()
+
+    def _trials_of(self, part: Part) -> Rows:
+        """Trials of a file of betas, by `beta_index`, which counts from 0 or 1."""
+        path, volumes = part.table.path, int(open_nifti(part.path).shape[-1])
+        frame = self._frame(part, "trial table")
+        if "beta_index" in frame:
+            index = numbers(frame, "beta_index", path, whole=True).astype(int)
+            place, counts = np.unique(index, return_counts=True)
+            if (counts > 1).any():
+                again = place[counts > 1][0]
+                lines = frame["_line"][index == again].tolist()
+                raise InputError(f"{path} line {lines[1]}: beta_index {again} stands in line {lines[0]} too; every trial has its own")
+            first, last = (int(index.min()), int(index.max())) if len(index) else (0, 0)
+            if first < 0 or last > volumes or (first == 0 and last == volumes):
+                raise InputError(
+                    f"{path}: beta_index reaches from {first} to {last}, but {part.path.name} holds {volumes} trials; "
+                    "get both again, or mend the table"
+                )
+            base = 0 if first == 0 else 1 if last == volumes else None
+            if base is None:
+                raise InputError(
+                    f"{path}: beta_index reaches from {first} to {last} of {volumes} trials, so it may count from 0 or from 1; "
+                    "list all trials, with n/a for those to leave out"
+                )
+            if base == 1:
+                say(f"{path.name}: beta_index counts from 1")
+            frame = frame.assign(_volume=index - base).sort_values("_volume")
+        elif len(frame) != volumes:
+            raise InputError(
+                f"{path}: {len(frame)} rows, but {part.path.name} holds {volumes} trials, and no column beta_index says which is which; "
+                "give one row a trial"
+            )
+        else:
+            frame = frame.assign(_volume=np.arange(volumes))
+        blank = (frame["_name"] == "").to_numpy()
+        if blank.any():
+            say(f"{path.name}: {int(blank.sum())} of {len(frame)} trials show no picture and are left out")
+            frame = frame[~blank]
+        pictures, test = self._seen(frame, path)
+        run = np.full(len(frame), part.run) if part.run else None
+        if run is None and "run" in frame:
+            run = np.array([label_number(text, "run", f"{path} line {line}") for text, line in zip(frame["run"], frame["_line"], strict=True)], int)
+        return Rows(pictures, run, test, volume=frame["_volume"].to_numpy())
+
+    def _events_of(self, part: Part) -> Rows:
+        """Events with a picture, by onset, and the conditions without that the model holds."""
+        path = part.table.path
+        frame = self._frame(part, "table of events")
+        lasting = frame.assign(duration=frame.get("duration", "")).replace({"duration": {"": "0"}})
+        frame = frame.assign(_onset=numbers(frame, "onset", path), _duration=numbers(lasting, "duration", path))
+        frame = frame.sort_values("_onset", kind="stable")
+        shown = (frame["_name"] != "").to_numpy()
+        further = {}
+        for name in getattr(self.section.estimate, "conditions", []):
+            if "trial_type" not in frame:
+                raise InputError(f"{path}: no column 'trial_type', which datasets.{self.dataset}.estimate.conditions needs; it has {', '.join(frame.columns)}")
+            these = frame[~shown & (frame["trial_type"] == name).to_numpy()]
+            if len(these):
+                further[name] = (these["_onset"].to_numpy(), these["_duration"].to_numpy())
+        trials = frame[shown]
+        pictures, test = self._seen(trials, path)
+        run = np.full(len(trials), part.run or 1)
+        return Rows(pictures, run, test, events=Events(trials["_onset"].to_numpy(), trials["_duration"].to_numpy(), further))
+
+    # --- voxels --------------------------------------------------------------------------------------------------
+
+    def _roi_files(self, subject: str, name: str, roi: BidsRois) -> list[Path]:
+        """The files that a ROI is read from."""
+        where, label = f"datasets.{self.dataset}.rois.{name}", subject.removeprefix("sub-")
+        if roi.file is not None:
+            sides = ("L", "R") if self.section.form == "gifti" else ("",)
+            return [self.root / roi.file.replace("{subject}", label).replace("{hemi}", side) for side in sides]
+        if roi.areas is not None:
+            return []
+        if roi.desc is not None:
+            found = find(self._folder, label, "mask", ".nii.gz", space=self.section.space, desc=roi.desc)
+            tasks = [file for file in found if file.get("task") in (None, self.section.task) or self.section.task is None]
+            if not tasks:
+                raise InputError(
+                    f"{where}: no file sub-{label}_*desc-{roi.desc}_mask.nii.gz in {self._folder / f'sub-{label}'}; "
+                    "correct desc or space, or give `file`"
+                )
+            return [file.path for file in tasks]
+        for entity in ("atlas", "seg", "desc"):
+            found = find(self._folder, label, "dseg", ".nii.gz", space=self.section.space, **{entity: roi.atlas})
+            if len(found) > 1:
+                raise InputError(f"{where}: {found[0].path.name} and {found[1].path.name} are both of atlas {roi.atlas}; give `file`")
+            if found:
+                return [found[0].path, *(path for path in [self._names_file(found[0].path)] if path.exists())]
+        raise InputError(
+            f"{where}: no file sub-{label}_*atlas-{roi.atlas}_dseg.nii.gz in {self._folder / f'sub-{label}'}; "
+            "correct atlas or space, or give `file`"
+        )
+
+    @staticmethod
+    def _names_file(path: Path) -> Path:
+        return path.with_name(path.name.partition(".")[0] + ".tsv")
+
+    def _values(self, path: Path) -> NDArray:
+        """Values of a mask or atlas: a volume, or a vector on a surface."""
+        import nibabel
+
+        if not path.exists():
+            raise missing(path)
+        with reading(path, "a readable mask", AGAIN):
+            image: Any = nibabel.load(path)
+            if self.section.form == "gifti":
+                return np.asarray(image.darrays[0].data)
+            return np.asarray(image.dataobj)[0] if self.section.form == "cifti" else np.asarray(image.dataobj)
+
+    def _regions(self, subject: str, name: str, roi: BidsRois, shape: tuple[int, ...], grid: Callable[[Path], None]) -> list[tuple[str, NDArray[np.bool_]]]:
+        """(ROI, mask over all voxels) of one entry of the study's `rois`."""
+        where = f"datasets.{self.dataset}.rois.{name}"
+        if roi.areas is not None:
+            known = glasser()
+            unknown = [area for area in roi.areas if area not in known[1]]
+            if unknown:
+                raise InputError(f"{where}.areas: {', '.join(unknown)} not in the HCP MMP1 map; areas are called V1, V2, V3, V4, V3A, LO1, MT, ... as there")
+            return [(area, np.isin(known[0], known[1][area])) for area in roi.areas]
+        paths = self._roi_files(subject, name, roi)
+        volumes = [path for path in paths if path.suffix != ".tsv"]
+        for path in volumes:
+            if path.exists():
+                grid(path)
+        arrays = [self._values(path) for path in volumes]
+        values = np.concatenate(arrays) if self.section.form == "gifti" else arrays[0]
+        values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
+        if values.shape != shape:
+            raise InputError(f"{volumes[0]}: a mask of shape {values.shape} for responses of {shape}; give one on their grid")
+        if not np.isfinite(values).all():
+            raise InputError(f"{volumes[0]}: holds values that are missing or infinite; write 0 outside the mask")
+        if roi.desc is not None:
+            return [(name, np.logical_and.reduce([array > 0 for array in arrays]))]
+        if roi.above is not None:
+            return [(name, values > roi.above)]
+        if (values != np.round(values)).any():
+            some = values[values != np.round(values)].flat[0]
+            raise InputError(f"{volumes[0]}: holds values such as {some:g}, so it is no mask and no atlas; say which to keep by {where}.above")
+        table = self._names_file(volumes[0])
+        named: dict[str, int] = {}
+        if table.exists() and roi.atlas is not None:
+            frame = read_table(table, "table of labels")
+            named = dict(zip(frame.get("name", []), numbers(frame, "index", table, whole=True).astype(int).tolist(), strict=False))
+        wanted: dict[str, list[int]]
+        if isinstance(roi.labels, dict):
+            wanted = roi.labels
+        elif roi.labels is not None:
+            unknown = [str(label) for label in roi.labels if isinstance(label, str) and label not in named]
+            if unknown:
+                raise InputError(f"{where}.labels: {', '.join(unknown)} not in {table}; it has {', '.join(list(named)[:12]) or 'no names'}")
+            words = {label: [named[label]] for label in roi.labels if isinstance(label, str)}
+            plain = [label for label in roi.labels if isinstance(label, int)]
+            wanted = words | ({name: plain} if plain else {})
+        elif named:
+            wanted = {label: [index] for label, index in named.items() if index > 0 and (values == index).any()}
+        else:
+            return [(name, values > 0)]
+        for region, labels in wanted.items():
+            if not np.isin(values, labels).any():
+                raise InputError(f"{volumes[0]}: no voxel is labelled {labels} ({region}); it has {np.unique(values)[:12].astype(int).tolist()}")
+        return [(region, np.isin(values, labels)) for region, labels in wanted.items()]
+
+    def voxels(self, subject: str) -> Voxels:
+        """Voxels of the study's ROIs, checked to be on the grid of every file of responses."""
+        parts, form = self.parts(subject), self.section.form
+        image = self._open(parts[0].files[0].path)
+        affine: NDArray = image.affine if form == "volume" else np.eye(4)
+
+        def grid(path: Path) -> None:
+            other = self._open(path)
+            if other.shape[:3] != image.shape[:3] or not np.allclose(other.affine, affine, atol=1e-3):
+                differs = f"shape {other.shape[:3]} against {image.shape[:3]}" if other.shape[:3] != image.shape[:3] else "another affine"
+                raise InputError(f"{path}: not on the grid of {parts[0].path.name} ({differs}); resample it to that grid")
+
+        if form == "volume":
+            shape: tuple[int, ...] = tuple(image.shape[:3])
+            for part in parts:
+                if len(self._open(part.path).shape) != 4:
+                    raise InputError(
+                        f"{part.path}: {len(self._open(part.path).shape)} axes; "
+                        f"expected four, the last one {'trials' if self.section.estimate is None else 'volumes'}"
+                    )
+                grid(part.path)
+        else:
+            sizes = [self._size(file.path) for file in parts[0].files]
+            shape = (sum(sizes),)
+            for part in parts:
+                if [self._size(file.path) for file in part.files] != sizes:
+                    raise InputError(f"{part.path}: not on the surface of {parts[0].path.name}; name one by datasets.{self.dataset}.space")
+        roi, names = np.full(shape, -1, np.int16), []
+        for name, entry in self.section.rois.items():
+            for region, mask in self._regions(subject, name, entry, shape, grid if form == "volume" else lambda path: None):
+                if not mask.any():
+                    raise InputError(f"datasets.{self.dataset}.rois.{name}: no voxel is in {region}; check the mask")
+                if region not in names:
+                    names.append(region)
+                roi[(roi < 0) & mask] = names.index(region)
+        kept = roi >= 0
+        if form == "volume":
+            from nibabel.affines import apply_affine
+
+            xyz = apply_affine(affine, np.argwhere(kept)).astype(np.float32)
+            return Voxels(tuple(np.nonzero(kept)), roi[kept], names, xyz, (shape, affine))
+        bounds = np.cumsum([0, *sizes])
+        where = tuple(np.flatnonzero(kept[low:high]) for low, high in zip(bounds[:-1], bounds[1:], strict=True))
+        return Voxels(where, roi[kept], names)
+
+    def _open(self, path: Path) -> Any:
+        import nibabel
+
+        if not path.exists():
+            raise missing(path)
+        with reading(path, "a readable image", AGAIN):
+            return nibabel.load(path)
+
+    def _size(self, path: Path) -> int:
+        image = self._open(path)
+        return len(image.darrays[0].data) if self.section.form == "gifti" else int(image.shape[-1])
+
+    # --- responses -----------------------------------------------------------------------------------------------
+
+    def read(self, part: Part, voxels: Voxels) -> NDArray[np.float32]:
+        """Everything a file holds at some voxels, front to back: float32 (n, n_voxels)."""
+        if self.section.form == "volume":
+            return masked_volumes(part.path, voxels.where)
+        pieces = []
+        for file, where in zip(part.files, voxels.where, strict=True):
+            image = self._open(file.path)
+            with reading(file.path, "a whole image", AGAIN):
+                if self.section.form == "gifti":
+                    pieces.append(np.stack([np.asarray(array.data, np.float32)[where] for array in image.darrays]))
+                    continue
+                values = np.empty((image.shape[0], len(where)), np.float32)
+                step = max(1, _SLAB // (8 * image.shape[1]))
+                for start in range(0, len(values), step):
+                    values[start : start + step] = np.asarray(image.dataobj[start : start + step])[:, where]
+                pieces.append(values)
+        return np.concatenate(pieces, axis=1)
+
+    def _frame_times(self, part: Part, volumes: int) -> NDArray[np.float64]:
+        """When each volume was taken: the sidecar's repetition time, from its `StartTime` on, which fMRIPrep writes after slice timing."""
+        said, path = sidecar(part.path), part.path
+        step = None
+        if self.section.form == "volume":
+            header = self._open(path).header
+            step = float(header.get_zooms()[3]) / {"msec": 1e3, "usec": 1e6}.get(header.get_xyzt_units()[1], 1.0)
+        elif self.section.form == "cifti":
+            step = float(self._open(path).header.get_axis(0).step)
+        given = said.get("RepetitionTime")
+        if given is None and not step:
+            raise InputError(f"{path}: its repetition time is nowhere; write it into the .json beside it (RepetitionTime, in seconds)")
+        if given is not None and step and abs(given - step) > 1e-2 * given:
+            raise InputError(f"{path}: its header says {step:g} s between volumes, its .json RepetitionTime {given:g}; mend one of them")
+        return float(said.get("StartTime", 0.0)) + float(given or step or 0) * np.arange(volumes, dtype=np.float64)
+
+    def _confounds_file(self, subject: str, part: Part) -> Path:
+        file = part.files[0]
+        same = {entity: file.get(entity) for entity in ("ses", "task", "run")}
+        found = find(self._folder, subject.removeprefix("sub-"), "timeseries", ".tsv", desc="confounds", **same)
+        if not found:
+            raise InputError(
+                f"{file.path}: no desc-confounds_timeseries.tsv for it; "
+                f"put it there, or write `confounds: []` under datasets.{self.dataset}.estimate"
+            )
+        return found[0].path
+
+    def _confounds(self, subject: str, part: Part, names: list[str], volumes: int) -> NDArray[np.float64]:
+        if not names:
+            return np.empty((volumes, 0))
+        path = self._confounds_file(subject, part)
+        frame = read_table(path, "table of confounds")
+        absent = [name for name in names if name not in frame]
+        if absent:
+            raise InputError(f"{path}: no column {', '.join(absent)}; correct datasets.{self.dataset}.estimate.confounds")
+        if len(frame) != volumes:
+            raise InputError(f"{path}: {len(frame)} rows, but {part.path.name} has {volumes} volumes; get both again")
+        first = frame[names].iloc[:1].replace("", "0")  # what a difference to the volume before has no value of
+        return np.stack([numbers(frame.assign(**{name: [first[name].iloc[0], *frame[name].iloc[1:]]}), name, path) for name in names], axis=1)
+
+    def responses(self, subject: str, part: Part, rows: Rows, voxels: Voxels) -> NDArray[np.float32]:
+        """One row a trial of a file, in order of presentation."""
+        estimate = self.section.estimate
+        series = self.read(part, voxels)
+        if estimate is None:
+            return series[rows.volume]
+        assert rows.events is not None and not isinstance(estimate, GlmSingle)
+        where = str(part.path)
+        times = self._frame_times(part, len(series))
+        hrf = None if isinstance(estimate, LagWindow) else estimate.hrf
+        model = design(times, rows.events, hrf, estimate.high_pass, self._confounds(subject, part, estimate.confounds, len(series)), where)
+        if isinstance(estimate, LagWindow):
+            return lag_window(series, model, times, rows.events.onset, estimate.window, where)
+        columns = model.nuisance.shape[1] + (model.trials.shape[1] if estimate.kind == "lsa" else 2)
+        if columns >= len(series):
+            raise InputError(
+                f"{where}: {len(series)} volumes cannot bear {columns} regressors; "
+                f"{'use kind: lss, or ' if estimate.kind == 'lsa' else ''}name fewer confounds"
+            )
+        return (least_squares_all if estimate.kind == "lsa" else least_squares_separate)(series, model)
+
+    def _blocks(self, subject: str, voxels: Voxels) -> Iterator[NDArray[np.float32]]:
+        """One block of trials a session, one file in memory at a time (a session's with GLMsingle)."""
+        parts, rows = self.parts(subject), self.rows(subject)
+        for session in dict.fromkeys(part.session for part in parts):
+            these = [(part, row) for part, row in zip(parts, rows, strict=True) if part.session == session]
+            if isinstance(self.section.estimate, GlmSingle):
+                from unimind.data.glmsingle import session_betas
+
+                yield session_betas([(self.read(part, voxels), self._frame_times(part, 2), row.events, row.picture, str(part.path)) for part, row in these])
+            else:
+                yield np.concatenate([self.responses(subject, part, row, voxels) for part, row in these])
+
+    def _usable(self, subject: str, voxels: Voxels, split: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Voxels that hold a missing value anywhere, and those that say nothing: constant over the training trials, or in a run."""
+        broken, silent = np.zeros(len(voxels), bool), np.zeros(len(voxels), bool)
+        low, high = np.full(len(voxels), np.inf, np.float32), np.full(len(voxels), -np.inf, np.float32)
+        done = 0
+        for part, rows in zip(self.parts(subject), self.rows(subject), strict=True):
+            series = self.read(part, voxels)
+            trials = split[done : done + len(rows.picture)]
+            done += len(rows.picture)
+            if self.section.estimate is None:
+                series = series[rows.volume]
+                broken |= ~np.isfinite(series).all(0)
+                if (trials == TRAIN).any():
+                    low, high = np.minimum(low, series[trials == TRAIN].min(0)), np.maximum(high, series[trials == TRAIN].max(0))
+            else:
+                broken |= ~np.isfinite(series).all(0)
+                silent |= ~(series.max(0) > series.min(0)) | ~(series.mean(0) > 0)
+        return broken, (silent if self.section.estimate is not None else ~(high > low)) & ~broken
+
+    def subject(self, subject: str) -> RawSubject:
+        """Trials of a subject in order of presentation, and the voxels of its ROIs that vary and are whole."""
+        trials = self._trials(subject)
+        assert trials.split is not None
+        voxels = self.voxels(subject)
+        broken, silent = self._usable(subject, voxels, trials.split)
+        bad = broken | silent
+        dropped = {name: int(count) for name, count in zip(voxels.names, np.bincount(voxels.roi[bad], minlength=len(voxels.names)), strict=True) if count}
+        if bad.any():
+            said = f"{int(bad.sum())} of {len(bad)} voxels ({int(silent.sum())} without variance, {int(broken.sum())} with missing values)"
+            where = f"{self._folder / ('sub-' + subject.removeprefix('sub-'))}"
+            if bad.all():
+                raise InputError(f"{where}: no voxel can be used, {said}; check the masks against the responses")
+            if not self.section.drop_bad_voxels:
+                raise InputError(f"{where}: {said} cannot be used; narrow the masks, or set datasets.{self.dataset}.drop_bad_voxels: true")
+            say(f"{self.dataset} {subject}: dropped {said}; by ROI: {', '.join(f'{name} {count}' for name, count in dropped.items())}")
+        kept = voxels.some(~bad)
+        return RawSubject(
+            n_voxels=len(kept), trials=replace(trials, responses=lambda: self._blocks(subject, kept)),
+            units="as distributed" if self.section.estimate is None or isinstance(self.section.estimate, GlmSingle) else "percent signal change",
+            xyz=kept.xyz, roi=kept.roi, roi_names=kept.names, noise_ceiling=self._noise_ceiling(subject, kept),
+            protocol={**self._protocol(), "dropped_units": int(bad.sum()), "dropped_by_roi": dropped},
+        )  # fmt: skip
+
+    def _trials(self, subject: str) -> Trials:
+        parts, rows = self.parts(subject), self.rows(subject)
+        shown = self.pictures.first[np.concatenate([row.picture for row in rows])]
+        split = self._split(subject, shown)
+        for kind, word in ((TEST, "test"), (TRAIN, "training")):
+            if not (split == kind).any():
+                raise InputError(f"datasets.{self.dataset}.split: {subject} has no {word} trial; correct the rule")
+        if (split == DROP).all():
+            raise InputError(f"datasets.{self.dataset}.split: no trial of {subject} is in the split; choose another")
+        runs = [row.run for row in rows]
+        return Trials(
+            session=np.repeat([part.session for part in parts], [len(row.picture) for row in rows]),
+            stimulus=[self.pictures.names[index] for index in shown],
+            responses=lambda: iter(()),
+            split=split,
+            run=None if any(run is None for run in runs) else np.concatenate([run for run in runs if run is not None]),
+            onset=None if rows[0].events is None else np.concatenate([row.events.onset for row in rows if row.events is not None]),
+        )
+
+    def _protocol(self) -> dict[str, Any]:
+        section = self.section
+        return {
+            "derivatives": section.derivatives, "space": section.space, "form": section.form, "split": section.split.model_dump(exclude_none=True),
+            "rois": {name: roi.model_dump(exclude_none=True) for name, roi in section.rois.items()},
+            "estimate": section.estimate.model_dump(mode="json") if section.estimate else "betas as distributed",
+        }  # fmt: skip
+
+    def _noise_ceiling(self, subject: str, voxels: Voxels) -> NDArray[np.float32] | None:
+        return None
+
+    # --- what `inspect` and `check` ask for ----------------------------------------------------------------------
+
+    def sides(self, subject: str) -> RawSubject | None:
+        """Voxels in the mask alone (ROI `mask`) and in its left-right mirror image alone (`mirror image`); None where those are few."""
+        if self.section.form != "volume":
+            return None
+        import nibabel
+
+        voxels = self.voxels(subject)
+        assert voxels.grid is not None
+        shape, affine = voxels.grid
+        mask = np.zeros(shape, bool)
+        mask[voxels.where] = True
+        mirror = np.flip(mask, [code in "LR" for code in nibabel.aff2axcodes(affine)].index(True))
+        halves = [np.argwhere(mask & ~mirror), np.argwhere(mirror & ~mask)]
+        if min(map(len, halves)) < 20:
+            return None
+        some = [half[np.unique(np.linspace(0, len(half) - 1, min(len(half), _SIDE)).astype(int))] for half in halves]
+        side = np.repeat(np.arange(2, dtype=np.int16), [len(half) for half in some])
+        both = Voxels(tuple(np.concatenate(some).T), side, ["mask", "mirror image"], None, voxels.grid)
+        trials = self._trials(subject)
+        return RawSubject(len(both), replace(trials, responses=lambda: self._blocks(subject, both)), roi=both.roi, roi_names=both.names)
+
+    def preview(self, subject: str) -> list[str]:
+        """Lines for `unimind check --data`: files, voxels, overlap of mask and responses, first trials."""
+        parts, rows, voxels = self.parts(subject), self.rows(subject), self.voxels(subject)
+        image = self._open(parts[0].path)
+        shape = image.shape if self.section.form != "gifti" else (len(image.darrays), self._size(parts[0].path))
+        lines = [f"{len(parts)} files of responses in {len({part.session for part in parts})} sessions; {parts[0].path.name} is {' x '.join(map(str, shape))}"]
+        counts = np.bincount(voxels.roi, minlength=len(voxels.names))
+        lines.append(f"{len(voxels)} voxels: " + ", ".join(f"{name} {count}" for name, count in zip(voxels.names, counts, strict=True)))
+        if self.section.form == "volume":
+            with reading(parts[0].path, "a readable image", AGAIN):
+                first = np.asarray(image.dataobj[..., 0])[voxels.where]
+            held = np.isfinite(first) & (first != 0)
+            lines.append(f"{100 * held.mean():.1f} % of them hold a value in the first {'trial' if self.section.estimate is None else 'volume'}")
+        run = rows[0].run
+        for k in range(min(3, len(rows[0].picture))):
+            at = f" at {rows[0].events.onset[k]:g} s" if rows[0].events is not None else f", beta {rows[0].volume[k]}" if rows[0].volume is not None else ""
+            lines.append(f"session {parts[0].session}{'' if run is None else f' run {run[k]}'} trial {k + 1}{at}: {self.pictures.names[rows[0].picture[k]]}")
+        return lines
