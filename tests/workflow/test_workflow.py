@@ -222,7 +222,8 @@ def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
     assert planned["align_subjects"] == 3 and planned["write_report"] == 1
     assert planned["compare_budgets"] == 3  # of those with a body, not of the two closed forms alone
     untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired", "check_subjects",
-                 "train_foundation", "embed_stimuli", "pretrain_encoder", "teach_closed_form", "enter_subject", "sample_controls", "extract_features"}  # fmt: skip
+                 "train_foundation", "embed_stimuli", "pretrain_encoder", "teach_closed_form", "enter_subject",
+                 "sample_controls", "extract_features"}  # fmt: skip
     assert not untouched & set(planned)
 
 
