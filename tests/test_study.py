@@ -78,6 +78,10 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["evaluation"].update(metrics=["psnr"]), ["evaluation", "psnr", "ssim"]),
         (lambda s: s["foundations"]["embedding"]["training"].update(epochs=3), ["foundations.embedding.training", "steps and epochs"]),
         (lambda s: s["transfer"].update(methods=["mindvis"]), ["transfer.methods: mindvis", "give it `adapt:`"]),
+        (
+            lambda s: s["methods"]["ridge"].update(condition={}) or s["transfer"].update(methods=["ridge"]),  # trained on all of the subject's trials
+            ["transfer.methods: ridge", "widen its `scope:`"],
+        ),
         (lambda s: s["transfer"].update(methods=["nobody"]), ["transfer.methods: nobody is no method"]),
     ],
 )

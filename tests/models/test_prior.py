@@ -144,6 +144,8 @@ def test_a_subject_is_decoded_by_what_the_others_taught(teachers):
     one, other = (TaughtPrior.by(space, own, True).priors for own in (subjects, changed))
     assert {name for name in one if np.array_equal(one[name].covariance, other[name].covariance)} == {"t10"}
     assert np.array_equal(one["t10"].components, other["t10"].components) and one["t10"].noise == other["t10"].noise
+    alone = [TaughtPrior.by(space, {"t10": own["t10"]}, True).priors["t10"] for own in (subjects, changed)]  # nobody else teaches it
+    assert np.array_equal(alone[0].covariance, alone[1].covariance) and not alone[0].components.size
 
 
 def test_woodbury_equals_the_direct_solution():
@@ -182,7 +184,7 @@ def test_learning_finds_the_distribution_of_the_voxels():
         one.cross, one.square = one.cross * one.deviation, one.square * one.deviation**2  # in the units of the weights
         one.cross = design.T @ (y - y.mean(0))
         parts.append(one)
-    found = EncodingPrior.learned(parts, mixed=False, iterations=30)
+    found = EncodingPrior.learned(parts, 3, mixed=False, iterations=30)
     np.testing.assert_allclose(found.mean, mean, atol=0.06)
     np.testing.assert_allclose(found.covariance, root @ root.T, atol=0.06)
     assert found.noise == pytest.approx(2, abs=0.1)

@@ -325,6 +325,11 @@ class Method(Section):
         return self.body.kind != "identity" or self.condition is not None
 
     @property
+    def serves_budgets(self) -> bool:
+        """Whether few trials serve a new subject: adapted, or in closed form with nothing behind it that the subject's other trials have trained."""
+        return self.adapt is not None or (self.closed and not (self.scope == "subject" and self.shares))
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """What the method predicts of a picture: `embedding`, `latent`."""
         if self.closed:
