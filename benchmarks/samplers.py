@@ -23,7 +23,7 @@ from unimind.evaluation.statistics import bootstrap
 from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw_pictures
-from unimind.reconstruction.predict import responses_by_image
+from unimind.reconstruction.predict import predict_pictures, taken
 from unimind.study import Sampling, read_study
 
 
@@ -44,12 +44,14 @@ def main() -> None:
     with h5py.File(results / "embeddings" / own) as file:
         network.take_latents(file["latent"].shape[1:], own)
     model = results / study.serving_model(method, given.dataset, given.subject)
-    decoder = Decoder(model, network, given.dataset, given.subject).to(device)
+    entered = study.entered(method, given.dataset, given.subject)
+    own_map = results / entered if entered and results / entered != model else None
+    decoder = Decoder(model, own_map, network, given.dataset, given.subject).to(device)
     coder = load_autoencoder(results / "foundations/autoencoder").to(device)
     settings = study.methods[method]
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
-        stimulus, responses = responses_by_image(data, "test", settings.voxels, decoder.channels)
-    prediction = decoder.predict(responses)
+        stimulus, prediction = predict_pictures(decoder, data, "test", study.evaluation.batch_size)
+    prediction = taken(prediction, np.arange(len(stimulus)), 1, device)
     with h5py.File(results / "prepared" / own) as file:
         truths = Pictures(rows_at(file["images"], stimulus))
     classifier = results / "foundations/classifier" if study.foundations.classifier else None

@@ -47,13 +47,16 @@ from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations.hub import save_unet
 from unimind.foundations.ldm import SCHEDULER
-from unimind.models.encoder import subject_key
+from unimind.models.encoder import Encoder
+from unimind.models.enter import Adapters, Context, subject_key
+from unimind.models.prior import LinearMap
+from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.storage import save_model, whole_directory
-from unimind.study import Study, Training, parse_study, read_study, resolved
+from unimind.study import Method, Study, Training, parse_study, read_study, resolved
 from unimind.training import loop
 from unimind.training.alignment import Aligned
-from unimind.training.data import CHANNELS, new_encoder
+from unimind.training.data import CHANNELS, new_encoder, picture_space
 
 STAGES = ("pretrain", "align", "condition", "adapt")
 #: Voxels of nsdgeneral. Other data sets' subjects get about as many as GOD's visual cortex has.
@@ -87,12 +90,15 @@ def resized(study: Study, factor: float, batch: int | None, precision: str | Non
     """The study with its lengths and widths divided by `factor`, and each training a few steps long."""
     content = resolved(study)
     for method in content["methods"].values():
-        encoder = method["encoder"]
-        if "patch" in encoder:
-            method["voxels"]["size"] = encoder["patch"] * math.ceil(method["voxels"]["size"] / factor / encoder["patch"])
-            encoder["width"] = shrunk(encoder["width"], factor, encoder.get("heads", 4))
-            if "decoder_width" in encoder:
-                encoder["decoder_width"] = shrunk(encoder["decoder_width"], factor, 4)
+        enter, body = method["enter"], method["body"]
+        if "size" in enter:
+            enter["size"] = body.get("patch", 1) * math.ceil(enter["size"] / factor / body.get("patch", 1))
+        if "width" in body:
+            body["width"] = shrunk(body["width"], factor, body.get("heads", 8))
+        if "decoder_width" in body:
+            body["decoder_width"] = shrunk(body["decoder_width"], factor, 4)
+        if method["condition"]:
+            method["condition"]["crop"] = 0.0  # crops are encoded where batches are drawn, by an autoencoder that is not here
         for stage in STAGES:
             if method.get(stage):
                 training = method[stage]["training"]
@@ -145,15 +151,36 @@ def write_files(folder: Path, study: Study, dataset: str, factor: float, held_ou
     if "condition" in stages:
         with whole_directory(folder / "diffusion") as temporary:
             save_unet(temporary, "ldm", "random", UNet2DConditionModel.from_config(unet), SCHEDULER, {})
+    space = picture_space([folder / "embeddings.h5"], [np.arange(TRAINED)])
     for name in methods:
-        align = study.methods[name].align
-        if align is not None and {"condition", "adapt"} & set(stages):
-            members = {subject_key(*pair): voxels(study, *pair, factor) for pair in study.members(name, group(study, name, dataset)) if pair[0] == dataset}
-            channels = CHANNELS if study.methods[name].voxels.repeats == "channels" else 1
-            encoder = new_encoder(study, name, members, channels, None, dim)
-            aligned = Aligned(encoder, list(members), align.losses)
+        method = study.methods[name]
+        members = {subject_key(*pair): voxels(study, *pair, factor) for pair in study.members(name, group(study, name, dataset)) if pair[0] == dataset}
+        if method.closed:
+            for key, count in members.items():
+                write_entered(folder / f"{name}-{key}", method, space, key, count, n)
+        if method.align is not None and {"condition", "adapt"} & set(stages):
+            channels = CHANNELS if method.responses()["repeats"] == "channels" else 1
+            encoder = new_encoder(study, name, space, members if method.enter.kind == "adapter" else {}, channels, None)
+            if isinstance(encoder.enter, Adapters):
+                encoder.enter.remember(torch.zeros(space.size, encoder.enter.size), torch.zeros(encoder.enter.size))
+            aligned = Aligned(encoder, list(members), method.align.losses)
             with whole_directory(folder / name) as temporary:
                 save_model(temporary, aligned.state_dict(), {"encoder": encoder.arguments})
+
+
+def write_entered(folder: Path, method: Method, space: PictureSpace, key: str, count: int, pictures: int) -> None:
+    """A closed form of so many voxels and its signals for so many pictures, at random."""
+    random, size = np.random.default_rng(0), space.size
+    encoder = Encoder(method.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
+    context = Context(TRAINED, np.zeros(size, np.float32), np.ones(size, np.float32))
+    encoder.take_map(key, LinearMap(np.zeros((count, size), np.float32), np.zeros(size, np.float32)), context)
+    with whole_directory(folder) as temporary:
+        save_model(temporary, {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})
+        with h5py.File(temporary / "entered.h5", "w") as file:
+            file["stimulus"], file["split"] = np.arange(pictures, dtype=np.int32), (np.arange(pictures) >= TRAINED).astype(np.int8)
+            file["coordinates"], file["context"] = random.standard_normal((pictures, size), np.float32), np.zeros(pictures, np.int32)
+            file["pictures"], file["mean"], file["spread"] = np.array([context.pictures]), context.mean[None], context.spread[None]
+            file.attrs["n_voxels"] = count
 
 
 def subjects(study: Study, dataset: str) -> list[tuple[str, str]]:
@@ -169,7 +196,9 @@ def call(study: Study, method: str, stage: str, dataset: str, folder: Path) -> C
     """The stage, with the files that `write_files` wrote."""
     name = group(study, method, dataset)
     members = study.members(method, name)
-    files = {"prepared": [folder / f"{subject}.h5" for _, subject in members], "embeddings": [folder / "embeddings.h5"] * len(members)}
+    prepared, embeddings = [folder / f"{subject}.h5" for _, subject in members], [folder / "embeddings.h5"] * len(members)
+    entered = [folder / f"{method}-{subject_key(*pair)}" for pair in members] if study.methods[method].closed else None
+    files = {"prepared": None if entered else prepared, "embeddings": embeddings, "entered": entered}
     places = {"checkpoints": folder / "checkpoints", "out": folder / "out"}
     run = getattr(importlib.import_module(f"unimind.training.{stage}"), stage)
     if stage == "pretrain":
@@ -178,9 +207,9 @@ def call(study: Study, method: str, stage: str, dataset: str, folder: Path) -> C
         return partial(run, study, method, name, **files, pretrained=None, **places)
     if stage == "condition":
         encoder = folder / method if study.methods[method].align is not None else None
-        return partial(run, study, method, name, **files, encoder=encoder, diffusion=folder / "diffusion", **places)
+        return partial(run, study, method, name, **files, encoder=encoder, diffusion=folder / "diffusion", autoencoder=None, stimuli=None, **places)
     subject = [*study.datasets[dataset].new_subjects, *study.datasets[dataset].training_subjects][0]
-    training = {f"training_{key}": value for key, value in files.items()}
+    training = {"training_prepared": prepared, "training_embeddings": embeddings}
     return partial(
         run, study, method, dataset, subject, folder / f"{subject}.h5", folder / "embeddings.h5", folder / method, trials=None, **training, **places
     )  # fmt: skip
@@ -458,7 +487,7 @@ def main() -> None:
         study = read_study(given.study)
         if study.foundations.embedding.kind != "open-clip" or study.foundations.diffusion.kind != "ldm":
             raise InputError(f"{given.study}: only studies with foundations.embedding.kind open-clip and foundations.diffusion.kind ldm are measured")
-        methods = given.methods or [name for name, method in study.methods.items() if not method.fitted]
+        methods = given.methods or [name for name, method in study.methods.items() if method.shares]
         dataset = given.dataset or next(iter(study.datasets))
         if set(methods) - set(study.methods) or dataset not in study.datasets:
             raise InputError(f"{given.study}: has methods {', '.join(study.methods)} and data sets {', '.join(study.datasets)}; name some of these")

@@ -122,11 +122,11 @@ EDITS = {
     "samples": ("methods.unimind-vit.sampling.samples", 3, {"unimind-vit reconstruct", "unimind-vit score"}),
     "metric": ("evaluation.metrics", ["mse", "ssim"], {"features"} | of_all("score", "transfer")),
     "bootstrap": ("evaluation.bootstrap", 60, of_all("score", "transfer")),
-    "another method": ("methods.ridge.encoder.folds", 3, {"ridge fit", "ridge transfer"}),
+    "another method": ("methods.ridge.enter.folds", 3, {"ridge enter", "ridge transfer"}),
     "adapt.rank": ("methods.unimind-vit.adapt.rank", 4, {"unimind-vit adapt", "unimind-vit transfer"}),
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
-    "dropout of voxels": ("methods.unimind-vit.voxels.dropout", 0.1, {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")}),
+    "dropout of voxels": ("methods.unimind-vit.enter.dropout", 0.1, {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")}),
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),
     "threads": ("threads", 1, None),
 }

@@ -31,28 +31,40 @@ def test_studies_of_the_repository_are_valid(path):
     ("change", "words"),
     [
         (lambda s: s.update(nmae="x"), ["nmae", "did you mean name"]),
-        (lambda s: s["methods"]["unimind-vit"]["encoder"].update(dept=2), ["methods.unimind-vit.encoder.dept", "did you mean depth"]),
+        (lambda s: s["methods"]["unimind-vit"]["body"].update(dept=2), ["methods.unimind-vit.body.dept", "did you mean depth"]),
+        (lambda s: s["methods"]["unimind"]["enter"].update(size=2), ["methods.unimind.enter.size", "unknown key"]),
+        (lambda s: s["methods"]["ridge"].pop("enter"), ["methods.ridge.enter: missing"]),
+        (lambda s: s["methods"]["ridge"].update(enter={"kind": "rigde"}), ["methods.ridge.enter.kind: rigde given", "ridge"]),
         (lambda s: s["datasets"]["simulated"].update(session=2), ["datasets.simulated.session", "did you mean sessions"]),
         (lambda s: s.update(picture_size=-1), ["picture_size", "-1"]),
         (lambda s: s["datasets"]["simulated"].update(training_subjects=["anna"]), ["datasets.simulated", "anna", "subj01"]),
         (lambda s: s["datasets"]["simulated"].update(training_subjects=[], new_subjects=[]), ["datasets.simulated", "no subject"]),
         (lambda s: s["datasets"]["simulated"].update(source="nds"), ["datasets.simulated.source", "nds", "nsd"]),
-        (lambda s: s["methods"]["ridge"].update(align={}), ["methods.ridge", "align", "ridge"]),
-        (lambda s: s["methods"]["ridge"].update(scope="study"), ["methods.ridge", "scope: subject"]),
+        (lambda s: s["datasets"]["simulated"].update(training_subjects=["subj01"]), ["methods.unimind.enter: decoded", "at least 2 needed"]),
+        (lambda s: s["methods"]["ridge"].update(scope="study"), ["methods.ridge", "shares nothing", "scope: subject"]),
+        (lambda s: s["methods"]["unimind"].update(scope="subject"), ["methods.unimind: scope: subject", "enter.kind decoded is taught"]),
         (lambda s: s["methods"]["unimind-vit"].pop("adapt"), ["methods.unimind-vit.adapt", "subj03"]),
-        (lambda s: s["methods"]["unimind-vit"].pop("align"), ["methods.unimind-vit: adapt", "image embedding", "scope: subject"]),
+        (lambda s: s["methods"]["unimind-convmixer"].pop("align"), ["methods.unimind-convmixer: adapt", "scope: subject"]),
+        (lambda s: s["methods"]["unimind"].pop("align"), ["methods.unimind: align: missing", "trains the body"]),
         (lambda s: s.pop("unpaired"), ["pretrain", "unpaired"]),
-        (lambda s: s["methods"]["mindvis"]["voxels"].update(size=63), ["methods.mindvis", "63", "patch"]),
-        (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis", "condition"]),
-        (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["methods.ridge.sampling.strength: 0.8", "write 0", "autoencoder alone"]),
-        (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "no latent"]),
+        (lambda s: s["methods"]["mindvis"]["enter"].update(size=63), ["methods.mindvis", "enter.size: 63", "body.patch"]),
+        (lambda s: s["methods"]["mindvis"].update(body=s["methods"]["mindvis"]["body"] | {"width": 15}), ["methods.mindvis: body.width: 15", "body.heads"]),
+        (lambda s: s["methods"]["mindvis"].pop("body"), ["methods.mindvis: body: identity given", "wrap predicts nothing by itself"]),
+        (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis: condition: missing", "align.losses.embedding"]),
+        (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["sampling.strength", "write 0", "autoencoder alone"]),
+        (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "latent"]),
+        (lambda s: s["methods"]["unimind-vit"].update(pretrain={}, body={"kind": "mlp"}), ["methods.unimind-vit: pretrain", "convmixer or vit"]),
+        (
+            lambda s: s["methods"]["unimind-convmixer"]["adapt"].update(strategy="adapter"),
+            ["methods.unimind-convmixer: adapt.strategy", "low-rank or everything"],
+        ),
         *(
             (lambda s, losses=losses: s["methods"]["unimind-vit"].update(adapt={"losses": losses}), [f"methods.unimind-vit.adapt: losses{key}", words])
             for losses, key, words in (
                 ({"siamese": 1}, ".siamese: 1 given", "give mix_training a share"),
                 ({"subject": 0.5}, ".subject: 0.5 given", "leave it out"),
                 ({"adversarial": 1}, ".adversarial: 1 given", "leave it out"),
-                ({"embedding": 0}, ": nothing left to adapt by", "give `embedding`"),
+                ({"embedding": 0, "latent": 0}, ": nothing left to adapt by", "give `embedding`"),
             )
         ),
         (
@@ -65,6 +77,12 @@ def test_studies_of_the_repository_are_valid(path):
         ),
         (lambda s: s["evaluation"].update(metrics=["psnr"]), ["evaluation", "psnr", "ssim"]),
         (lambda s: s["foundations"]["embedding"]["training"].update(epochs=3), ["foundations.embedding.training", "steps and epochs"]),
+        (lambda s: s["transfer"].update(methods=["mindvis"]), ["transfer.methods: mindvis", "give it `adapt:`"]),
+        (
+            lambda s: s["methods"]["ridge"].update(condition={}) or s["transfer"].update(methods=["ridge"]),  # trained on all of the subject's trials
+            ["transfer.methods: ridge", "widen its `scope:`"],
+        ),
+        (lambda s: s["transfer"].update(methods=["nobody"]), ["transfer.methods: nobody is no method"]),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(tiny, change, words):
@@ -74,6 +92,41 @@ def test_what_cannot_run_is_refused_in_one_line(tiny, change, words):
     message = str(error.value)
     assert "\n" not in message and message.startswith("my.yaml: ")
     assert all(word in message for word in words), message
+
+
+IDLE = {
+    "unimind-vit.align.margin": {"align": {"losses": {"siamese": 0}, "margin": 2}},
+    "unimind-vit.align.shuffle_labels": {"align": {"losses": {"siamese": 0}, "shuffle_labels": True}},
+    "unimind-vit.align.temperature": {"align": {"temperature": 0.1}},
+    "unimind-vit.align.mixco": {"align": {"mixco": 0.3}},
+    "unimind-vit.align.in_sample": {"align": {"in_sample": True}},
+    "unimind-vit.align.noise": {"align": {"noise": 0.5}},
+    "unimind-vit.adapt.rank": {"adapt": {"rank": 2}},
+    "unimind-vit.adapt.losses.latent": {"align": {"losses": {"latent": 0}}, "adapt": {"losses": {"latent": 0.1}}},
+    "unimind-vit.adapt.losses.embedding": {"align": {"losses": {"embedding": 0}}, "condition": {}},
+    "unimind-convmixer.adapt.start": {"adapt": {"strategy": "everything", "start": "interpolate"}},
+    "unimind.condition.crop": {"condition": {"crop": 0.5}},
+    "unimind.pretrain": {"pretrain": {}},
+    "unimind.adapt": {"adapt": {}},
+    "ridge.align": {"align": {}},
+    "ridge.pretrain": {"pretrain": {}},
+    "ridge.adapt": {"adapt": {}},
+    "ridge.sampling.sampler": {"sampling": {"strength": 0, "sampler": "ddim"}},
+    "ridge.sampling.steps": {"sampling": {"strength": 0, "steps": 5}},
+    "ridge.sampling.guidance": {"sampling": {"strength": 0, "guidance": 2}},
+    "mindvis.sampling.strength": {"sampling": {"strength": 0.5}},
+}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_setting_that_does_nothing_is_refused_with_its_path(tiny, key):
+    name = key.partition(".")[0]
+    tiny["methods"][name] |= IDLE[key]
+    with pytest.raises(InputError) as error:
+        parse_study(tiny)
+    message = str(error.value)
+    path = ".".join(message.removeprefix("study: ").split(": ")[:2])  # a section's, then the key's within it
+    assert "\n" not in message and path == f"methods.{key}", message
 
 
 def test_file_that_is_missing_or_no_yaml(tmp_path):
@@ -95,8 +148,8 @@ def test_file_that_is_missing_or_no_yaml(tmp_path):
     [
         {"seed": 3, "methods": {"second": yaml.safe_load(TINY.read_text())["methods"]["ridge"]}},
         {"unpaired": {"subjects": ["100206"]}, "evaluation": {}},
-        {"methods": {"unimind-vit": {"voxels": {"size": 128}}}},
-        {"methods": {"ridge": {"encoder": None}}, "name": {"x": 1}},
+        {"methods": {"unimind-vit": {"enter": {"size": 128}}}},
+        {"methods": {"ridge": {"enter": None}}, "name": {"x": 1}},
     ],
 )
 def test_files_are_merged_as_snakemake_merges_them(tmp_path, monkeypatch, addition):
@@ -127,7 +180,7 @@ def test_every_subject_may_have_its_own_pictures():
         {
             "name": "x",
             "datasets": {"mine": data},
-            "methods": {"ridge": {"scope": "subject", "encoder": {"kind": "ridge"}}},
+            "methods": {"ridge": {"scope": "subject", "enter": {"kind": "ridge"}}},
             "foundations": {"diffusion": {"kind": "study"}},
         }
     )

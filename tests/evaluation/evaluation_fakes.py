@@ -80,7 +80,7 @@ class TinyStudy:
 
     def __init__(self, root: Path, foundations: Path, n_test: int = 8, n_train: int = 10, side: int = 32, samples: int = 2):
         self.root, self.foundations, self.n_test, self.n_train, self.side, self.samples = root, foundations, n_test, n_train, side, samples
-        ridge = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+        ridge = {"enter": {"kind": "ridge"}, "scope": "subject"}
         self.study = parse_study(
             {
                 "name": "tiny",

@@ -173,7 +173,7 @@ def test_a_study_without_ridge_says_why(scored, tmp_path):
     tiny, files = scored
     study = tiny.study
     method = next(iter(study.methods.values()))
-    other = method.model_copy(update={"encoder": method.encoder.model_copy(update={"kind": "prior"})})
+    other = method.model_copy(update={"enter": method.enter.model_copy(update={"kind": "decoded"})})
     tiny.study = study.model_copy(update={"methods": dict.fromkeys(study.methods, other)})
     try:
         text = (tables(tiny, files, tmp_path / "tables") / "reconstruction.md").read_text()
@@ -219,9 +219,9 @@ def test_the_efficiency_table_says_what_it_was_measured_on(scored, tmp_path):
 def test_networks_lead_up_to_the_first_method_and_closed_form_ones_and_controls_follow(scored, tmp_path):
     tiny, files = scored
     content = tiny.study.model_dump(mode="json")
-    network = {"encoder": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3}, "align": {}, "adapt": {}}
+    network = {"enter": {"kind": "adapter"}, "body": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3}, "align": {}, "adapt": {}}
     content["methods"] = {"first": {**network, "label": "First"}, "second": {**network, "label": "Second"}} | content["methods"]
-    content["transfer"] = {"baselines": {"prior": {"label": "Prior", "scope": "subject", "encoder": {"kind": "prior"}}}}
+    content["transfer"] = {"baselines": {"prior": {"label": "Prior", "enter": {"kind": "decoded"}}}}
     study = parse_study(content)
     metrics, transfer, models = [*files.values()], [], tmp_path / "models"
     for method in study.all_methods():

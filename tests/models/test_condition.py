@@ -21,12 +21,12 @@ def diffusion() -> Diffusion:
 
 def stage(**given) -> ConditionStage:
     torch.manual_seed(1)
-    return ConditionStage(width=24, length=6, context_dim=16, tokens=5, time_dim=128, **given)
+    return ConditionStage(width=24, length=6, pooled=20, context_dim=16, tokens=5, time_dim=128, **given)
 
 
 def fmri(n: int, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 6, 24, generator=generator), torch.randn(n, 24, generator=generator)
+    return torch.randn(n, 6, 24, generator=generator), torch.randn(n, 20, generator=generator)
 
 
 def test_condition_is_no_function_of_a_few_scalars():

@@ -1,4 +1,4 @@
-"""Encoders: one interface, any length in, nothing shared between subjects but what is said to be."""
+"""Enter, body, heads: any length in, nothing around the body, nothing shared between subjects but what is said to be."""
 
 import numpy as np
 import pytest
@@ -8,52 +8,146 @@ from sklearn.model_selection import KFold
 
 from unimind import study
 from unimind.errors import InputError
-from unimind.models.encoder import TRUNKS, FmriEncoder, bring_to, interpolate, load_encoder
-from unimind.models.ridge import RidgeModel, solve
+from unimind.models.bodies import TRUNKS
+from unimind.models.encoder import Encoder, load_encoder
+from unimind.models.enter import Context, Signals, bring_to, interpolate
+from unimind.models.prior import LinearMap
+from unimind.models.ridge import fit_ridge
+from unimind.models.space import PictureSpace
 from unimind.models.vit import sine_positions
 from unimind.storage import save_model
 from unimind.training.objectives.masked import MaskedModelling, draw_masks
 
-ENCODERS = {
+BODIES = {
+    "mlp": study.Mlp(kind="mlp", width=16, depth=1).model_dump(),
     "convmixer": study.ConvMixer(kind="convmixer", width=16, depth=2, patch=4, kernel=3).model_dump(),
     "vit": study.ViT(kind="vit", width=16, depth=2, heads=2, patch=4, decoder_width=8, decoder_depth=1).model_dump(),
 }
+PARAMETRIC, CLOSED = ("interpolate", "wrap", "max-pool", "adapter"), ("ridge", "decoded")
 SUBJECTS = {"nsd-subj.01": 50, "nsd-items": 37}
+TARGETS = ("embedding", "latent")
 
 
-def build(kind, length="adapter", repeats=1, dim=6):
+def picture_space():
+    random = np.random.default_rng(0)
+    return PictureSpace.fit(random.normal(size=(40, 6)).astype(np.float32) + 1, random.normal(size=(40, 2, 2, 2)).astype(np.float32))
+
+
+def build(body, enter="adapter", repeats=1, **settings):
     torch.manual_seed(0)
-    return FmriEncoder(SUBJECTS, study.Voxels(length=length, size=32).model_dump(), ENCODERS[kind], dim, repeats).eval()
+    own = {"kind": enter} | ({} if enter in CLOSED else {"size": 32, "dropout": 0.0} | settings)
+    encoder = Encoder(own, BODIES.get(body, {"kind": body}), picture_space(), TARGETS, SUBJECTS if enter == "adapter" else {}, repeats)
+    if enter in CLOSED:
+        for name, count in SUBJECTS.items():
+            found = LinearMap(torch.randn(count, encoder.space.size).numpy(), torch.randn(encoder.space.size).numpy())
+            encoder.take_map(name, found, Context.of(torch.randn(60, encoder.space.size).numpy() + 1, encoder.space.spread.numpy()))
+    return encoder.eval()
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-@pytest.mark.parametrize("length", ["adapter", "wrap", "interpolate", "max_pool"])
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_any_length_gives_tokens_and_a_pooled_embedding(kind, length, repeats):
-    encoder = build(kind, length, repeats)
+def moved(encoder):
+    """The encoder with heads that predict something."""
+    for head in encoder.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.3)
+    return encoder
+
+
+def predicted(encoder, responses, subject, cut=False):
+    with torch.no_grad():
+        return torch.cat([encoder(responses, subject, cut).coordinates[name] for name in TARGETS], 1)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("enter", PARAMETRIC)
+def test_without_a_closed_form_the_prediction_is_the_body_s_alone(body, enter):
+    """The pooled embedding is the mean of the tokens, or the hidden layer; with a body of zeros every response gets one prediction."""
+    encoder, responses = moved(build(body, enter)), torch.randn(5, 1, 50)
+    tokens, pooled, *_ = encoder(responses, "nsd-subj.01")
+    torch.testing.assert_close(pooled, tokens.flatten(1) if body == "mlp" else tokens.mean(1))
+    apart = predicted(encoder, responses, "nsd-subj.01")
+    assert apart.std(0).min() > 1e-4
+    for parameter in encoder.body.parameters():
+        torch.nn.init.zeros_(parameter)
+    constant = predicted(encoder, responses, "nsd-subj.01")
+    assert torch.equal(constant, constant[:1].expand(5, -1))
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("enter", [*PARAMETRIC, *CLOSED])
+def test_cut_leaves_the_closed_form_and_a_constant(body, enter):
+    """The body's mean over the training pictures in its place: what the closed form says, plus the same for all."""
+    encoder = moved(build(body, enter))
+    responses = torch.randn(5, 1, 50)
+    signals = encoder.enter(responses, "nsd-subj.01")
+    encoder.remember_body([encoder.enter(torch.randn(n, 1, 50), "nsd-subj.01") for n in (7, 3)])
+    given = Signals.of(signals).coordinates if encoder.closed else torch.zeros(5, encoder.space.size)
+    rest = predicted(encoder, responses, "nsd-subj.01", cut=True) - given
+    torch.testing.assert_close(rest, rest[:1].expand(5, -1), atol=1e-4, rtol=1e-4)
+    assert (predicted(encoder, responses, "nsd-subj.01") - given).std(0).max() > 1e-2 and rest.abs().max() > 1e-3
+
+
+def test_the_mean_of_a_body_is_that_of_its_output_over_all_pictures():
+    encoder, signals = build("vit"), torch.randn(10, 1, 32)
+    encoder.remember_body(signals.split(4))
+    tokens, pooled = encoder.body(signals)
+    torch.testing.assert_close(encoder.mean_tokens, tokens.mean(0))
+    torch.testing.assert_close(encoder.mean_pooled, pooled.mean(0))
+
+
+@pytest.mark.parametrize("body", ["identity", *BODIES])
+def test_a_closed_form_starts_as_itself(body):
+    """Heads start at zero, so the prediction is the linear map's; the number of pictures it was fitted to enters as ln(n) / 7."""
+    encoder, responses = build(body, "decoded"), torch.randn(4, 3, 50)
+    weight, bias = encoder.enter.get_buffer("subject-nsd-subj,01_weight"), encoder.enter.get_buffer("subject-nsd-subj,01_bias")
+    expected = responses.mean(1) @ weight + bias
+    assert torch.equal(predicted(encoder, responses, "nsd-subj.01"), expected)
+    torch.testing.assert_close(encoder.enter(responses, "nsd-subj.01")[:, 0, -1], torch.full((4,), np.log(60) / 7))
+    output = encoder(responses, "nsd-subj.01")
+    torch.testing.assert_close(encoder.predict(output, "latent"), encoder.space.target("latent", encoder.space.part(expected, "latent")))
+    assert encoder.predict(output, "latent").shape == (4, 2, 2, 2) and encoder.predict(output, "embedding").shape == (4, 6)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize(("enter", "repeats"), [("adapter", 1), ("interpolate", 3), ("decoded", 1)])
+def test_each_row_enters_by_its_own_subject_s_way_whatever_the_batch(body, enter, repeats):
+    encoder = moved(build(body, enter, repeats))
     subjects = [*SUBJECTS, *reversed(SUBJECTS)]
     responses = [torch.randn(repeats, SUBJECTS[name]) for name in subjects]
-    tokens, pooled = encoder(responses, subjects)
-    assert tokens.shape == (4, encoder.trunk.n_tokens, 16) and pooled.shape == (4, 16)
-    for row, (own, name) in enumerate(zip(responses, subjects, strict=True)):  # each row by its own subject's way in
-        torch.testing.assert_close(pooled[row : row + 1], encoder(own[None], name).pooled)
-    assert encoder.embed(pooled, normalise=True).norm(dim=1).tolist() == pytest.approx([1] * 4, rel=1e-5)
+    together = encoder(responses, subjects)
+    for row, (own, name) in enumerate(zip(responses, subjects, strict=True)):
+        alone = encoder(own[None], name)
+        torch.testing.assert_close(together.pooled[row : row + 1], alone.pooled)
+        torch.testing.assert_close(together.coordinates["latent"][row : row + 1], alone.coordinates["latent"])
+    signals = encoder.enter_rows(responses, subjects)
+    torch.testing.assert_close(encoder(signals, None).pooled, together.pooled)
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_a_sample_does_not_depend_on_its_batch(kind):
-    encoder = build(kind).train()
-    encoder.dropout.p = 0.0
-    responses = torch.randn(5, 1, 50)
-    together, alone = encoder(responses, "nsd-subj.01"), encoder(responses[2:3], "nsd-subj.01")
-    torch.testing.assert_close(together.pooled[2:3], alone.pooled)
+def test_a_body_sees_predictions_about_its_subject_s_pictures():
+    """In units of their spread about their mean, both drawn towards the training pictures' where pictures are few; corrections come in these units, too."""
+    encoder, pictures = build("mlp", "ridge"), torch.randn(25, 3).double().numpy() * [1, 2, 3] + 5
+    spread = np.array([0.5, 1.0, 2.0])
+    context = Context.of(pictures, spread)
+    np.testing.assert_allclose(context.mean, pictures.sum(0) / 35, rtol=1e-5)
+    np.testing.assert_allclose(context.spread**2, (25 * pictures.var(0) + 100 * spread**2) / 125, rtol=1e-5)
+    seen = []
+    encoder.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    signals = encoder.enter(torch.randn(4, 1, 50), "nsd-subj.01")
+    own = encoder.enter.taken("nsd-subj.01")[1]
+    before = encoder(signals, None)
+    z = torch.cat([before.coordinates[name] for name in TARGETS], 1)
+    torch.testing.assert_close(seen[0][:, 0, :-1], (z - torch.from_numpy(own.mean)) / torch.from_numpy(own.spread))
+    torch.testing.assert_close(before.centre, torch.from_numpy(own.mean).expand_as(before.centre))
+    for head in encoder.heads.values():
+        torch.nn.init.ones_(head.bias)
+    after = encoder(signals, None)
+    added = torch.cat([after.coordinates[name] - before.coordinates[name] for name in TARGETS], 1)
+    torch.testing.assert_close(added, torch.from_numpy(own.spread).expand_as(added))
 
 
 def test_wrap_repeats_max_pool_and_interpolate_as_numpy_does():
     x = torch.randn(1, 1, 20)
     np.testing.assert_array_equal(bring_to(x, 32, "wrap")[0, 0], np.resize(x[0, 0].numpy(), 32))
     np.testing.assert_allclose(interpolate(x, 32)[0, 0], np.interp(np.linspace(0, 19, 32), np.arange(20), x[0, 0]), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(bring_to(x, 10, "max_pool")[0, 0], x[0, 0].view(10, 2).max(1).values)
+    np.testing.assert_array_equal(bring_to(x, 10, "max-pool")[0, 0], x[0, 0].view(10, 2).max(1).values)
 
 
 def test_an_adapter_starts_as_interpolation():
@@ -61,32 +155,21 @@ def test_an_adapter_starts_as_interpolation():
     torch.testing.assert_close(encoder.enter(x, "nsd-subj.01"), interpolate(x, 32))
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_the_linear_path_can_start_at_any_decoder(repeats):
-    encoder = build("vit", repeats=repeats)
-    encoder.start_linear_path(torch.randn(40, 6) * 2 + 1)
-    weight, bias, x = torch.randn(50, 6), torch.randn(6), torch.randn(4, 1, 50)
-    encoder.start_adapter("nsd-subj.01", weight, bias)
-    predicted = encoder.embed(encoder(x.expand(-1, repeats, -1), "nsd-subj.01").pooled)
-    torch.testing.assert_close(predicted, encoder.head.mean + encoder.head.scale * (x[:, 0] @ weight + bias), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("subject", "count", "words"), [("nsd-subj05", 50, "no adapter"), ("nsd-items", 40, "40 voxels given, the model was trained with 37")])
-def test_a_stranger_is_refused_in_words(subject, count, words):
+@pytest.mark.parametrize(
+    ("enter", "subject", "count", "words"),
+    [
+        ("adapter", "nsd-subj05", 50, "no adapter"),
+        ("adapter", "nsd-items", 40, "40 voxels given, the model was trained with 37"),
+        ("decoded", "nsd-subj05", 50, "run the stage `enter`"),
+        ("ridge", "nsd-items", 40, "40 voxels given, the model was trained with 37"),
+    ],
+)
+def test_a_stranger_is_refused_in_words(enter, subject, count, words):
     with pytest.raises(InputError, match=words):
-        build("convmixer")(torch.randn(1, 1, count), subject)
+        build("convmixer", enter)(torch.randn(1, 1, count), subject)
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_an_encoder_comes_back_from_disk(kind, tmp_path):
-    encoder = build(kind)
-    save_model(tmp_path, {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})
-    again, _ = load_encoder(tmp_path)
-    x = torch.randn(2, 1, 37)
-    assert torch.equal(again(x, "nsd-items").pooled, encoder(x, "nsd-items").pooled)
-
-
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", TRUNKS)
 def test_recomputed_activations_change_no_gradient_and_are_not_stored(kind):
     """The bare trunk with its decoder, as pretraining has it."""
     signal = torch.randn(4, 1, 32, generator=torch.Generator().manual_seed(0))
@@ -94,7 +177,7 @@ def test_recomputed_activations_change_no_gradient_and_are_not_stored(kind):
     losses, gradients, stored = [], [], []
     for recompute in (False, True):
         torch.manual_seed(0)
-        settings = {key: value for key, value in ENCODERS[kind].items() if key != "kind"}
+        settings = {key: value for key, value in BODIES[kind].items() if key != "kind"}
         trunk = TRUNKS[kind](1, 32, decoder=True, **settings).train()
         if recompute:
             trunk.enable_gradient_checkpointing()
@@ -117,25 +200,32 @@ def test_positions_are_sines_and_cosines():
 
 @pytest.mark.parametrize("n_voxels", [12, 90])
 def test_ridge_is_sklearns(n_voxels):
-    """Both forms: fewer voxels than pictures, and more."""
+    """Both forms: fewer voxels than pictures, and more; a penalty for every target."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(60, n_voxels))
-    x -= x.mean(0)
+    x = random.normal(size=(60, n_voxels)) + 3
     y = x[:, :5] @ random.normal(size=(5, 4)) + random.normal(size=(60, 4)) * [0.1, 1, 5, 20]
     alphas = [0.1, 10.0, 1000.0]
-    weight, bias = solve(x, y, alphas, 5)
+    weight, bias = fit_ridge(x.astype(np.float32), y.astype(np.float32), alphas, 5)
+    centred = x - x.mean(0)
     for target in range(4):
         cv = KFold(5, shuffle=True, random_state=0)
-        own = RidgeCV(alphas, cv=cv, fit_intercept=False, scoring="neg_mean_squared_error").fit(x, y[:, target] - y[:, target].mean())
+        own = RidgeCV(alphas, cv=cv, fit_intercept=False, scoring="neg_mean_squared_error").fit(centred, y[:, target] - y[:, target].mean())
         np.testing.assert_allclose(weight[:, target], own.coef_, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(bias, y.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(x.mean(0) @ weight + bias, y.mean(0), rtol=1e-3, atol=1e-3)
 
 
-def test_ridge_model_comes_back_from_its_state():
-    random = np.random.default_rng(0)
-    x = random.normal(size=(30, 8)).astype(np.float32) + 2
-    model = RidgeModel.fit(x, random.normal(size=(30, 5)), random.normal(size=(30, 2, 2)), [1.0, 10.0], 3)
-    again = RidgeModel.from_state(model.state())
-    for one, other in zip(model.predict(x), again.predict(x), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert model.predict(x)[1].shape == (30, 4)
+@pytest.mark.parametrize("enter", ["adapter", "decoded"])
+def test_an_encoder_comes_back_from_disk(enter, tmp_path):
+    """With what has no length before: closed forms, the body's means, the training subjects' signal."""
+    encoder = moved(build("vit", enter))
+    encoder.remember_body([encoder.enter(torch.randn(4, 1, 50), "nsd-subj.01")])
+    if enter == "adapter":
+        encoder.enter.remember(torch.randn(encoder.space.size, 32), torch.randn(32))
+    save_model(tmp_path, {f"encoder.{name}": tensor.contiguous() for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})
+    again, _ = load_encoder(tmp_path)
+    x = torch.randn(2, 1, 37)
+    for cut in (False, True):
+        assert torch.equal(predicted(again, x, "nsd-items", cut), predicted(encoder, x, "nsd-items", cut))
+    if enter == "adapter":
+        z = torch.randn(3, encoder.space.size)
+        assert torch.equal(again.enter.expected(z), encoder.enter.expected(z))

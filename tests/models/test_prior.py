@@ -1,140 +1,190 @@
-"""The encoding prior against formulas written out densely, and against ridge regression where it should help."""
+"""The encoding prior against Bayes' rule written out densely, and against ridge regression where it should help."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
-from unimind.errors import InputError
-from unimind.models.prior import EncodingPrior, PictureFeatures, _picture_share, _solve, picture_moments
-from unimind.training.prior import SHARES, Taught, Trials, _ridge, teach
+from unimind.models import prior as module
+from unimind.models.prior import EncodingPrior, Recorded, TaughtPrior, _picture_share, _solve
+from unimind.models.space import PictureSpace
 
 RNG = np.random.default_rng
+DIMS = 8
 
 
-def world(seed=0, kinds=4, dims=12, spread=0.15, noise=1.0):
-    """A maker of subjects whose voxels are of few kinds, as tuned units are."""
-    rng = RNG(seed)
-    centres = rng.standard_normal((dims, kinds))
-    mixing = rng.standard_normal((dims, 20))
+def world(kinds=4, spread=0.15, noise=3.0):
+    """A maker of subjects whose voxels are of few kinds, as tuned units are: embedding (n, 10) and latent (n, 4, 1, 1) of pictures, responses."""
+    rng = RNG(0)
+    centres, mixing = rng.standard_normal((DIMS, kinds)), rng.standard_normal((DIMS, 10))
 
     def subject(seed, n, voxels):
         own = RNG((seed, 1))
-        features = own.standard_normal((n, dims))
-        weights = centres[:, own.integers(0, kinds, voxels)] + spread * own.standard_normal((dims, voxels))
-        responses = features @ weights + noise * 3 * own.standard_normal((n, voxels))
-        embedding = features @ mixing + 0.1 * own.standard_normal((n, 20))
-        return Trials(responses.astype(np.float32), embedding.astype(np.float32), features[:, :6].reshape(n, 6, 1, 1).astype(np.float32))
+        features = own.standard_normal((n, DIMS))
+        weights = centres[:, own.integers(0, kinds, voxels)] + spread * own.standard_normal((DIMS, voxels))
+        responses = features @ weights + noise * own.standard_normal((n, voxels))
+        embedding = features @ mixing + 0.1 * own.standard_normal((n, 10))
+        return embedding.astype(np.float32), features[:, :4].reshape(n, 4, 1, 1).astype(np.float32), responses.astype(np.float32)
 
     return subject
 
 
 @pytest.fixture(scope="module")
 def teachers():
-    make = world()
-    return [make(seed, 150, 40) for seed in (10, 11, 12)]
+    """The picture space, and coordinates and responses of three training subjects."""
+    parts = {f"t{seed}": world()(seed, 120, 30) for seed in (10, 11, 12)}
+    space = PictureSpace.fit(*(np.concatenate([part[k] for part in parts.values()]) for k in range(2)))
+    return space, {name: seen(space, part) for name, part in parts.items()}
 
 
-def prior_of(teachers, mixed):
-    parts = [np.concatenate([getattr(one, name) for one in teachers]) for name in ("embedding", "latent")]
-    features = PictureFeatures(parts, 8)
-    return EncodingPrior(features, [((one.embedding, one.latent), one.responses) for one in teachers], mixed), features, parts
+def seen(space, part):
+    """Coordinates of the pictures, and responses to each."""
+    return space.coordinates(torch.from_numpy(part[0]), torch.from_numpy(part[1])).numpy(), part[2]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["one Gaussian", "mixture"])
+def taught(teachers, request):
+    space, subjects = teachers
+    found = TaughtPrior.by(space, subjects, request.param)
+    prior = found.priors[""]
+    prior.components = prior.components[:, :6]  # few enough to write out
+    return space, found
+
+
+def by_hand(prior, features, moments, coordinates, responses):
+    """The decoder, float64, voxel by voxel with n x n kernels: encoding models by Bayes' rule, then the joint Gaussian's conditional mean."""
+    z, n = coordinates.astype(float), len(coordinates)
+    design = features(z) - features(z).mean(0)
+    mean, deviation = responses.mean(0, dtype=float), responses.std(0, dtype=float)
+    y = (responses - mean) / deviation
+    kernel = design @ prior.covariance @ design.T
+    noise = np.full(y.shape[1], prior.noise)
+    for _ in range(4):  # expectation maximisation of each voxel's noise, the training voxels' counting for so many trials
+        for v, s in enumerate(noise):
+            gain = kernel @ np.linalg.inv(kernel + s * np.eye(n))
+            left = y[:, v] - design @ prior.mean - gain @ (y[:, v] - design @ prior.mean)
+            uncertainty = np.trace(kernel - gain @ kernel)
+            noise[v] = (left @ left + uncertainty + prior.NOISE_TRIALS * prior.noise) / (n + prior.NOISE_TRIALS)
+        if _ == 2:
+            before = noise.copy()
+    weights, residuals = np.zeros((design.shape[1], y.shape[1])), np.zeros_like(y)
+    for v in range(y.shape[1]):
+        inner = np.linalg.inv(kernel + before[v] * np.eye(n))  # residuals are of the last expectation, before its noise was updated
+        fitted = design @ prior.mean + kernel @ inner @ (y[:, v] - design @ prior.mean)
+        leverage = np.diag(kernel @ np.linalg.inv(kernel + noise[v] * np.eye(n)))
+        residuals[:, v] = (y[:, v] - fitted) / (1 - leverage)
+        parts = [(c, prior.WIDTH, 1 / prior.components.shape[1]) for c in prior.components.T] + [(prior.mean, 1.0, 1.0)]
+        logs, means = [], []
+        for centre, width, share in parts:
+            covariance = width * kernel + noise[v] * np.eye(n)
+            logs.append(np.log(share) + multivariate_normal(design @ centre, covariance).logpdf(y[:, v]))
+            means.append(centre + width * prior.covariance @ design.T @ np.linalg.solve(covariance, y[:, v] - design @ centre))
+        share = np.exp(np.array(logs) - max(logs))
+        weights[:, v] = share @ np.array(means) / share.sum()
+        if not prior.components.shape[1]:
+            weights[:, v] = prior.mean + prior.covariance @ design.T @ np.linalg.inv(kernel + before[v] * np.eye(n)) @ (y[:, v] - design @ prior.mean)
+    own = _picture_share(design)
+    pictures = own * np.eye(design.shape[1]) + (1 - own) * design.T @ design / n
+    both = own * moments[0] + (1 - own) * design.T @ (z - z.mean(0)) / n
+    unit = residuals / np.sqrt((residuals**2).mean(0))
+    believed = prior.CORRELATION * n / (n + y.shape[1])
+    correlation = believed * unit.T @ unit / n + (1 - believed) * np.eye(y.shape[1])
+    total = weights.T @ pictures @ weights + np.sqrt(noise[:, None] * noise[None]) * correlation
+    gain = both.T @ weights @ np.linalg.inv(total)
+    centre = (n * z.mean(0) + prior.PICTURES_MEAN * moments[1]) / (n + prior.PICTURES_MEAN)
+    return lambda given: centre + ((given - mean) / deviation) @ gain.T
+
+
+@pytest.mark.parametrize(("n", "voxels"), [(20, 9), (60, 5)])
+def test_the_decoder_is_bayes_rule_written_out(taught, n, voxels):
+    space, found = taught
+    coordinates, responses = seen(space, world()(99, n, voxels))
+    decoder = found.decoder("somebody", coordinates, responses)
+    assert decoder.weight.dtype == np.float32
+    expected = by_hand(found.priors[""], found.features, found.moments, coordinates, responses)(responses)
+    np.testing.assert_allclose(responses @ decoder.weight + decoder.bias, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def test_features_are_white_over_the_training_pictures(teachers):
-    _, features, parts = prior_of(teachers, False)
-    found = features(parts)
-    assert np.allclose(np.cov(found.T), np.eye(found.shape[1]), atol=1e-8) and np.allclose(found.mean(0), 0, atol=1e-8)
+    space, subjects = teachers
+    coordinates = np.concatenate([pictures for pictures, _ in subjects.values()])
+    features = module.Features.of(coordinates, space)(coordinates)
+    np.testing.assert_allclose(np.cov(features.T), np.eye(features.shape[1]), atol=1e-8)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-8)
 
 
-def test_posterior_is_bayes_rule(teachers):
-    prior, features, _ = prior_of(teachers, False)
-    own = world()(99, 30, 7)
-    design = features((own.embedding, own.latent))
-    design -= design.mean(0)
-    responses = (own.responses - own.responses.mean(0)) / own.responses.std(0)
-    noise = RNG(0).uniform(0.4, 1.2, 7)
-    weight, uncertainty, _ = prior._expect(design, responses, noise)
-    inverse = np.linalg.inv(prior.covariance)
-    total = 0
-    for voxel in range(7):
-        posterior = np.linalg.inv(inverse + design.T @ design / noise[voxel])
-        expected = posterior @ (inverse @ prior.mean + design.T @ responses[:, voxel] / noise[voxel])
-        assert np.allclose(weight[:, voxel], expected, atol=1e-6)
-        total = total + posterior
-    assert np.allclose(uncertainty, total, atol=1e-6)
+def test_of_many_trials_sums_of_residuals_are_as_good(taught, monkeypatch):
+    """With more trials than `SKETCH`, residuals are known by random sums; the decoder stays close to the exact one."""
+    space, found = taught
+    coordinates, responses = seen(space, world()(55, 900, 25))
+    exact = found.decoder("", coordinates, responses)
+    monkeypatch.setattr(module, "SKETCH", 300)
+    sketched = Recorded(found.features(coordinates), responses)
+    assert not sketched.exact and len(sketched.some) == 300
+    close = found.decoder("", coordinates, responses)
+    one, other = (responses @ own.weight + own.bias for own in (exact, close))
+    assert 0 < np.abs(one - other).max() and np.abs(one - other).std() < 0.08 * one.std()
 
 
-def test_mixture_is_bayes_rule_over_its_components(teachers):
-    prior, features, _ = prior_of(teachers, True)
-    prior.components = prior.components[:, :5]
-    own = world()(98, 9, 3)
-    design = features((own.embedding, own.latent))
-    design -= design.mean(0)
-    responses = (own.responses - own.responses.mean(0)) / own.responses.std(0)
-    noise = np.array([0.5, 0.8, 1.1])
-    found = prior._mixture(design, responses, noise)
-    kernel = design @ prior.covariance @ design.T
-    for voxel in range(3):
-        shares, means = [], []
-        for centre, width, weight in [*((c, prior.WIDTH, 1 / 5) for c in prior.components.T), (prior.mean, 1.0, 1.0)]:
-            covariance = width * kernel + noise[voxel] * np.eye(9)
-            shares.append(np.log(weight) + multivariate_normal(design @ centre, covariance).logpdf(responses[:, voxel]))
-            means.append(centre + width * prior.covariance @ design.T @ np.linalg.solve(covariance, responses[:, voxel] - design @ centre))
-        share = np.exp(np.array(shares) - max(shares))
-        assert np.allclose(found[:, voxel], share @ np.array(means) / share.sum(), atol=1e-6)
+def test_what_was_taught_comes_back_from_its_state(taught):
+    space, found = taught
+    again = TaughtPrior.from_state(found.state())
+    assert set(again.priors) == {"", "t10", "t11", "t12"}
+    given = seen(space, world()(7, 30, 6))
+    for name in ("t11", "stranger"):
+        for one, other in zip(found.decoder(name, *given), again.decoder(name, *given), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_subject_is_decoded_by_what_the_others_taught(teachers):
+    """Other responses of one subject change the prior by all and by all but each other one; never the one without it."""
+    space, subjects = teachers
+    changed = subjects | {"t10": (subjects["t10"][0], RNG(3).standard_normal(subjects["t10"][1].shape).astype(np.float32))}
+    one, other = (TaughtPrior.by(space, own, True).priors for own in (subjects, changed))
+    assert {name for name in one if np.array_equal(one[name].covariance, other[name].covariance)} == {"t10"}
+    assert np.array_equal(one["t10"].components, other["t10"].components) and one["t10"].noise == other["t10"].noise
+    alone = [TaughtPrior.by(space, {"t10": own["t10"]}, True).priors["t10"] for own in (subjects, changed)]  # nobody else teaches it
+    assert np.array_equal(alone[0].covariance, alone[1].covariance) and not alone[0].components.size
 
 
 def test_woodbury_equals_the_direct_solution():
     rng = RNG(1)
     for rank in (5, 60):
         diagonal, factor, right = rng.uniform(0.5, 2, 40), rng.standard_normal((rank, 40)), rng.standard_normal((40, 3))
-        assert np.allclose(_solve(diagonal, factor, right), np.linalg.solve(np.diag(diagonal) + factor.T @ factor, right))
-
-
-def test_decoder_is_the_conditional_mean_of_the_joint_gaussian(teachers):
-    prior, features, parts = prior_of(teachers, False)
-    prior.CORRELATION, prior.PICTURES_MEAN = 0.0, 0.0
-    own = world()(97, 400, 6)
-    moments = picture_moments(features(parts), parts[0])
-    (decoder,) = prior.decoders((own.embedding, own.latent), own.responses, [moments], [own.embedding])
-    design = features((own.embedding, own.latent))
-    design -= design.mean(0)
-    mean, deviation = own.responses.mean(0), own.responses.std(0)
-    voxels = prior._posterior(design, (own.responses - mean) / deviation)
-    share = _picture_share(design)
-    pictures = share * np.eye(design.shape[1]) + (1 - share) * design.T @ design / 400
-    both = share * moments[0] + (1 - share) * design.T @ (own.embedding - own.embedding.mean(0)) / 400
-    gain = both.T @ voxels.weight @ np.linalg.inv(voxels.weight.T @ pictures @ voxels.weight + np.diag(voxels.noise))
-    expected = own.embedding.mean(0) + ((own.responses - mean) / deviation) @ gain.T
-    assert np.allclose(own.responses @ decoder.weight + decoder.bias, expected, atol=1e-5)
+        np.testing.assert_allclose(_solve(diagonal, factor, right), np.linalg.solve(np.diag(diagonal) + factor.T @ factor, right))
 
 
 def test_few_trials_go_further_with_the_prior_and_further_still_with_the_mixture(teachers):
-    make = world()
+    space, subjects = teachers
     errors = {"ridge": [], "gaussian": [], "mixture": []}
-    taught = {name: Taught(teachers, mixed, 0) for name, mixed in (("gaussian", False), ("mixture", True))}
+    taught = {name: TaughtPrior.by(space, subjects, mixed) for name, mixed in (("gaussian", False), ("mixture", True))}
     for seed in range(6):
-        both = make(200 + seed, 225, 30)
-        own, test = (Trials(*(array[rows] for array in both)) for rows in (slice(0, 25), slice(25, None)))
-        best = min(((Ridge(alpha).fit(own.responses, own.embedding).predict(test.responses) - test.embedding) ** 2).mean() for alpha in 10.0 ** np.arange(0, 6))
-        errors["ridge"].append(best)
+        coordinates, responses = seen(space, world()(200 + seed, 225, 30))
+        own, test = (coordinates[:25], responses[:25]), (coordinates[25:], responses[25:])
+        errors["ridge"].append(min(((Ridge(alpha).fit(*own[::-1]).predict(test[1]) - test[0]) ** 2).mean() for alpha in 10.0 ** np.arange(0, 6)))
         for name, prior in taught.items():
-            decoder = prior.decoders(own)[0]
-            errors[name].append(((test.responses @ decoder.weight + decoder.bias - test.embedding) ** 2).mean())
+            decoder = prior.decoder("", *own)
+            errors[name].append(((test[1] @ decoder.weight + decoder.bias - test[0]) ** 2).mean())
     means = {name: np.mean(values) for name, values in errors.items()}
     assert means["mixture"] < means["gaussian"] < means["ridge"]
 
 
-def test_the_decoder_lies_between_the_prior_s_and_ridge_regression(teachers):
-    own = world()(55, 60, 20)
-    taught = Taught(teachers, True, 0)
-    first, second = taught.decoders(own)[0], _ridge(own, (10.0, 1000.0), 5, 0)
-    mixed = taught.embedding_decoder(own, (10.0, 1000.0), 5, 0)
-    shares = [share for share in SHARES if np.allclose(mixed.weight, (1 - share) * first.weight + share * second.weight)]
-    assert len(shares) == 1 and np.allclose(mixed.bias, (1 - shares[0]) * first.bias + shares[0] * second.bias)
-
-
-def test_nobody_to_learn_from_is_said():
-    with pytest.raises(InputError, match="training subjects"):
-        teach([], [], True, 0)
+def test_learning_finds_the_distribution_of_the_voxels():
+    """Weights drawn from one Gaussian: expectation maximisation finds its mean and covariance, and the noise."""
+    rng = RNG(4)
+    mean, root = rng.standard_normal(3), np.tril(rng.standard_normal((3, 3))) * 0.5
+    parts = []
+    for _ in range(2):
+        design = rng.standard_normal((150, 3))
+        design -= design.mean(0)
+        weights = mean[:, None] + root @ rng.standard_normal((3, 800))
+        y = design @ weights + rng.standard_normal((150, 800)) * np.sqrt(2)
+        one = Recorded(design, y.astype(np.float32))
+        one.cross, one.square = one.cross * one.deviation, one.square * one.deviation**2  # in the units of the weights
+        one.cross = design.T @ (y - y.mean(0))
+        parts.append(one)
+    found = EncodingPrior.learned(parts, 3, mixed=False, iterations=30)
+    np.testing.assert_allclose(found.mean, mean, atol=0.06)
+    np.testing.assert_allclose(found.covariance, root @ root.T, atol=0.06)
+    assert found.noise == pytest.approx(2, abs=0.1)

@@ -14,17 +14,17 @@ from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.models.encoder import load_encoder
 from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.draw import draw_pictures, kept_blocks
-from unimind.reconstruction.predict import responses_by_image
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
-from unimind.study import Sampling, Voxels, parse_study
+from unimind.study import Sampling, parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
-from unimind.training.fit import fit
+from unimind.training.enter import enter
 from unimind.training.foundations.build import foundation
 
 SHORT = {"steps": 6, "batch_size": 8, "validate_every": 3}
@@ -34,8 +34,8 @@ IMAGES, TEST, VOXELS = 40, 8, {"subj01": 30, "subj02": 25}
 def make_study(batch_size=64, **sampling):
     sampling = {"steps": 3, "samples": 2, "guidance": 1.5} | sampling
     method = {
-        "voxels": {"size": 32}, "encoder": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3},
-        "align": {"training": SHORT}, "condition": {"tokens": 2, "train_encoder": False, "training": SHORT}, "sampling": sampling,
+        "enter": {"kind": "adapter", "size": 32}, "body": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3},
+        "align": {"losses": {"latent": 0.0}, "training": SHORT}, "condition": {"tokens": 2, "train_encoder": False, "training": SHORT}, "sampling": sampling,
     }  # fmt: skip
     return parse_study({
         "name": "stages", "picture_size": 32,
@@ -43,7 +43,7 @@ def make_study(batch_size=64, **sampling):
         "methods": {
             "unimind": method,
             "mindvis": {**method, "scope": "subject", "align": None, "condition": {"tokens": 2, "train_encoder": True, "training": SHORT}},
-            "ridge": {"scope": "subject", "encoder": {"kind": "ridge", "alphas": [1.0, 10.0], "folds": 2}, "sampling": {**sampling, "strength": 0.7}},
+            "ridge": {"scope": "subject", "enter": {"kind": "ridge", "alphas": [1.0, 10.0], "folds": 2}, "sampling": {**sampling, "strength": 0.7}},
         },
         "foundations": {
             "drawn": {"count": 64},
@@ -77,15 +77,15 @@ def world(tmp_path_factory):
             root / f"{subject}.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject=subject
         )
     both = [root / "subj01.h5", root / "subj02.h5"]
-    align(study, "unimind", "d", both, [root / "e.h5"] * 2, None, root / "c1", root / "aligned")
-    condition(study, "unimind", "d", both, [root / "e.h5"] * 2, root / "aligned", root / "diffusion", root / "c2", root / "unimind")
-    condition(study, "mindvis", "d-subj01", both[:1], [root / "e.h5"], None, root / "diffusion", root / "c3", root / "mindvis")
-    fit(study, "ridge", "d-subj01", both[:1], [root / "e.h5"], root / "ridge")
+    align(study, "unimind", "d", both, [root / "e.h5"] * 2, None, None, root / "c1", root / "aligned")
+    condition(study, "unimind", "d", both, [root / "e.h5"] * 2, None, root / "aligned", root / "diffusion", None, None, root / "c2", root / "unimind")
+    condition(study, "mindvis", "d-subj01", both[:1], [root / "e.h5"], None, None, root / "diffusion", None, None, root / "c3", root / "mindvis")
+    enter(study, "ridge", "d", "subj01", both[0], root / "e.h5", None, root / "ridge")
     return root
 
 
 def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, out="out.h5", diffusion="diffusion"):
-    reconstruct(study or make_study(), name, "d", "subj01", prepared or root / "subj01.h5", root / "e.h5", model or root / name, root / diffusion,
+    reconstruct(study or make_study(), name, "d", "subj01", prepared or root / "subj01.h5", root / "e.h5", model or root / name, None, root / diffusion,
                 root / "autoencoder", root / "embedding", stimuli or root / "stimuli.h5", root / out, root / "grid.png")  # fmt: skip
     with h5py.File(root / out) as file:
         return {key: value[:] for key, value in file.items()}
@@ -115,7 +115,9 @@ def test_only_what_may_be_trained_is_stored_and_changed(world, tmp_path):
             tmp_path / f"{subject}.h5", responses, stimulus=stimulus, session=np.zeros(len(stimulus)), split=split, stimuli=IMAGES, dataset="d", subject=subject
         )
     files = [tmp_path / f"{subject}.h5" for subject in VOXELS]
-    condition(make_study(), "unimind", "d", files, [world / "e.h5"] * 2, world / "aligned", world / "diffusion", tmp_path / "c", tmp_path / "out")
+    condition(
+        make_study(), "unimind", "d", files, [world / "e.h5"] * 2, None, world / "aligned", world / "diffusion", None, None, tmp_path / "c", tmp_path / "out"
+    )
     state, _ = load_model(tmp_path / "out")
     before = load_diffusion(world / "diffusion").unet.state_dict()
     stored = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
@@ -131,7 +133,10 @@ def test_every_kind_of_method_reconstructs(world, name):
     assert result["samples"].shape == (TEST, 2, 32, 32, 3) and result["shuffled"].shape == (TEST, 32, 32, 3)
     assert result["stimulus"].tolist() == list(range(TEST)) and set(result["shown"]) <= {0, 1}
     assert (result["predicted_train_nearest"] >= TEST).all()
-    assert ("predicted" in result) == (name != "mindvis")
+    assert ("predicted" in result) == (name != "mindvis") and ("predicted_without_body" in result) == (name == "unimind")
+    if name == "unimind":  # nothing goes around the body
+        np.testing.assert_allclose(result["predicted_without_body"], result["predicted_without_body"][:1].repeat(TEST, 0), rtol=1e-5)
+        assert result["predicted"].std(0).max() > 1e-4
     assert not np.array_equal(result["shuffled"], result["samples"][:, 0])
     with h5py.File(world / "out.h5") as file:
         attributes = dict(file.attrs)
@@ -185,8 +190,8 @@ def test_half_precision_draws_nearly_the_same_pictures(world):
 
 
 def test_a_start_that_is_not_predicted_is_refused(world):
-    with pytest.raises(InputError, match="methods.unimind.sampling.strength: 0.5 given, but the method predicts no latent"):
-        pictures(world, "unimind", make_study(strength=0.5))
+    with pytest.raises(InputError, match="methods.unimind: sampling.strength: 0.5 given, but nothing predicts the latent"):
+        make_study(strength=0.5)
 
 
 @pytest.mark.parametrize("block", [7, 4096])
@@ -302,10 +307,9 @@ def test_every_trial_of_a_picture_counts(tmp_path, repeats, groups):
     )
     own = responses.reshape(repeats, 6, 5)[:, :4]
     with PreparedSubject(tmp_path / "s.h5") as data:
-        (images, mean), (_, drawn), (_, channels) = (responses_by_image(data, "test", Voxels(repeats=given), 3) for given in ("mean", "draw", "channels"))
-    assert images.tolist() == [0, 1, 2, 3] and mean.shape == (4, 1, 5)
+        (images, mean, counts), (_, channels, _) = (data.by_picture(data.trials("test"), channels=given) for given in (1, 3))
+    assert images.tolist() == [0, 1, 2, 3] and mean.shape == (4, 1, 5) and (counts == repeats).all()
     np.testing.assert_allclose(mean[:, 0], own.mean(0), rtol=1e-5)
-    np.testing.assert_array_equal(drawn, mean)
     np.testing.assert_allclose(channels, np.stack([own[group].mean(0) for group in groups], 1), rtol=1e-5)
 
 
@@ -353,10 +357,12 @@ def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(wo
     study = make_study()
     study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0, samples=3)})
     result = pictures(world, "ridge", study, diffusion=unconditioned)
-    state, _ = load_model(world / "ridge")
+    encoder, _ = load_encoder(world / "ridge")
     with h5py.File(world / "subj01.h5") as file:
         responses = np.stack([file["responses"][:][file["stimulus"][:] == image].mean(0) for image in range(TEST)])
-    latent = torch.from_numpy(responses - state["mean"].numpy()) @ state["latent.weight"] + state["latent.bias"]
+    found, _ = encoder.enter.taken("d-subj01")
+    coordinates = torch.from_numpy(responses @ found.weight + found.bias)
+    latent = encoder.space.target("latent", encoder.space.part(coordinates, "latent"))
     decoded = load_autoencoder(world / "autoencoder").decode(latent.view(TEST, 4, 8, 8)).clamp(0, 1).permute(0, 2, 3, 1).detach().numpy() * 255
     assert result["samples"].shape[1] == 3 and not result["shown"].any()
     assert np.abs(result["samples"] - decoded[:, None]).max() < 0.51 and result["predicted"].shape == (TEST, 12)
@@ -406,7 +412,7 @@ def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(wo
     content["methods"] = {"ridge": content["methods"]["ridge"]}
     content |= {"transfer": {"trials": ["all"]}, "evaluation": {"metrics": ["pixcorr", "squeezenet", "identification"], "squeezenet": None, "bootstrap": 50}}
     networks = [world / name for name in ("diffusion", "autoencoder", "embedding")]
-    files = [world / "subj01.h5", world / "e.h5", None, *networks, world / "stimuli.h5", world / "stimuli.h5", [], [], tmp_path / "checkpoints"]
+    files = [world / "subj01.h5", world / "e.h5", None, None, *networks, world / "stimuli.h5", world / "stimuli.h5", [], [], tmp_path / "checkpoints"]
     transfer(parse_study(content), "ridge", "d", "subj01", *files, tmp_path / "curve.json")
     (entry,) = json.loads((tmp_path / "curve.json").read_text())["entries"]
     assert set(entry["rows"]["reconstruction"]) == {"pixcorr", "identification"}
@@ -415,7 +421,9 @@ def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(wo
 
 def test_latents_of_another_family_are_refused(world, tmp_path):
     with h5py.File(tmp_path / "e.h5", "w") as file:
-        file["embedding"], file["latent"] = np.zeros((IMAGES, 12), np.float32), np.zeros((IMAGES, 3, 8, 8), np.float32)
+        random = np.random.default_rng(0)
+        file["embedding"], file["latent"] = (random.standard_normal((IMAGES, *shape), np.float32) for shape in ((12,), (3, 8, 8)))
+    files = [world / "subj01.h5"], [tmp_path / "e.h5"], None, None, world / "diffusion", None, None
     with pytest.raises(InputError, match="3 channels"):
-        condition(make_study(), "mindvis", "d-subj01", [world / "subj01.h5"], [tmp_path / "e.h5"], None, world / "diffusion", tmp_path / "c", tmp_path / "out")
+        condition(make_study(), "mindvis", "d-subj01", *files, tmp_path / "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()

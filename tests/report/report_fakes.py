@@ -21,7 +21,7 @@ LOWER = ("mse", "perceptual_distance")
 
 def fake_study() -> Study:
     condition = {"training": {"steps": 400}}
-    neural = {"align": {}, "adapt": {}, "pretrain": {}, "condition": condition, "scope": "dataset", "sampling": {"samples": 3}}
+    neural = {"enter": {"kind": "adapter"}, "align": {}, "adapt": {}, "pretrain": {}, "condition": condition, "scope": "dataset", "sampling": {"samples": 3}}
     return parse_study(
         {
             "name": "fake",
@@ -36,10 +36,16 @@ def fake_study() -> Study:
                 "classifier": {"kind": "study"},
             },
             "methods": {
-                "unimind-convmixer": {**neural, "encoder": {"kind": "convmixer"}},
-                "unimind-vit": {**neural, "encoder": {"kind": "vit", "width": 256, "depth": 4, "heads": 4}},
-                "mindvis": {"scope": "subject", "encoder": {"kind": "vit", "width": 256, "depth": 4, "heads": 4}, "pretrain": {}, "condition": condition},
-                "ridge": {"scope": "subject", "encoder": {"kind": "ridge"}},
+                "unimind-convmixer": {**neural, "body": {"kind": "convmixer"}},
+                "unimind-vit": {**neural, "body": {"kind": "vit", "width": 256, "depth": 4, "heads": 4}},
+                "mindvis": {
+                    "scope": "subject",
+                    "enter": {"kind": "wrap"},
+                    "body": {"kind": "vit", "width": 256, "depth": 4, "heads": 4},
+                    "pretrain": {},
+                    "condition": condition,
+                },
+                "ridge": {"scope": "subject", "enter": {"kind": "ridge"}},
             },
             "evaluation": {"metrics": [*PANEL, "inception_score", "lpips"]},
         }

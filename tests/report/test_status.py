@@ -101,7 +101,7 @@ def test_models_of_a_comparison_are_those_its_new_subjects_are_adapted_from():
     assert [path for path in paths if "of-1" in path and path.startswith("models")] == [
         "models/of-1/pretrain", "models/of-1/align/simulated", "models/of-1/condition/simulated",
     ]  # fmt: skip
-    assert "prepared/unpaired/100307.h5" in paths and "models/prior/fit/simulated-subj03" not in paths
+    assert "prepared/unpaired/100307.h5" in paths and "models/prior/enter/simulated-subj03" not in paths
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The stage condition on tiny files: its batches, what is random about them, what it trains, and the subject token."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -11,16 +12,19 @@ from pathlib import Path
 from unittest.mock import patch
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from tiny_training import CONVMIXER, DIM, TRAINING, VOXELS, make_study
+from PIL import Image
+from tiny_training import ADAPTER, DIM, TRAINING, VOXELS, make_study
 from torch import nn
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
-from unimind.foundations import load_diffusion
+from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.foundations.diffusion import Diffusion
+from unimind.foundations.study_autoencoder import StudyAutoencoder
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.decoder import Decoder
 from unimind.storage import load_model, save_model, whole_directory
@@ -55,8 +59,7 @@ def diffusion(tmp_path_factory):
 
 def study_of(training, subjects=2, aligned=False, **changes):
     """The first so many subjects are trained on; without alignment, condition trains the encoder too."""
-    method = {"voxels": {"size": 32, "repeats": "draw"}, "encoder": CONVMIXER, "pretrain": None}
-    content = resolved(make_study(**method, condition={"tokens": 3, "train_encoder": not aligned, "training": SHORT | training} | changes))
+    content = resolved(make_study(pretrain=None, condition={"tokens": 3, "train_encoder": not aligned, "training": SHORT | training} | changes))
     content["methods"]["m"] |= {} if aligned else {"align": None, "adapt": None}
     content["datasets"]["sim"] |= {"training_subjects": SUBJECTS[:subjects], "new_subjects": SUBJECTS[subjects:] if aligned else []}
     return parse_study(content)
@@ -67,7 +70,7 @@ def files_of(files, subjects=2):
 
 
 def conditioned(study, files, diffusion, out, subjects=2, encoder=None):
-    condition(study, "m", "sim", *files_of(files, subjects), encoder, diffusion, out.with_name(f"{out.name}.checkpoints"), out)
+    condition(study, "m", "sim", *files_of(files, subjects), None, encoder, diffusion, None, None, out.with_name(f"{out.name}.checkpoints"), out)
 
 
 class Watched(Exception):
@@ -204,10 +207,10 @@ def with_token(files, diffusion, tmp_path_factory):
     folder = tmp_path_factory.mktemp("token")
     training = TRAINING | {"steps": 150, "validate_every": 50}
     losses = {"siamese": 0.0, "embedding": 1.0, "subject": 1.0}
-    method = {"align": {"losses": losses, "start": "plain", "training": training}, "voxels": {"size": 32, "repeats": "mean"}}
+    method = {"align": {"losses": losses, "training": training}, "enter": ADAPTER | {"repeats": "mean"}}
     study = make_study(pretrain=None, **method, adapt={"training": SHORT}, condition={"tokens": 3, "train_encoder": False, "training": SHORT})
     with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}):
-        align(study, "m", "sim", *files_of(files), None, folder / "c", folder / "aligned")
+        align(study, "m", "sim", *files_of(files), None, None, folder / "c", folder / "aligned")
         conditioned(study, files, diffusion, folder / "conditioned", encoder=folder / "aligned")
         adapt(study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", folder / "conditioned", folder / "c", folder / "adapted")
     return folder
@@ -228,7 +231,7 @@ def test_the_subject_token_reaches_the_context(with_token, files, diffusion, mod
     """As sampling sees it: one token more than asked for, of training subjects and of a new one."""
     with PreparedSubject(files / f"{subject}.h5") as data:
         responses = data.by_picture(data.trials("test"))[1][:, 0]
-    decoder = Decoder(with_token / model, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+    decoder = Decoder(with_token / model, None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
     context = decoder.predict(responses[:, None]).condition.context
     assert context.shape == (len(responses), 3 + 1, 8) and decoder.null().context.shape == (1, 3 + 1, 8)
     with torch.no_grad():
@@ -241,7 +244,7 @@ def test_the_subject_token_tells_subjects_apart(with_token, files, diffusion):
     for subject in ("subj01", "subj02"):
         with PreparedSubject(files / f"{subject}.h5") as data:
             responses = data.by_picture(data.trials("train"))[1][:, 0]
-        decoder = Decoder(with_token / "conditioned", load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+        decoder = Decoder(with_token / "conditioned", None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
         tokens.append(decoder.predict(responses[:, None]).condition.context[:, -1])
     centres = [own.mean(0) for own in tokens]
     right = [((own - centres[number]).norm(dim=1) < (own - centres[1 - number]).norm(dim=1)).float().mean() for number, own in enumerate(tokens)]
@@ -264,9 +267,11 @@ def test_without_a_subject_classifier_there_is_no_token(files, diffusion, tmp_pa
 
 def test_latents_of_another_network_are_refused_in_words(files, diffusion, tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["embedding"], file["latent"] = torch.zeros(60, DIM).numpy(), torch.zeros(60, 5, 2, 2).numpy()
+        file["embedding"], file["latent"] = torch.randn(60, DIM).numpy(), torch.randn(60, 5, 2, 2).numpy()
     with pytest.raises(InputError, match="latents have 5 channels"):
-        condition(study_of({}), "m", "sim", files_of(files)[0], [tmp_path / "other.h5"] * 2, None, diffusion, tmp_path / "c", tmp_path / "out")
+        condition(
+            study_of({}), "m", "sim", files_of(files)[0], [tmp_path / "other.h5"] * 2, None, None, diffusion, None, None, tmp_path / "c", tmp_path / "out"
+        )
 
 
 @pytest.mark.parametrize("path", ["cross_attention", "time"])
@@ -274,3 +279,63 @@ def test_either_path_can_be_left_out_of_a_training(files, diffusion, tmp_path, p
     conditioned(study_of({"steps": 2}, **{path: False}), files, diffusion, tmp_path / "out")
     state, config = load_model(tmp_path / "out")
     assert config["condition"][path] is False and all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """An autoencoder that was never trained, the pictures of 60 stimuli, and their latents and embeddings."""
+    folder = tmp_path_factory.mktemp("pictures")
+    torch.manual_seed(2)
+    coder = StudyAutoencoder(latent_channels=2, downsampling=4, width=16)
+    with whole_directory(folder / "autoencoder") as temporary:
+        save_model(temporary, coder.state_dict(), {"kind": "study", "name": "tiny", "arguments": coder.arguments})
+    random = np.random.default_rng(0)
+    with h5py.File(folder / "stimuli.h5", "w") as file:
+        file["images"] = random.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+        file["id"], file["sha256"], file["test"] = [str(i) for i in range(60)], [f"{i:064d}" for i in range(60)], np.arange(60) >= 52
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pictures, share):
+    """Each of a share of the samples is the latent of four fifths of the picture's side, brought back to size; without crops nothing is encoded."""
+    encodings, batches = [], []
+    encode = StudyAutoencoder.encode
+
+    def counted(self, images):
+        encodings.append(images)
+        return encode(self, images)
+
+    def look(module, *, draw, losses, **more):
+        batches.extend(draw(step) for step in range(4))
+        raise Watched
+
+    places = [pictures / "autoencoder", [pictures / "stimuli.h5"] * 2] if share else [None, None]
+    with patch.object(StudyAutoencoder, "encode", counted), patch("unimind.training.condition.train", look), pytest.raises(Watched):
+        condition(study_of({"batch_size": 50}, crop=share), "m", "sim", *files_of(files), None, None, diffusion, *places, tmp_path / "c", tmp_path / "out")
+    with h5py.File(files / "embeddings.h5") as file, h5py.File(pictures / "stimuli.h5") as stimuli:
+        whole, images = torch.from_numpy(file["latent"][:]), stimuli["images"][:]
+    if not share:
+        assert not encodings and all(torch.equal(batch["latent"], whole[batch["index"]]) for batch in batches)
+        return
+    coder, cropped, corners = load_autoencoder(pictures / "autoencoder"), 0, set()
+    for batch in batches:
+        for latent, index in zip(batch["latent"], batch["index"].tolist(), strict=True):
+            if torch.equal(latent, whole[index]):
+                continue
+            found = []
+            for top, left in itertools.product(range(3), repeat=2):  # six of eight pixels
+                cut = Image.fromarray(images[index][top : top + 6, left : left + 6]).resize((8, 8), Image.Resampling.BILINEAR)
+                pixels = torch.from_numpy(np.asarray(cut)).permute(2, 0, 1)[None].float() / 255
+                with torch.no_grad():
+                    found.append(((coder.encode(pixels)[0] - latent).abs().max().item(), (top, left)))
+            distance, corner = min(found)
+            assert distance < 0.05, found  # Pillow rounds to 8 bits
+            corners.add(corner)
+            cropped += 1
+    assert abs(cropped - 100) <= 4 * math.sqrt(200 * 0.25) and len(corners) == 9
+
+
+def test_crops_without_pictures_are_refused_in_words(files, diffusion, tmp_path):
+    with pytest.raises(InputError, match="condition.crop: 0.5 given, so crops are encoded while training; give --autoencoder and --stimuli"):
+        conditioned(study_of({}, crop=0.5), files, diffusion, tmp_path / "out")

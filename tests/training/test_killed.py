@@ -11,7 +11,7 @@ from apart import killed, started
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_condition_stage import conditioned, diffusion, files_of, on_cpu, study_of  # noqa: F401 - fixtures
-from tiny_training import LOSSES, make_study
+from tiny_training import ADAPTER, LOSSES, make_study
 from torch import equal
 
 from unimind.training import checkpoint
@@ -24,9 +24,8 @@ CHECKPOINT = "model.checkpoints/checkpoint.safetensors"
 def train_alignment(files, diffusion, folder):  # noqa: F811
     """All losses, MixCo, dropout of voxels, averaged weights."""
     checkpoint.SHARE = math.inf
-    voxels = {"size": 32, "repeats": "draw", "dropout": 0.1}
-    study = make_study(pretrain=None, voxels=voxels, align={"losses": LOSSES, "start": "plain", "training": TRAINING | {"ema": 0.9}})
-    align(study, "m", "sim", *files_of(files), None, folder / "model.checkpoints", folder / "model")
+    study = make_study(pretrain=None, enter=ADAPTER | {"dropout": 0.1}, align={"losses": LOSSES, "mixco": 0.3, "training": TRAINING | {"ema": 0.9}})
+    align(study, "m", "sim", *files_of(files), None, None, folder / "model.checkpoints", folder / "model")
 
 
 def train_condition(files, diffusion, folder):  # noqa: F811

@@ -8,8 +8,8 @@ from torch import nn
 from unimind.models.convmixer import ConvMixerTrunk
 from unimind.models.heads import SubjectHead, reverse_gradient
 from unimind.training.loop import generator
+from unimind.training.objectives.coordinates import coordinate_distance
 from unimind.training.objectives.denoising import draw_noise
-from unimind.training.objectives.embedding import EmbeddingDistance
 from unimind.training.objectives.masked import Autoencoding, MaskedModelling, draw_masks, masked_correlation, over_voxels
 from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
 from unimind.training.objectives.softclip import SoftClip
@@ -78,11 +78,14 @@ def test_shuffled_labels_belong_to_other_pairs():
     assert sorted(shuffled(labels).tolist()) == labels.tolist() and not (shuffled(labels) == labels).any()
 
 
-def test_embedding_distance_is_one_for_the_mean_and_zero_for_the_truth():
+def test_the_distance_of_coordinates_is_one_for_the_mean_and_zero_for_the_truth():
     target = torch.randn(500, 7) * torch.arange(1, 8) + 3
-    scale = target.std(0, correction=0)
-    assert EmbeddingDistance()(target.mean(0).expand_as(target), target, scale).item() == pytest.approx(1, rel=1e-5)
-    assert EmbeddingDistance()(target, target, scale).item() == 0
+    spread = target.std(0, correction=0)[None]
+    assert coordinate_distance(target.mean(0).expand_as(target), target, spread).item() == pytest.approx(1, rel=1e-5)
+    assert coordinate_distance(target, target, spread).item() == 0
+    predicted = target + torch.randn(500, 7)
+    explained = 1 - ((predicted - target) ** 2).mean(0).sum() / target.var(0, correction=0).sum()
+    assert coordinate_distance(predicted, target, spread).item() == pytest.approx(1 - explained.item(), rel=1e-4)
 
 
 def distribution(one, others):

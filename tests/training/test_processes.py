@@ -33,7 +33,7 @@ def place(files: Path, folder: Path, losses: dict[str, float], **keys) -> None:
     folder.mkdir()
     losses = {"siamese": 0.0, "embedding": 1.0, "softclip": 0.0} | losses
     study = resolved(make_study(align={"losses": losses, "training": TRAINING}, adapt={"losses": losses, "mix_training": 0.25, "training": TRAINING}))
-    (folder / "study.json").write_text(json.dumps(study | keys))
+    (folder / "study.json").write_text(json.dumps(study | {"methods": {"m": study["methods"]["m"]}} | keys))
     (folder / "results/tiny/prepared/unpaired").mkdir(parents=True)
     for name in ("1", "2"):
         shutil.copy(files / f"rest{name}.h5", folder / f"results/tiny/prepared/unpaired/{name}.h5")

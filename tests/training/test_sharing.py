@@ -96,6 +96,7 @@ def test_micro_batches_of_alignment_change_nothing(files, tmp_path, monkeypatch)
             "sim",
             *files_of(files),
             None,
+            None,
             tmp_path / "c",
             tmp_path / str(accumulate),
         )
@@ -163,7 +164,7 @@ def test_a_mixed_batch_of_adaptation_has_its_size(files, tmp_path):
         adapt={"mix_training": 0.3, "losses": {"siamese": 1.0}, "training": TRAINING | {"batch_size": 10}},
         align={"training": TRAINING | {"steps": 2}},
     )
-    align(study, "m", "sim", *files_of(files), None, tmp_path / "c", tmp_path / "shared")
+    align(study, "m", "sim", *files_of(files), None, None, tmp_path / "c", tmp_path / "shared")
     batches = []
 
     def train(module, *, draw, **more):

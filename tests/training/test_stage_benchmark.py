@@ -16,7 +16,7 @@ from unimind.study import Training, parse_study, read_study, resolved
 
 KEYS = Path(os.environ.get("UNIMIND_REAL_DATA", "")) / "reference" / "ldm" / "cin256.keys.json"
 FACTOR, BATCH = 64, 4
-CONVMIXER, MINDVIS = "unimind-convmixer", "mindvis"
+CONVMIXER, MINDVIS, UNIMIND = "thesis-convmixer", "mindvis", "unimind"
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,14 @@ def on_cpu(monkeypatch):
 @pytest.fixture(scope="module")
 def study():
     content = resolved(read_study(Path(__file__).parents[2] / "config/thesis.yaml"))
-    content["methods"][MINDVIS]["encoder"] |= {"depth": 1, "decoder_depth": 1}
+    content["methods"][MINDVIS]["body"] |= {"depth": 1, "decoder_depth": 1}
     return stages.resized(parse_study(content), FACTOR, BATCH, None)
 
 
 @pytest.fixture(scope="module")
 def folder(study, tmp_path_factory):
     place = tmp_path_factory.mktemp("stages")
-    stages.write_files(place, study, "nsd", FACTOR, 2, list(stages.STAGES), [CONVMIXER, MINDVIS])
+    stages.write_files(place, study, "nsd", FACTOR, 2, list(stages.STAGES), [CONVMIXER, MINDVIS, UNIMIND])
     return place
 
 
@@ -65,17 +65,24 @@ def test_every_stage_of_a_method_takes_steps(study, folder):
     stem, position = 16 * 8 + 8, 8 * 16
     assert rows["pretrain"]["parameters"] == stem + position + 4 * mixing + 8 + 8 * mixing + (8 * 16 + 1)
     trunk = 3 * 16 * 8 + 8 + position + 4 * mixing
-    skip, gate = 3 * 256 * 8 + 8, 8
-    head = (8 * 512 + 512) + 16 + (8 * 16 + 16) + (16 * 512 + 512)
-    encoder, subject = trunk + skip + gate + head, 16 + (8 * 8 + 8) + (8 * 3 + 3)
+    components = min(512, stages.TRAINED - 1)  # of the embedding, of so many pictures
+    head = 8 * components + components
+    encoder, subject = trunk + head, 16 + (8 * 8 + 8) + (8 * 3 + 3)
     assert rows["align"]["parameters"] == rows["align"]["trained"] == encoder + subject
-    low_rank = [(8, 48), *[(8, 8)] * 4, (8, 768), (512, 8), (16, 8), (512, 16)]
+    low_rank = [(8, 48), *[(8, 8)] * 4, (components, 8)]
     updates = sum(min(8, *shape) * sum(shape) for shape in low_rank)
     assert rows["adapt"]["trained"] == updates and rows["adapt"]["parameters"] == encoder + updates
     whole, changed = unet_counts(FACTOR)
     frozen = whole - changed + encoder + subject  # the classifier of the alignment gives the subject token
     assert rows["condition"]["parameters"] - rows["condition"]["trained"] == frozen
     assert rows["condition"]["trained"] > changed
+
+
+def test_a_body_on_signals_takes_steps(study, folder):
+    """Stages that read no voxel."""
+    for stage in ("align", "condition"):
+        line = stages.row(study, UNIMIND, stage, "nsd", folder, False)
+        assert not line["failed"] and line["samples_per_second"] > 0, line["failed"]
 
 
 def test_what_fails_is_a_row(study, folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""The stages pretrain, align, fit and adapt on tiny files, and the defects that must be impossible."""
+"""The stages pretrain, align and adapt on tiny files, and the defects that must be impossible."""
 
 import csv
 import json
@@ -9,23 +9,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_training import CONVMIXER, DIM, LOSSES, TRAINING, VIT, make_study
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+from tiny_training import ADAPTER, CONVMIXER, DIM, IDLE, LOSSES, RIDGE, TRAINING, VIT, make_study, method_of, study_of_methods
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
-from unimind.models.encoder import FmriEncoder, load_encoder
-from unimind.models.ridge import RidgeModel, solve
-from unimind.reconstruction.predict import responses_by_image
+from unimind.models.encoder import load_encoder
+from unimind.models.enter import Signals
+from unimind.models.space import PictureSpace
+from unimind.reconstruction.predict import predict_pictures
 from unimind.storage import load_model
-from unimind.study import Losses, Voxels, parse_study, resolved
+from unimind.study import Losses, parse_study, resolved
 from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
 from unimind.training.benchmark import against_reference, measure
-from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, turns
-from unimind.training.fit import fit
+from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, read_targets, turns
+from unimind.training.enter import enter
 from unimind.training.pretrain import pretrain
-from unimind.training.prior import Taught, read_trials, teach
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def models(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for method in ("m", "vit"):
         pretrain(make_study(), method, [files / "rest1.h5", files / "rest2.h5"], folder / "checkpoints", folder / "pretrain" / method)
-        align(make_study(), method, "sim", *group(files), folder / "pretrain" / method, folder / "checkpoints", folder / "align" / method)
+        align(make_study(), method, "sim", *group(files), None, folder / "pretrain" / method, folder / "checkpoints", folder / "align" / method)
     return folder
 
 
@@ -58,46 +60,65 @@ def test_pretraining_reports_hidden_patches_beside_predicting_the_mean(models, m
     assert terms == {"masked", "masked_of_mean", "masked_correlation", "masked_correlation_of_mean"}
 
 
-def test_pretrained_trunk_is_taken_over(models):
+def test_pretrained_trunk_is_taken_over(models, files):
     state, _ = load_model(models / "pretrain" / "m")
-    encoder = new_encoder(make_study(), "m", {"sim-a": 9}, 1, models / "pretrain" / "m")
-    assert all(torch.equal(tensor, state[f"trunk.{name}"]) for name, tensor in encoder.trunk.state_dict().items())
+    space = load_encoder(models / "align" / "m")[0].space
+    encoder = new_encoder(make_study(), "m", space, {"sim-a": 9}, 1, models / "pretrain" / "m")
+    assert all(torch.equal(tensor, state[f"trunk.{name}"]) for name, tensor in encoder.body.trunk.state_dict().items())
     with pytest.raises(InputError, match="pretrained with other"):
-        new_encoder(make_study(encoder=CONVMIXER | {"width": 24}), "m", {"sim-a": 9}, 1, models / "pretrain" / "m")
+        new_encoder(make_study(body=CONVMIXER | {"width": 24}), "m", space, {"sim-a": 9}, 1, models / "pretrain" / "m")
 
 
-@pytest.mark.parametrize("encoder", [CONVMIXER, VIT])
-def test_every_listed_loss_reaches_the_encoder(files, encoder):
-    study = make_study(encoder=encoder)
-    subjects = read_group(study, "m", "sim", *group(files))
-    names = list(subjects)
+def drawn_batch(study, files, mixed):
+    """The aligned module of a study and a first batch."""
+    subjects, space = read_group(study, "m", "sim", *group(files), [])
     torch.manual_seed(0)
-    network = new_encoder(study, "m", {name: trials.n_voxels for name, (trials, _) in subjects.items()}, 1, None, DIM)
-    network.start_linear_path(torch.randn(30, DIM))
-    torch.nn.init.ones_(network.gate)
-    model = Aligned(network, names, Losses(**LOSSES))
-    batch = joined({name: draw_rows(*own, torch.arange(8), 0, 0, True) for name, own in subjects.items()})
+    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()}
+    encoder = new_encoder(study, "m", space, counts if study.methods["m"].enter.kind == "adapter" else {}, 1, None)
+    model = Aligned(encoder, list(subjects), study.methods["m"].align.losses)
+    return model, joined({name: draw_rows(*own, torch.arange(8), 0, 0, mixed) for name, own in subjects.items()}), list(subjects)
+
+
+@pytest.mark.parametrize("body", [CONVMIXER, VIT])
+def test_every_listed_loss_reaches_the_body_and_the_adapters(files, body):
+    model, batch, names = drawn_batch(make_study(body=body), files, True)
+    for head in model.encoder.heads.values():
+        torch.nn.init.normal_(head.weight)
     terms = AlignmentLosses(Losses(**LOSSES), 1.0, 0.1, names)(model, batch)
     assert set(terms) == set(LOSSES)
     for term, value in terms.items():
-        gradients = torch.autograd.grad(value, [network.trunk.stem.weight, *network.adapters.parameters()], retain_graph=True)
+        gradients = torch.autograd.grad(value, [model.encoder.body.trunk.stem.weight, *model.encoder.enter.maps.parameters()], retain_graph=True)
         assert all(gradient.abs().sum() > 0 for gradient in gradients), term
 
 
 def test_shuffled_labels_change_the_siamese_loss_only(files):
-    study = make_study()
-    subjects = read_group(study, "m", "sim", *group(files))
-    network = new_encoder(study, "m", {name: trials.n_voxels for name, (trials, _) in subjects.items()}, 1, None, DIM)
     weights = Losses(siamese=1, embedding=1)
-    model = Aligned(network, list(subjects), weights)
-    batch = joined({name: draw_rows(*own, torch.arange(8), 0, 0, False) for name, own in subjects.items()})
-    plain, mixed = (AlignmentLosses(weights, 1.0, 0.1, list(subjects), shuffle)(model, batch) for shuffle in (False, True))
+    model, batch, names = drawn_batch(make_study(), files, False)
+    model.eval()
+    plain, mixed = (AlignmentLosses(weights, 1.0, 0.1, names, shuffle)(model, batch) for shuffle in (False, True))
     assert plain["siamese"] != mixed["siamese"] and plain["embedding"] == mixed["embedding"]
+
+
+def test_noise_is_added_to_the_signals_of_a_closed_form_alone(files, tmp_path):
+    """In standard deviations of every coordinate; the number of pictures behind a signal stays."""
+    study = study_of_methods(m=RIDGE | {"body": CONVMIXER, "align": {"noise": 0.5, "training": IDLE}})
+    enter(study, "m", "sim", "subj01", files / "subj01.h5", files / "embeddings.h5", None, tmp_path / "e")
+    subjects, space = read_group(study, "m", "sim-subj01", [], [files / "embeddings.h5"], [tmp_path / "e"])
+    encoder = new_encoder(study, "m", space, {}, 1, None)
+    seen = []
+    encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    batch = joined({name: draw_rows(*own, torch.arange(20), 0, 0, False) for name, own in subjects.items()})
+    for noise in (0.0, 0.5):
+        AlignmentLosses(Losses(siamese=0), 1.0, 0.1, list(subjects), noise=noise)(Aligned(encoder, list(subjects), Losses(siamese=0)), batch)
+    added, k = (seen[1] - seen[0])[:, 0], space.size
+    assert added[:, k:].abs().max() == 0
+    scaled = added[:, :k] / Signals.of(seen[0]).spread / 0.5
+    assert abs(scaled.mean()) < 0.2 and scaled.std() == pytest.approx(1, abs=0.15)
 
 
 def test_pairs_are_drawn_anew_each_epoch(files):
     """Epochs of 44 pictures: every picture once, with another partner of the other subject each time."""
-    subjects = read_group(make_study(), "m", "sim", *group(files))
+    subjects, _ = read_group(make_study(), "m", "sim", *group(files), [])
     epochs = []
     for epoch in range(2):
         steps = [(step, turns(list(subjects), 22, step)) for step in range(4 * epoch, 4 * epoch + 4)]
@@ -121,30 +142,44 @@ def same_model(one, other):
     return all(torch.equal(tensor, load_model(other)[0][name]) for name, tensor in load_model(one)[0].items())
 
 
+class AsGiven:
+    """A decoder that gives back the responses it gets, of one order and number of channels."""
+
+    def __init__(self, order, channels=1):
+        self.order, self.channels, self.given = order, channels, []
+
+    def predict(self, responses, cut=False):
+        self.given.append(responses)
+        raise InterruptedError
+
+
+def reconstructed(data, order, split="train"):
+    """Responses as `reconstruct` gives them to a decoder."""
+    decoder = AsGiven(order)
+    with pytest.raises(InterruptedError):
+        predict_pictures(decoder, data, split, 1000)
+    return decoder.given[0]
+
+
 def test_stored_order_is_the_source_s_wherever_responses_are_read(files, tmp_path):
-    """From files of another order with `voxels.order: stored`, the same models and responses as from files of the source's order."""
+    """From files of another order with `enter.order: stored`, the same models and responses as from files of the source's order."""
     (tmp_path / "other").mkdir()
     shutil.copy(files / "embeddings.h5", tmp_path / "other")
     for name in ("subj01", "subj02", "subj03", "rest1", "rest2"):
         reordered(files / f"{name}.h5", tmp_path / "other" / f"{name}.h5")
     aligned = {"losses": {"embedding": 1.0, "siamese": 0.0}, "training": IDLE}
-    content = resolved(make_study(align=aligned, adapt={"training": IDLE, "start": "prior"}, pretrain={"training": IDLE}))
-    content["methods"]["prior"] = content["methods"]["ridge"] | {"encoder": {"kind": "prior"}}
     tables = {}
     for order, folder in (("anatomical", files), ("stored", tmp_path / "other")):
-        for method in content["methods"].values():
-            method["voxels"]["order"] = order
-        study, out, taught = parse_study(content), tmp_path / order, dict(zip(("training_prepared", "training_embeddings"), group(folder), strict=True))
+        method = method_of(align=aligned, adapt={"training": IDLE}, pretrain={"training": IDLE}, enter=ADAPTER | {"order": order})
+        study, out = study_of_methods(m=method, ridge=RIDGE), tmp_path / order
         own = folder / "subj03.h5", folder / "embeddings.h5"
         pretrain(study, "m", [folder / "rest1.h5", folder / "rest2.h5"], tmp_path / "c", out / "pretrain")
-        align(study, "m", "sim", *group(folder), out / "pretrain", tmp_path / "c", out / "align")
-        adapt(study, "m", "sim", "subj03", *own, out / "align", tmp_path / "c", out / "adapt", "40", "3", **taught)
-        for method in ("ridge", "prior"):
-            fit(study, method, "sim-subj03", [own[0]], [own[1]], out / method, **taught)
+        align(study, "m", "sim", *group(folder), None, out / "pretrain", tmp_path / "c", out / "align")
+        adapt(study, "m", "sim", "subj03", *own, out / "align", tmp_path / "c", out / "adapt", "40", "3")
+        enter(study, "ridge", "sim", "subj03", *own, None, out / "ridge")  # always reads the stored order
         with PreparedSubject(own[0]) as data:
-            voxels = study.methods["m"].voxels
-            tables[order] = SubjectTrials(data, voxels).all("train")[1].numpy(), responses_by_image(data, "train", voxels, 1)[1]
-    for stage in ("pretrain", "align", "adapt", "ridge", "prior"):
+            tables[order] = SubjectTrials(data, order, "draw").all("train")[1].numpy(), reconstructed(data, order)
+    for stage in ("pretrain", "align", "adapt", "ridge"):
         assert same_model(tmp_path / "anatomical" / stage, tmp_path / "stored" / stage), stage
     for one, other in zip(*tables.values(), strict=True):
         assert np.array_equal(one, other)
@@ -154,7 +189,7 @@ def test_stored_order_is_the_source_s_wherever_responses_are_read(files, tmp_pat
 def test_no_test_trial_is_ever_read(files):
     with PreparedSubject(files / "subj01.h5") as data:
         shown = set(data.images("test"))
-        trials = SubjectTrials(data, Voxels(repeats="draw"))
+        trials = SubjectTrials(data, "anatomical", "draw")
     assert not shown & (set(trials.images("train")) | set(trials.images("validation")))
 
 
@@ -163,32 +198,30 @@ def test_repeats_are_averaged_stacked_or_drawn(files):
         image = data.images("train")[3]
         own = data.read(np.flatnonzero(data.stimulus == image))
         chosen = torch.tensor([3])
-        got = {mode: SubjectTrials(data, Voxels(repeats=mode)).draw("train", chosen, 5, 0)[1][0].numpy() for mode in ("mean", "channels", "draw")}
-        draws = {tuple(SubjectTrials(data, Voxels(repeats="draw")).draw("train", chosen, step, 0)[1][0, 0, :2].tolist()) for step in range(20)}
+        got = {mode: SubjectTrials(data, "anatomical", mode).draw("train", chosen, 5, 0)[1][0].numpy() for mode in ("mean", "channels", "draw")}
+        draws = {tuple(SubjectTrials(data, "anatomical", "draw").draw("train", chosen, step, 0)[1][0, 0, :2].tolist()) for step in range(20)}
     np.testing.assert_allclose(got["mean"][0], own.mean(0), rtol=1e-4, atol=1e-6)
     assert {tuple(row) for row in got["channels"]} == {tuple(row) for row in own}
     assert tuple(got["draw"][0]) in {tuple(row) for row in own} and len(draws) == 3
 
 
 @pytest.mark.parametrize("method", ["m", "vit"])
-def test_aligned_encoders_are_no_worse_than_ridge(models, files, tmp_path, method):
-    """Held-out pictures of linear responses with noise, where ridge regression is the right model."""
+def test_training_tells_unseen_pictures_apart(models, files, method):
+    """Test pictures, by the embedding predicted; the body removed, by chance alone."""
     encoder, config = load_encoder(models / "align" / method)
-    assert config["aligned"] and config["subjects"] == ["sim-subj01", "sim-subj02"]
+    assert config["kind"] == "aligned" and config["subjects"] == ["sim-subj01", "sim-subj02"]
     with h5py.File(files / "embeddings.h5") as file:
-        embedding = file["embedding"][:]
+        embedding = torch.from_numpy(file["embedding"][:])
+    scores = []
     for subject in ("subj01", "subj02"):
-        fit(make_study(), "ridge", f"sim-{subject}", [files / f"{subject}.h5"], [files / "embeddings.h5"], tmp_path / subject)
-        ridge = RidgeModel.from_state(*load_model(tmp_path / subject))
         with PreparedSubject(files / f"{subject}.h5") as data:
-            images, means, _ = data.by_picture(data.trials("test"))
-        responses = means[:, 0]
+            images, means, _ = data.by_picture(data.trials("test"), channels=encoder.channels)
+        truth, centre = embedding[images], embedding[:44].mean(0)
         with torch.no_grad():
-            given = torch.from_numpy(responses)[:, None].repeat(1, encoder.channels, 1)
-            ours = encoder.embed(encoder(given, f"sim-{subject}").pooled)
-        truth = torch.from_numpy(embedding[images])
-        centre = torch.from_numpy(embedding[:44].mean(0))
-        assert two_way(ours - centre, truth - centre) >= two_way(torch.from_numpy(ridge.predict(responses)[0]) - centre, truth - centre) - 0.08
+            for cut in (False, True):
+                found = encoder.predict(encoder(torch.from_numpy(means), f"sim-{subject}", cut), "embedding")
+                scores.append(two_way(found - centre, truth - centre))
+    assert min(scores[::2]) > 0.6 and max(scores[1::2]) < 0.6
 
 
 def test_two_way_by_hand():
@@ -198,66 +231,81 @@ def test_two_way_by_hand():
     assert two_way(-truth, truth) == 0
 
 
-@pytest.mark.parametrize("start", ["plain", "ridge", "prior"])
+@pytest.mark.parametrize("start", ["interpolate", "ridge"])
 @pytest.mark.parametrize("strategy", ["adapter", "adapter+norms", "low-rank", "everything"])
 def test_adaptation_changes_what_its_strategy_says(models, files, tmp_path, strategy, start):
-    study = make_study(adapt={"strategy": strategy, "rank": 2, "training": TRAINING | {"patience": None}, "start": start})
+    stage = {"strategy": strategy, "training": TRAINING | {"learning_rate": 0.02}, "start": start} | ({"rank": 2} if strategy == "low-rank" else {})
     model = models / "align" / "m"
-    adapt(
-        study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", model, tmp_path / "checkpoints", tmp_path / "new", trials="60",
-        training_prepared=group(files)[0], training_embeddings=group(files)[1],
-    )  # fmt: skip
+    given = files / "subj03.h5", files / "embeddings.h5", model
+    adapt(make_study(adapt=stage), "m", "sim", "subj03", *given, tmp_path / "checkpoints", tmp_path / "new", trials="60")
     before, after = load_model(model)[0], load_model(tmp_path / "new")[0]
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {name.rsplit(".", 1)[0] for name in after if name not in before} == {"encoder.adapters.subject-sim-subj03"}
-    assert not any(name.startswith("encoder.adapters") for name in changed)
+    changed = {name for name in before if not torch.equal(before[name], after[name])} - {"encoder.mean_tokens", "encoder.mean_pooled"}
+    assert {name.rsplit(".", 1)[0] for name in after if name not in before} == {"encoder.enter.maps.subject-sim-subj03"}
+    assert not any(name.startswith(("encoder.enter", "encoder.space")) for name in changed)
     if strategy == "adapter":
         assert not changed
     elif strategy == "adapter+norms":
-        assert all("norm" in name or "mlp.0" in name for name in changed) and (changed or start != "plain")
-    elif start == "plain":
-        assert changed
+        assert changed and all(".trunk." in name for name in changed)
+        norms = {name for name in changed if after[name].ndim == 1}
+        assert norms == changed
+    else:
+        assert any("trunk" in name for name in changed) and any("heads" in name for name in changed)
     encoder, config = load_encoder(tmp_path / "new")
     assert encoder(torch.randn(1, 1, 52), "sim-subj03").pooled.shape == (1, 16) and config["trials"] == "60"
 
 
-IDLE = {"steps": 4, "batch_size": 8, "learning_rate": 1e-12, "validate_every": 2}
-
-
-def linear_path(directory):
-    """The encoder of a model without what its trunk adds."""
-    encoder, _ = load_encoder(directory)
-    with torch.no_grad():
-        encoder.gate.zero_()
-        encoder.head.mlp[-1].weight.zero_()
-        encoder.head.mlp[-1].bias.zero_()
-    return encoder
-
-
-def test_a_start_that_training_leaves_alone_is_the_decoder_of_the_whole_budget(files, tmp_path):
-    """From scratch: the subject's own ridge regression. Adapted: the prior's decoder."""
-    study = make_study(align={"losses": {"embedding": 1.0, "siamese": 0.0}, "training": IDLE}, adapt={"training": IDLE, "start": "prior"})
-    align(study, "m", "sim", *group(files), None, tmp_path / "checkpoints", tmp_path / "shared")
+def test_a_start_that_training_leaves_alone_is_ridge_regression_to_the_training_subjects_signal(files, tmp_path):
+    """Of the whole budget: the adapter of a new subject, by the linear model of the training subjects' signal given the picture."""
+    study = make_study(align={"losses": {"embedding": 1.0, "siamese": 0.0}, "training": IDLE}, adapt={"training": IDLE})
+    align(study, "m", "sim", *group(files), None, None, tmp_path / "checkpoints", tmp_path / "shared")
     own = files / "subj03.h5", files / "embeddings.h5"
-    adapt(
-        study, "m", "sim", "subj03", *own, tmp_path / "shared", tmp_path / "checkpoints", tmp_path / "adapted", trials="40", seed="3",
-        training_prepared=group(files)[0], training_embeddings=group(files)[1],
-    )  # fmt: skip
-    scratch(study, "m", "sim", "subj03", *own, tmp_path / "checkpoints", tmp_path / "scratch", "40", "3")
+    adapt(study, "m", "sim", "subj03", *own, tmp_path / "shared", tmp_path / "checkpoints", tmp_path / "adapted", trials="40", seed="3")
+    encoder, _ = load_encoder(tmp_path / "shared")
+
+    def coordinates(images):
+        return encoder.space.coordinates(*(torch.from_numpy(read_targets(own[1], images, name)) for name in ("embedding", "latent"))).numpy()
+
+    pictures, signals = [], []
+    for subject in ("subj01", "subj02"):
+        with PreparedSubject(files / f"{subject}.h5") as data:
+            images, means, _ = data.by_picture(data.trials("train"))
+        with torch.no_grad():
+            signals.append(encoder.enter(torch.from_numpy(means), f"sim-{subject}")[:, 0].numpy())
+        pictures.append(coordinates(images))
+    expect = ridge_of(np.concatenate(pictures), np.concatenate(signals), study.seed)
     with PreparedSubject(own[0]) as data:
         rows = budget_rows(data, 40, 3)
-        test = data.by_picture(data.trials("test"))[1][:, 0]
-    trials = read_trials(*own, rows)
-    prior = teach(*group(files), True, 0).embedding_decoder(trials, ALPHAS, FOLDS, 3)
-    parts = [read_trials(*own, {split: rows[split]}) for split in ("train", "validation")]  # in the order of the folds
-    responses, embedding = (np.concatenate([getattr(part, name) for part in parts]) for name in ("responses", "embedding"))
-    mean = responses.mean(0)
-    weight, bias = solve(responses - mean, embedding, ALPHAS, FOLDS, 3)
-    for name, expected in (("adapted", test @ prior.weight + prior.bias), ("scratch", (test - mean) @ weight + bias)):
-        encoder = linear_path(tmp_path / name)
-        with torch.no_grad():
-            found = encoder.embed(encoder(torch.from_numpy(test)[:, None], "sim-subj03").pooled)
-        assert np.allclose(found.numpy(), expected, atol=2e-3), name
+        parts = [data.by_picture(rows[split]) for split in ("train", "validation")]  # in the order of the folds
+    images, responses = np.concatenate([part[0] for part in parts]), np.concatenate([part[1][:, 0] for part in parts])
+    start = ridge_of(responses, expect(coordinates(images)), 3)
+    adapted, _ = load_encoder(tmp_path / "adapted")
+    with torch.no_grad():
+        found = adapted.enter(torch.from_numpy(responses)[:, None], "sim-subj03")[:, 0].numpy()
+    np.testing.assert_allclose(found, start(responses), atol=2e-3 * np.abs(found).max())
+
+
+def ridge_of(inputs, targets, seed):
+    """Ridge regression by scikit-learn, the penalty of every target by cross-validation."""
+    cv = KFold(FOLDS, shuffle=True, random_state=seed)
+    models = [RidgeCV(ALPHAS, cv=cv, scoring="neg_mean_squared_error", fit_intercept=False) for _ in targets.T]
+    mean, bias = inputs.mean(0), targets.mean(0)
+    for model, column in zip(models, targets.T, strict=True):
+        model.fit(inputs - mean, column - column.mean())
+    return lambda given: np.stack([model.predict(given - mean) for model in models], 1) + bias
+
+
+def test_scratch_knows_nothing_but_its_budget(files, tmp_path):
+    """Its picture space, too, is of the budget's pictures."""
+    own = files / "subj03.h5", files / "embeddings.h5"
+    scratch(make_study(adapt={"training": IDLE}), "m", "sim", "subj03", *own, tmp_path / "checkpoints", tmp_path / "scratch", "40", "3")
+    with PreparedSubject(own[0]) as data:
+        rows = budget_rows(data, 40, 3)
+        images = np.unique(data.stimulus[np.concatenate(list(rows.values()))])
+    space = load_encoder(tmp_path / "scratch")[0].space
+    expected = PictureSpace.fit(*(read_targets(own[1], images, name) for name in ("embedding", "latent")))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, space.state_dict()[name]), name
+    assert load_model(tmp_path / "scratch")[1]["subjects"] == ["sim-subj03"]
 
 
 def test_a_method_s_name_and_label_decide_no_weight(files, tmp_path):
@@ -284,7 +332,7 @@ def test_one_held_out_picture_identifies_nothing(models, files, tmp_path):
     )
     with PreparedSubject(files / "subj03.h5") as data:
         assert len(set(data.stimulus[budget_rows(data, 8, 0)["validation"]])) == 1
-    assert set(load_model(tmp_path / "new")[1]["held_out"]) == {"embedding"}
+    assert set(load_model(tmp_path / "new")[1]["held_out"]) == {"angle", "embedding"}
     assert "identification" in load_model(models / "align" / "m")[1]["held_out"]
 
 
@@ -303,36 +351,39 @@ def test_budgets_are_nested_and_pay_for_their_own_validation(files):
 
 
 def test_a_model_of_fewer_subjects_learns_from_its_share_of_trials_alone(files, tmp_path):
-    whole = resolved(make_study())
-    part = whole["methods"]["m"] | {"pretrain": None, "adapt": {"training": IDLE, "start": "prior"}, "trained_on": {"subjects": 1, "trials": 50}}
+    part = method_of(pretrain=None, adapt={"training": IDLE}, trained_on={"subjects": 1, "trials": 50})
     part["align"] = {"training": IDLE, "losses": {"siamese": 0.0, "embedding": 1.0}}
-    study = parse_study(whole | {"transfer": {"trials": [20], "baselines": {"of-1": part}}})
+    study = parse_study(resolved(make_study()) | {"transfer": {"trials": [20], "baselines": {"of-1": part}}})
     prepared, embeddings = ([paths[0]] for paths in group(files))
-    ((trials, _),) = read_group(study, "of-1", "sim", prepared, embeddings).values()
+    subjects, space = read_group(study, "of-1", "sim", prepared, embeddings, [])
+    ((trials, _),) = subjects.values()
     assert trials.n_trials("train") + trials.n_trials("validation") == 50
-    align(study, "of-1", "sim", prepared, embeddings, None, tmp_path / "checkpoints", tmp_path / "of-1")
-    assert load_encoder(tmp_path / "of-1")[0].adapter_names("sim-subj01") and "sim-subj02" not in str(load_model(tmp_path / "of-1")[0].keys())
-    with PreparedSubject(prepared[0]) as data:
-        expected = teach_from(prepared, embeddings, budget_rows(data, 50, study.seed))
-    own = read_trials(files / "subj03.h5", files / "embeddings.h5")
-    found = teach(prepared, embeddings, True, study.seed, study.share("of-1")).decoders(own)[0].weight
-    assert np.array_equal(found, expected.decoders(own)[0].weight)
-    assert not np.allclose(found, teach(prepared, embeddings, True, study.seed).decoders(own)[0].weight)
+    align(study, "of-1", "sim", prepared, embeddings, None, None, tmp_path / "checkpoints", tmp_path / "of-1")
+    state = load_model(tmp_path / "of-1")[0]
+    assert any("sim-subj01" in name for name in state) and not any("sim-subj02" in name for name in state)
+    assert torch.equal(state["encoder.space.embedding_mean"], space.embedding_mean)
 
 
-def teach_from(prepared, embeddings, rows):
-    return Taught([read_trials(prepared[0], embeddings[0], rows)], True, 0)
+def test_the_picture_space_is_of_training_pictures_each_counted_once(files):
+    """Of two subjects who saw the same pictures of one file; no validation or test picture is in it."""
+    subjects, space = read_group(make_study(), "m", "sim", *group(files), [])
+    images = np.unique(np.concatenate([trials.images("train") for trials, _ in subjects.values()]))
+    assert images.max() < 44
+    expected = PictureSpace.fit(*(read_targets(files / "embeddings.h5", images, name) for name in ("embedding", "latent")))
+    assert all(torch.equal(tensor, space.state_dict()[name]) for name, tensor in expected.state_dict().items())
+    assert torch.equal(picture_space([files / "embeddings.h5"], [images]).embedding_axes, expected.embedding_axes)
 
 
 def test_wrong_files_are_refused_in_words(files, tmp_path):
     with pytest.raises(InputError, match="one of each per subject"):
-        align(make_study(), "m", "sim", [files / "subj01.h5"], [files / "embeddings.h5"], None, tmp_path, tmp_path / "out")
+        align(make_study(), "m", "sim", [files / "subj01.h5"], [files / "embeddings.h5"], None, None, tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="expected sim subj01"):
-        align(make_study(), "m", "sim", [files / "subj02.h5"] * 2, [files / "embeddings.h5"] * 2, None, tmp_path, tmp_path / "out")
+        align(make_study(), "m", "sim", [files / "subj02.h5"] * 2, [files / "embeddings.h5"] * 2, None, None, tmp_path, tmp_path / "out")
     with h5py.File(tmp_path / "few.h5", "w") as file:
-        file["embedding"] = np.zeros((10, DIM), np.float32)
+        file["embedding"], file["latent"] = np.zeros((10, DIM), np.float32), np.zeros((10, 2, 2, 2), np.float32)
+    space = read_group(make_study(), "m", "sim", *group(files), [])[1]
     with pytest.raises(InputError, match="holds 10 pictures"):
-        Targets(tmp_path / "few.h5", np.arange(20))
+        Targets(tmp_path / "few.h5", np.arange(20), space)
     assert not (tmp_path / "out").exists()
 
 
@@ -353,10 +404,9 @@ def test_benchmark_counts_are_the_hand_counts():
 
     line = measure("x", 60, 2, torch.device("cpu"), "fp32", ConvMixer(kind="convmixer", width=8, depth=1, patch=16, kernel=3, decoder_depth=1))
     trunk = 16 * 8 + 8 + 4 * 8 + (3 * 8 + 8) + 2 * 8 + (64 + 8) + 2 * 8
-    encoder = FmriEncoder({}, {"length": "interpolate", "size": 64}, {"kind": "convmixer", "width": 8, "depth": 1, "patch": 16, "kernel": 3}, 512)
-    around = sum(parameter.numel() for name, parameter in encoder.named_parameters() if not name.startswith("trunk."))
+    heads = sum(8 * k + k for k in (512, 128))  # coordinates of embedding and latent
     condition = 2 * 8 + (8 * 512 + 512) + (4 * 77 + 77) + 2 * 8 + (8 * 768 + 768) + (768 * 768 + 768) + 77 * 512
-    assert line["parameters"] == trunk + around + condition, "a model is counted whole, head and condition stage too"
+    assert line["parameters"] == trunk + heads + condition, "a model is counted whole, head and condition stage too"
     counted = 2 * 4 * (16 * 8 + 8 * 3 + 8 * 8)  # 4 patches: stem, depthwise, pointwise
     counted += 2 * (4 * 8 * 512 + 512 * 4 * 77 + 8 * 768 + 768 * 768)  # condition stage
     assert line["flops_per_sample"] >= counted and line["samples_per_second"] > 0

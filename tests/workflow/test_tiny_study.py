@@ -96,8 +96,8 @@ def test_table_has_every_method_and_subject_with_its_role(run):
 def test_adaptation_table_compares_every_way_over_the_budgets(run):
     with open(run / RESULTS / "tables/adaptation.csv") as stream:
         rows = list(csv.DictReader(stream))
-    ways = {"unimind-convmixer", "unimind-convmixer from scratch", "unimind-vit", "unimind-vit from scratch", "ridge", "prior"}
-    assert {row["method"] for row in rows} == ways and {row["subject"] for row in rows} == {"subj03"}
+    ways = {"unimind", "unimind-convmixer", "unimind-convmixer from scratch", "unimind-vit", "unimind-vit from scratch", "ridge", "prior"}
+    assert {row["method"] for row in rows} == ways | {"unimind-convmixer without adaptation"} and {row["subject"] for row in rows} == {"subj03"}
     for way in ways:
         own = [row for row in rows if row["method"] == way and row["metric"] == "identification"]
         assert len({row["trials"] for row in own}) == len(own) == 2 and "20" in {row["trials"] for row in own}
@@ -120,15 +120,15 @@ def test_new_subject_leaves_shared_weights_alone(copy, tmp_path):
     before = weights(copy)
     content = tiny()
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
-    content["methods"] = {name: content["methods"][name] for name in ("unimind-convmixer", "ridge")}
+    content["methods"] = {name: content["methods"][name] for name in ("unimind", "unimind-convmixer", "ridge")}
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(content, sort_keys=False))
     planned = jobs(snakemake(copy, "-n", study=study))
     assert planned == {
-        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 1, "fit_decoder": 1, "reconstruct_pictures": 2,
-        "score_reconstructions": 2, "compare_budgets": 3, "make_tables": 1, "draw_figures": 1, "write_report": 1,
+        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 1, "enter_subject": 2, "reconstruct_pictures": 3,
+        "score_reconstructions": 3, "compare_budgets": 4, "make_tables": 1, "draw_figures": 1, "write_report": 1,
     }  # fmt: skip
-    own = {"models/unimind-convmixer/adapt/simulated-subj04", "models/ridge/fit/simulated-subj04"}
+    own = {"models/unimind-convmixer/adapt/simulated-subj04", *(f"models/{name}/enter/simulated-subj04" for name in ("unimind", "ridge"))}
     snakemake(copy, *[str(RESULTS / model) for model in own], study=study)
     after = weights(copy)
     assert {name: after[name] for name in before} == before

@@ -26,10 +26,9 @@ AFTER_METRICS = {"make_tables": 1, "draw_figures": 1, "write_report": 1}
 def test_tiny_study_lists_exactly_its_jobs(bare):
     assert bare.planned() == {
         "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "inspect_subject": 3,
-        "check_subjects": 1,
-        "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "align_subjects": 2, "fit_decoder": 3, "condition_diffusion": 2 + 3,
-        "adapt_subject": 2, "reconstruct_pictures": 12, "sample_controls": 1, "extract_features": 1, "score_reconstructions": 12,
-        "compare_budgets": 4, **AFTER_METRICS,
+        "check_subjects": 1, "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "teach_closed_form": 2, "enter_subject": 6, "align_subjects": 3,
+        "condition_diffusion": 3 + 3, "adapt_subject": 2, "reconstruct_pictures": 15, "sample_controls": 1, "extract_features": 1,
+        "score_reconstructions": 15, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
 
 
@@ -46,13 +45,14 @@ def test_each_method_alone(bare, tmp_path, method):
     planned = bare.planned(configfile=written(tmp_path, content))
     assert planned["reconstruct_pictures"] == 3
     assert ("align_subjects" in planned) == method.startswith("unimind")
-    assert ("fit_decoder" in planned) == (method == "ridge")
+    assert planned.get("enter_subject", 0) == (3 if method in ("ridge", "unimind") else 0)
     assert planned.get("condition_diffusion", 0) == {"mindvis": 3, "ridge": 0}.get(method, 1)
-    assert ("pretrain_encoder" in planned) == ("prepare_unpaired" in planned) == (method != "ridge")
+    assert ("pretrain_encoder" in planned) == ("prepare_unpaired" in planned) == (method not in ("ridge", "unimind"))
 
 
 def test_one_subject(bare, tmp_path):
     content = tiny()
+    del content["methods"]["unimind"]  # others teach its closed form
     content["datasets"]["simulated"] |= {"training_subjects": ["subj01"], "new_subjects": []}
     planned = bare.planned(configfile=written(tmp_path, content))
     assert planned["prepare_subject"] == 1 and "adapt_subject" not in planned
@@ -137,8 +137,8 @@ def test_status_knows_the_models_of_a_comparison_and_the_resting_fmri_they_need(
 def test_nothing_is_trained_before_everybodys_data_is_in_order(finished):
     calls = read_calls(finished)
     checked = next(float(call["ended"]) for call in calls if call["stage"] == "overview")
-    trained = [float(call["begun"]) for call in calls if call["stage"] in ("foundation", "pretrain", "align", "fit", "condition", "adapt")]
-    assert len(trained) == 4 + 3 + 2 + 3 + 5 + 2 and min(trained) >= checked
+    trained = [float(call["begun"]) for call in calls if call["stage"] in ("foundation", "pretrain", "teach", "enter", "align", "condition", "adapt")]
+    assert len(trained) == 4 + 3 + 2 + 6 + 3 + 6 + 2 and min(trained) >= checked
 
 
 # --- when jobs run again ----------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
-        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "fit_decoder": 1,
-        "reconstruct_pictures": 4, "score_reconstructions": 4, "compare_budgets": 4, **AFTER_METRICS,
+        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "enter_subject": 2,
+        "reconstruct_pictures": 5, "score_reconstructions": 5, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
     assert clone.snakemake(configfile=path, cores=4).returncode == 0
@@ -178,7 +178,7 @@ def test_new_training_subject_retrains_the_shared_models(clone):
     content = tiny()
     content["datasets"]["simulated"]["training_subjects"].append("subj04")
     planned = clone.planned(configfile=clone.study(content))
-    assert planned["align_subjects"] == 2 and "pretrain_encoder" not in planned and "train_foundation" not in planned
+    assert planned["align_subjects"] == 3 and "pretrain_encoder" not in planned and "train_foundation" not in planned
 
 
 def test_other_sampling_reruns_reconstructions_and_what_follows(clone):
@@ -219,10 +219,11 @@ def test_edited_loss_reruns_the_stages_that_use_it_and_what_follows(clone):
     assert clone.planned() == {}
     file.write_text(text + "\nCHANGED = True\n")
     planned = clone.planned()
-    assert planned["align_subjects"] == 2 and planned["write_report"] == 1
-    assert planned["compare_budgets"] == 2  # of the two adapted methods, not of the two fitted in closed form
+    assert planned["align_subjects"] == 3 and planned["write_report"] == 1
+    assert planned["compare_budgets"] == 3  # of those with a body, not of the two closed forms alone
     untouched = {"fetch_stimuli", "fetch_subject", "fetch_unpaired", "prepare_stimuli", "prepare_subject", "prepare_unpaired", "check_subjects",
-                 "train_foundation", "embed_stimuli", "pretrain_encoder", "fit_decoder", "sample_controls", "extract_features"}  # fmt: skip
+                 "train_foundation", "embed_stimuli", "pretrain_encoder", "teach_closed_form", "enter_subject",
+                 "sample_controls", "extract_features"}  # fmt: skip
     assert not untouched & set(planned)
 
 
@@ -258,7 +259,7 @@ BAD = {
     "no adaptation": (lambda study: study["methods"]["unimind-vit"].pop("adapt"), "methods.unimind-vit.adapt"),
     "no resting fMRI": (lambda study: study.pop("unpaired"), "unpaired"),
     "wrong type": (lambda study: study.update(picture_size="large"), "picture_size"),
-    "unknown encoder": (lambda study: study["methods"]["mindvis"].update(encoder={"kind": "cnn"}), "cnn"),
+    "unknown body": (lambda study: study["methods"]["mindvis"].update(body={"kind": "cnn"}), "cnn"),
 }
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 COMPONENTS = {"embedding": 512, "latent": 128}
 #: Pictures that principal axes are computed from, at most: 16 for every component of the longest target.
 PICTURES = 8192
+#: Share of the first component's variance below which a component is rounding of single precision.
+NOTHING = 1e-6
 
 
 class PictureSpace(nn.Module):
@@ -101,14 +103,14 @@ class PictureSpace(nn.Module):
 
 
 def principal_axes(values: NDArray[np.float32], count: int) -> tuple[NDArray, NDArray]:
-    """Principal axes (dims, k) of centred values (n, dims) and the standard deviation along each (k,), k at most `count`."""
+    """Principal axes (dims, k) of centred values (n, dims) and the standard deviation along each (k,): at most `count`, and none along which nothing varies."""
     n, dims = values.shape
-    count = max(1, min(count, dims, n - 1))
-    if dims <= n:
-        variances, vectors = np.linalg.eigh(values.T.astype(np.float64) @ values / n)
-        axes, variances = vectors[:, ::-1][:, :count], variances[::-1][:count]
-    else:
-        variances, vectors = np.linalg.eigh((values @ values.T).astype(np.float64) / n)
-        axes, variances = values.T @ vectors[:, ::-1][:, :count].astype(np.float32), variances[::-1][:count]
-        axes = axes / np.linalg.norm(axes, axis=0).clip(1e-12)
+    fewer = dims > n
+    products = values @ values.T if fewer else values.T.astype(np.float64) @ values
+    variances, vectors = np.linalg.eigh(products.astype(np.float64) / n)
+    variances, vectors = variances[::-1], vectors[:, ::-1]
+    count = max(1, min(count, int((variances > NOTHING * variances[0]).sum())))
+    axes, variances = vectors[:, :count], variances[:count]
+    if fewer:
+        axes = np.linalg.qr(values.T @ axes)[0]
     return axes, np.sqrt(variances.clip(1e-12))

@@ -304,6 +304,10 @@ class Method(Section):
             raise ValueError(f"enter.size: {self.enter.size} is not a multiple of body.patch = {self.body.patch}")
         if isinstance(self.body, ViT) and self.body.width % self.body.heads:
             raise ValueError(f"body.width: {self.body.width} is not a multiple of body.heads = {self.body.heads}")
+        if self.adapt is not None:
+            for name, target in (("embedding", "embedding"), ("softclip", "embedding"), ("latent", "latent")):
+                if (given := getattr(self.adapt.losses, name)) > 0 and target not in self.targets:
+                    raise ValueError(f"adapt.losses.{name}: {given:g} given, but no loss of `align` predicts the {target}; write 0")
         if self.adapt is not None and self.enter.kind != "adapter":
             if self.adapt.strategy == "adapter":
                 raise ValueError(f"adapt.strategy: adapter given, but enter.kind {self.enter.kind} has none; use adapter+norms, low-rank or everything")
@@ -319,6 +323,11 @@ class Method(Section):
     def shares(self) -> bool:
         """Whether anything is trained beyond the closed form: a body, or a condition stage."""
         return self.body.kind != "identity" or self.condition is not None
+
+    @property
+    def serves_budgets(self) -> bool:
+        """Whether few trials serve a new subject: adapted, or in closed form with nothing behind it that the subject's other trials have trained."""
+        return self.adapt is not None or (self.closed and not (self.scope == "subject" and self.shares))
 
     @property
     def targets(self) -> tuple[str, ...]:

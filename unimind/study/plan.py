@@ -100,7 +100,7 @@ class Plan:
         """Methods of the comparison over trial budgets."""
         if self.transfer is None:
             return []
-        own = self.transfer.methods or [name for name, method in self.methods.items() if method.closed or method.adapt is not None]
+        own = self.transfer.methods or [name for name, method in self.methods.items() if method.serves_budgets]
         return [*own, *self.transfer.baselines]
 
     def method(self, name: str) -> Method:

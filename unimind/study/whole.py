@@ -79,12 +79,12 @@ class Study(Section, Plan):
         for name in (self.transfer.methods or []) if self.transfer else []:
             if name not in self.methods:
                 raise ValueError(f"transfer.methods: {name} is no method of this study; known are {', '.join(self.methods)}")
-            if not self.methods[name].closed and self.methods[name].adapt is None:
-                raise ValueError(f"transfer.methods: {name} is neither adapted nor entered in closed form; give it `adapt:` or leave it out")
+            if not self.methods[name].serves_budgets:
+                raise ValueError(f"transfer.methods: {name} is neither adapted nor a closed form whose body and condition stage other subjects train; give it `adapt:`, widen its `scope:`, or leave it out")
         for name, method in self.transfer.baselines.items() if self.transfer else ():
             if name in self.methods:
                 raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
-            if not method.closed and (method.adapt is None or method.pretrain is not None and self.unpaired is None):
+            if not method.serves_budgets or (method.pretrain is not None and self.unpaired is None):
                 raise ValueError(f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`")
             self._drawn(f"transfer.baselines.{name}", method)
             if method.enter.kind == "decoded":

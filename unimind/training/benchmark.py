@@ -14,8 +14,10 @@ import torch
 from unimind import study
 from unimind.device import on_device
 from unimind.errors import InputError
+from unimind.models.bodies import TRUNKS
 from unimind.models.condition import ConditionStage
-from unimind.models.encoder import TRUNKS, FmriEncoder
+from unimind.models.encoder import Encoder
+from unimind.models.space import COMPONENTS, PictureSpace
 from unimind.progress import say
 from unimind.storage import whole_file
 from unimind.training.loop import count_flops
@@ -30,8 +32,8 @@ ENCODERS: dict[str, study.ConvMixer | study.ViT] = {
     "ViT (MinD-Vis)": study.ViT(kind="vit"),
 }
 OBJECTIVE = "masked modelling, forward + backward + AdamW"
-#: MinD-Vis's image embedding (CLIP ViT-B/32), and what its latent diffusion model takes: 77 tokens of 512, a time embedding of 768.
-EMBEDDING, TOKENS, CONTEXT, TIME = 512, 77, 512, 768
+#: MinD-Vis's image embedding (CLIP ViT-B/32) and autoencoder latent, and what its latent diffusion model takes: 77 tokens of 512, a time embedding of 768.
+EMBEDDING, LATENT, TOKENS, CONTEXT, TIME = 512, (3, 64, 64), 77, 512, 768
 REFERENCE = "ViT (MinD-Vis)"
 #: Column -> whether less is better.
 COMPARED = {"parameters": True, "flops_per_sample": True, "memory": True, "samples_per_second": False}
@@ -138,14 +140,17 @@ def measure(name: str, voxels: int, batch: int, device: torch.device, precision:
 
 
 def whole_model(kind: str, settings: dict[str, Any], size: int, voxels: int, device: torch.device) -> tuple[int, float]:
-    """Parameters, and FLOPs of a forward pass, of voxels interpolated to `size`, encoder, head and condition stage."""
-    encoder = FmriEncoder({}, {"length": "interpolate", "size": size}, {"kind": kind, **settings}, EMBEDDING).to(device).eval()
-    stage = ConditionStage(encoder.width, encoder.trunk.n_patches, CONTEXT, TOKENS, TIME).to(device).eval()
+    """Parameters, and FLOPs of a forward pass, of voxels interpolated to `size`, body, heads and condition stage."""
+    enter, body = {"kind": "interpolate", "size": size, "dropout": 0.0}, {"kind": kind, **settings}
+    encoder = Encoder(enter, body, PictureSpace(EMBEDDING, LATENT, COMPONENTS), tuple(COMPONENTS), {}).to(device).eval()
     response = torch.randn(1, 1, voxels, device=device)
+    with torch.no_grad():
+        tokens = encoder(response, "anybody").tokens
+    stage = ConditionStage(encoder.width, tokens.shape[1], encoder.width, CONTEXT, TOKENS, TIME).to(device).eval()
 
     def forward() -> None:
         found = encoder(response, "anybody")
-        stage(found.tokens, found.pooled, encoder.embed(found.pooled))
+        stage(found.tokens, found.pooled)
 
     with torch.no_grad():
         flops = count_flops(forward)
