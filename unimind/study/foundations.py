@@ -10,7 +10,7 @@ from unimind.study.base import Fraction, Positive, Section, Sha256, Training
 class DrawnPictures(Section):
     """Drawn, captioned pictures that no subject sees, for foundations trained inside the study."""
 
-    count: Annotated[int, Field(gt=0, le=6656)] = Field(6400, description="Of the 6912 possible ones that no simulated subject sees; 256 more are held out.")
+    count: Positive = Field(6400, description="Of the 4.9 million possible ones that no simulated subject sees; 256 more are held out.")
     seed: int = 1
 
 
@@ -49,10 +49,16 @@ class StudyAutoencoder(Section):
     """A small KL autoencoder built with diffusers and trained in the study on drawn pictures."""
 
     kind: Literal["study"]
-    latent_channels: Positive = 8
+    latent_channels: Positive = Field(16, description="Channels of the latent; with a downsampling of 8 a multiple of 4.")
     downsampling: Literal[4, 8] = 8
-    width: Positive = 64
+    width: Positive = 40
     training: Training = Training(steps=900, batch_size=32, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _folded(self) -> "StudyAutoencoder":
+        if self.downsampling == 8 and self.latent_channels % 4:
+            raise ValueError(f"latent_channels: {self.latent_channels} given; with downsampling 8 a multiple of 4 is needed, which come from 2 x 2 positions")
+        return self
 
 
 class Taef2Autoencoder(Section):
@@ -112,7 +118,7 @@ class LdmDiffusion(Section):
 
 
 class StudyClassifier(Section):
-    """A small classifier of the drawn objects, trained in the study."""
+    """A small classifier of drawn pictures (class and colour of both objects, their relation), trained in the study."""
 
     kind: Literal["study"]
     training: Training = Training(steps=400, batch_size=128, learning_rate=2e-3)
@@ -130,4 +136,4 @@ class Foundations(Section):
     embedding: Annotated[StudyEmbedding | OpenClipEmbedding | SqueezeNetEmbedding, Field(discriminator="kind")] = OpenClipEmbedding(kind="open-clip")
     autoencoder: Annotated[StudyAutoencoder | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder, Field(discriminator="kind")] = LdmAutoencoder(kind="ldm")
     diffusion: Annotated[StudyDiffusion | HubDiffusion | LdmDiffusion, Field(discriminator="kind")] = LdmDiffusion(kind="ldm")
-    classifier: StudyClassifier | None = Field(None, description="A classifier of the drawn objects; none where the field's networks are used.")
+    classifier: StudyClassifier | None = Field(None, description="A classifier of drawn pictures; none where the field's networks are used.")
