@@ -4,7 +4,8 @@ Everything follows from the study's seed and the subject's name: a subject added
 signal is what textbooks say of visual cortex, kept simple: early voxels pool normalised oriented energy, compressed,
 and opponent colours in a retinotopic receptive field; later voxels respond to what is in the picture and to
 conjunctions of it - which object has the colour, is at the place, lies in the relation - rectified and normalised.
-Both vary smoothly over the cortex. All brains follow these laws, each with parameters of its own.
+Both vary smoothly over the cortex. All brains follow these laws, each with parameters of its own. In the embedded
+study the best linear decoder of noise-free responses misses 42 % of the variance of the image embedding.
 """
 
 import gzip
