@@ -151,7 +151,7 @@ def draw(generator: FrozenGenerator, batch: int) -> tuple[int, int, int]:
             network.half()
     generator.dtype = torch.float16
     generator._null = {name: value.half() for name, value in generator._null.items()}
-    generator._scheduler = _on_cpu(generator)  # type: ignore[method-assign]
+    generator._scheduler = _on_cpu(generator)  # type: ignore[assignment,method-assign]
     weights = sum(p.numel() * 2 for network in generator.pipe.components.values() if isinstance(network, torch.nn.Module) for p in network.parameters())
     inputs = {name: torch.empty(batch, *shape, device="meta") for name, shape in generator.takes.items()}
     alive, counts = Alive(None), []

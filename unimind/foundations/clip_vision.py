@@ -70,10 +70,10 @@ class ClipVision(nn.Module):
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the bars and advice that the libraries print while they load; what is wrong is still raised."""
-    import diffusers
     import transformers
+    from diffusers.utils import logging
 
-    kinds = (diffusers.logging, transformers.logging)
+    kinds: tuple[Any, ...] = (logging, transformers.logging)
     before, bars = [kind.get_verbosity() for kind in kinds], transformers.logging.is_progress_bar_enabled()
     try:
         for kind in kinds:

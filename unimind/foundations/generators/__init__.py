@@ -36,8 +36,12 @@ class Generator(Protocol):
     """See the module."""
 
     name: str
-    takes: dict[str, tuple[int, ...]]
     raw: bool
+
+    @property
+    def takes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one picture's input, by name."""
+        ...
 
     def draw(self, inputs: Mapping[str, Tensor] | None, keys: Sequence[tuple], sampling: Sampling, start: Tensor | None = None) -> Tensor:
         """Pictures (len(keys), 3, H, W) in [0, 1]."""

@@ -35,11 +35,11 @@ def build_generator(settings: Frozen | NoGenerator, directory: Path) -> None:
     repository = _Repository(settings)
     with quiet():
         state, config = _taken(settings, repository)
-    kept = settings.model_dump(mode="json", exclude={"kind", "sha256"})
+    kept = settings.model_dump(mode="json", exclude={"sha256"})
     _save(
         directory,
         state,
-        {"kind": settings.kind, "role": "diffusion", **config, "settings": kept, "networks": repository.networks, "sources": repository.sources},
+        {"kind": kept.pop("kind"), "role": "diffusion", **config, "settings": kept, "networks": repository.networks, "sources": repository.sources},
     )
 
 
@@ -172,8 +172,8 @@ def _ip_adapter(settings: IpAdapterGenerator, repository: _Repository) -> tuple[
     if xl:
         second, tokenizer_2 = repository.text("_2", True)
         zeros = bool(read_json(repository.folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
-        pipe = diffusers.StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer_2, unet, scheduler, None, None, zeros, False)
-        names = ("prompt", "negative", "pooled", "negative_pooled")
+        pipe: Any = diffusers.StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer_2, unet, scheduler, None, None, zeros, False)
+        names: tuple[str, ...] = ("prompt", "negative", "pooled", "negative_pooled")
     else:
         pipe = diffusers.StableDiffusionPipeline(vae, first, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
         names = ("prompt", "negative")
@@ -249,7 +249,7 @@ def adapter_width(adapter: dict[str, Tensor], unet: Any, target: str, file: Path
     crossed = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     cross = unet.config.cross_attention_dim
     modules = dict(unet.named_modules())
-    expected = {
+    expected: dict[str, tuple[int, ...]] = {
         f"ip_adapter.{1 + 2 * k}.to_{part}_ip.weight": (modules[name.removesuffix(".processor")].to_q.out_features, cross)
         for k, name in enumerate(crossed)
         for part in "kv"

@@ -192,7 +192,7 @@ class IpAdapter(FrozenGenerator):
         networks = {name: _network(self.config, name, state, self.dtype) for name in ("unet", "vae")}
         networks |= {"text_encoder": None, "tokenizer": None, "scheduler": diffusers.DDIMScheduler.from_config(self.config["scheduler"])}
         if self.config["xl"]:
-            pipe = _IpAdapterXL(**networks, text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
+            pipe: Any = _IpAdapterXL(**networks, text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
         else:
             pipe = _IpAdapter(**networks, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         split: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}

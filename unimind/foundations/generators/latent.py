@@ -64,7 +64,7 @@ class UNetGenerator:
         self._null = null
 
     @property
-    def takes(self) -> dict[str, tuple[int, ...]]:  # type: ignore[override]
+    def takes(self) -> dict[str, tuple[int, ...]]:
         if self._null is not None:
             return {"context": tuple(self._null.context.shape[1:]), "time": tuple(self._null.time.shape[1:])}
         conditioner = self.diffusion.conditioner
@@ -84,7 +84,7 @@ class UNetGenerator:
             sampling = sampling.model_copy(update={"guidance": 1.0})
         elif "context" in inputs:
             condition = Condition(inputs["context"], inputs["time"])
-        elif "embedding" in inputs:
+        elif self.diffusion.conditioner is not None:
             condition = self.diffusion.conditioner(functional.normalize(inputs["embedding"], dim=1))
         else:
             raise InputError(f"{self.name}: takes no image embedding; give the method a `condition:`, or write sampling.strength: 0")
