@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.single_trial import Events, design, lag_window, least_squares_all, least_squares_separate
-from unimind.data.sources.arrayfile import AGAIN, masked_volumes, missing, open_nifti, read_text
-from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.arrayfile import masked_volumes, missing, open_nifti
+from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
 from unimind.data.sources.bidsfile import BidsFile, find, label_number, number, numbers, read_table, sidecar
 from unimind.data.sources.hcp import glasser
 from unimind.data.sources.pictures import Pictures, pictures_in
+from unimind.data.sources.tables import read_text
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import BidsData, BidsRois, GlmSingle, LagWindow, Study

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.sources.arrayfile import AGAIN, missing
-from unimind.data.sources.base import DROP, TEST, TRAIN, RemoteFile, reading
+from unimind.data.pixels import Forms
+from unimind.data.sources.arrayfile import missing
+from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RemoteFile, reading
 from unimind.data.sources.bids import BidsSource, Voxels
 from unimind.data.sources.pictures import Pictures
 from unimind.errors import InputError
@@ -129,7 +130,7 @@ class _Packed(Pictures):
             opacity = pixels[..., 3:] / 255
             return np.round(pixels[..., :3] * opacity + GROUND * (1 - opacity)).astype(np.uint8)
 
-        return cls(names, load, str(path))
+        return cls(names, load, str(path), Forms())
 
     @property
     def first(self) -> NDArray[np.integer]:  # type: ignore[override]
