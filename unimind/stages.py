@@ -196,7 +196,7 @@ STAGES: dict[str, Stage] = {
     "inspect": Stage(
         "unimind.data.inspect", "inspect", "Do a subject's trials and pictures belong together? Reliability, lags, identification, and what is wrong.",
         {"dataset": "text", "subject": "text", "prepared": "file", "stimuli": "file", "fetched": "file", "out": "file"},
-        reads=(DATASET,), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
+        reads=(DATASET, "seed"), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
     ),
     "overview": Stage(
         "unimind.data.overview", "overview", "Check every prepared file, and write what each subject brings.",
