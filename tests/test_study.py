@@ -280,3 +280,26 @@ def test_ablations_leave_out_one_thing_each():
         "plain-shuffled-labels": {"align.start", "align.shuffle_labels"},
         "plain-siamese": {"align.start", "align.losses"},
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["foundations"].update(embedding={"kind": "squeezenet"}), "embedding.kind: squeezenet given, but ip-adapter takes the embedding"),
+        (lambda s: s["foundations"]["diffusion"].update(target="tokens", x=0), "foundations.diffusion.x: unknown key"),
+        (lambda s: s["foundations"].update(diffusion={"kind": "ip-adapter", "target": "tokens"}, embedding={"kind": "open-clip"}), "write clip-vision"),
+        (lambda s: s["foundations"]["diffusion"].update(encoder="x"), "diffusion.encoder: given, but only an adapter that takes tokens"),
+        (lambda s: s["foundations"]["diffusion"].update(weights="models/a.bin"), "foundations.diffusion.weights: string should match"),
+        (lambda s: s["foundations"].update(diffusion={"kind": "kandinsky-2.2", "size": 500}), "foundations.diffusion.size: input should be a multiple of 64"),
+        (lambda s: s["methods"]["ridge"]["sampling"].update(guidance=0.5), "methods.ridge.sampling.guidance: 0.5 given, but the pipelines"),
+        (lambda s: (s["foundations"].update(diffusion={"kind": "kandinsky-2.2"}), s["methods"]["ridge"]["sampling"].update(sampler="plms")), "write dpm"),
+        (lambda s: s["methods"]["unimind"].update(condition={}), "methods.unimind.condition: given, but foundations.diffusion.kind ip-adapter is"),
+        (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "methods.unimind.condition: missing"),
+    ],
+)
+def test_what_a_frozen_generator_does_not_take_is_refused(change, words):
+    content = yaml.safe_load((ROOT / "config/nsd.yaml").read_text())
+    change(content)
+    with pytest.raises(InputError, match=re.escape(words)) as raised:
+        parse_study(content)
+    assert "\n" not in str(raised.value)

@@ -120,6 +120,11 @@ def _pictures(study: "Study", names: Names) -> Iterable[str]:
     yield "picture_size"
 
 
+def _targets(study: "Study", names: Names) -> Iterable[str]:
+    """Only an adapter of tokens asks for more than every study's targets."""
+    return ("foundations.diffusion.target",) if study.foundations.target == "tokens" else ()
+
+
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
@@ -146,6 +151,8 @@ _OBTAINED = {
     "taef2": "unimind.foundations.taef2",
     "hub": "unimind.foundations.hub",
     "ldm": "unimind.foundations.ldm",
+    "clip-vision": "unimind.foundations.clip_vision",
+    **dict.fromkeys(("ip-adapter", "unclip", "kandinsky-2.2", "autoencoder"), "unimind.foundations.generators.build"),
 }
 
 
@@ -204,7 +211,7 @@ STAGES: dict[str, Stage] = {
     "embed": Stage(
         "unimind.foundations.embed", "embed", "Image embeddings and autoencoder latents of a stimulus file.",
         {"stimuli": "file", "embedding": "file", "autoencoder": "file", "out": "file"},
-        knows=(BATCH,), memory=16000, minutes=240, gpu=True, parallel=True,
+        reads=_targets, knows=(BATCH, "foundations.diffusion"), memory=16000, minutes=240, gpu=True, parallel=True,
     ),
     "pretrain": Stage(
         "unimind.training.pretrain", "pretrain", "Self-supervised pretraining of an encoder on unpaired fMRI.",

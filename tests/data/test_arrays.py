@@ -1,4 +1,5 @@
 import io
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -7,6 +8,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from scipy.io import savemat
 
@@ -606,6 +608,30 @@ def test_glmsingle_s_pickled_dictionary_is_mapped_and_never_run(root, nested):
     flat = {"betasmd": RESPONSES.T.reshape(UNITS, 1, 1, N)}
     np.save(root / "r.npy", flat, allow_pickle=True)
     check(source_of(root, key="betasmd", orientation="voxels_by_trials"))
+
+
+GLMSINGLE = (Path(__file__).parents[2] / "docs/data.md").read_text().partition("<!-- GLMsingle -->")[2]
+
+
+@pytest.mark.parametrize("ending", [".npy", ".hdf5"])
+def test_the_documented_block_reads_glmsingle_s_results(root, ending):
+    section = yaml.safe_load(re.search(r"```yaml\n(.*?)```", GLMSINGLE, re.DOTALL)[1].replace(".npy", ending))["datasets"]["lab"]
+    volumes, shown = betas(), RNG.integers(0, N, N)
+    (root / "s1").mkdir()
+    save_nifti(root / "s1/visual.nii.gz", MASK.astype(np.uint8))
+    for session, part in ((2, slice(0, 9)), (11, slice(9, N))):
+        held = {"HRFindex": MASK, "betasmd": volumes[..., part], "R2": MASK / 3, "FRACvalue": MASK.astype(float), "noisepool": MASK > 1}
+        path = root / f"s1/ses-{session:02d}/TYPED_FITHRF_GLMDENOISE_RR{ending}"
+        path.parent.mkdir()
+        if ending == ".npy":
+            np.save(path, held)
+        else:
+            with h5py.File(path, "w") as file:
+                for name, values in held.items():
+                    file[name] = values
+    write_table(root, [["session", "picture"], *[[2 if k < 9 else 11, f"image{p + 1}.png"] for k, p in enumerate(shown)]], "s1/trials.tsv")
+    del section["root"]
+    check(source_of(root, **section), shown, volumes[MASK > 0].T)
 
 
 class Evil:

@@ -36,9 +36,9 @@ HOW = {
 
 
 def moved(numbers: np.ndarray) -> np.ndarray:
-    """Numbers of drawn pictures with the same object, colour, size and background, elsewhere."""
+    """Numbers of drawn pictures with the same objects, colours, sizes and background, elsewhere."""
     parts = list(np.unravel_index(numbers, FORM))
-    parts[4], parts[5] = (parts[4] + 2) % FORM[4], (parts[5] + 2) % FORM[5]
+    parts[-3], parts[-2] = (parts[-3] + 1) % FORM[-3], (parts[-2] + 1) % FORM[-2]
     return np.ravel_multi_index(parts, FORM)
 
 
@@ -104,7 +104,7 @@ def settled(model: torch.nn.Module, side: int) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-    pictures = noisy(draw(combinations("foundations", 6)[:4], side).images) / 255
+    pictures = noisy(draw(combinations("foundations", 6, 4), side).images) / 255
     with torch.no_grad():
         model.train()(torch.from_numpy((pictures - MEAN) / STD).float().permute(0, 3, 1, 2))
     return model
@@ -200,7 +200,7 @@ def theirs(truth: np.ndarray, pictures: np.ndarray, models: dict[str, torch.nn.M
 
 def rows(n: int = 11) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(measure, ours, theirs) of n drawn pictures and noisy mixtures with their neighbours; one value per image where there is one."""
-    truth = draw(combinations("foundations", 5)[:n], 96).images
+    truth = draw(combinations("foundations", 5, n), 96).images
     pictures = noisy(0.4 * truth + 0.6 * np.roll(truth, 1, 0))
     with random_weights() as (folder, models):
         wanted = [name for name in METRICS if not name.startswith("retrieval")]

@@ -180,7 +180,7 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
     """Drawn pictures and the panel's own architectures, their weights random (the two largest in small)."""
     folder = write_foundations(tmp_path)
     n = 16
-    truths = draw(combinations("foundations", 2)[:n], 48).images
+    truths = draw(combinations("foundations", 2, n), 48).images
     pictures, index = distinct({"truth": truths, "permuted": truths[derangement(n)]})
     with random_weights([name for name in wanted if name in WEIGHTS_OF]) as (weights, _):
         panel = Panel.of(wanted, weights, squeezenet, folder / "embedding", folder / "classifier")
@@ -218,13 +218,13 @@ def test_retrieval_of_permuted_predictions_is_at_chance_and_of_the_truth_perfect
 def drawn_rows(squeezenet):
     """Drawn truths blurred, the same objects elsewhere, the mean of other pictures, and noisy truths: summaries of every row."""
     n = 24
-    numbers = combinations("foundations", 3)[:n]
+    numbers = combinations("foundations", 3, n)
     truths = draw(numbers, 64).images
     rows = {
         "blurred": np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(12))) for image in truths]),
         "moved": draw(moved(numbers), 64).images,
         "moved and noisy": noisy(draw(moved(numbers), 64).images, 60),
-        "mean": np.broadcast_to(draw(combinations("foundations", 4)[:200], 64).images.mean(0).astype(np.uint8), truths.shape),
+        "mean": np.broadcast_to(draw(combinations("foundations", 4, 200), 64).images.mean(0).astype(np.uint8), truths.shape),
         "noisy": noisy(truths, 15),
     }
     pictures, index = distinct(rows)

@@ -1,18 +1,21 @@
 """Foundations trained in a study: the arithmetic of their losses, their latents' scale, what they are trained on."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from unimind.data.drawn import CLASSES, COLOURS, COLUMNS, HALF, ROWS, combinations, draw
+from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, draw, kinds
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
 from unimind.training.foundations.build import foundation
+from unimind.training.foundations.classifier import TOLD
 from unimind.training.foundations.diffusion import _training_targets
 from unimind.training.foundations.embedding import contrastive
-from unimind.training.foundations.pictures import drawn_pictures
+from unimind.training.foundations.pictures import attribute_accuracy, attribute_loss, drawn_pictures
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,9 @@ def test_interfaces(study, built):
     assert latents.shape == (5, 4, 8, 8) == (5, *diffusion.latent_shape)
     decoded = autoencoder.decode(latents)
     assert decoded.shape == images.shape and decoded.min() >= 0 and decoded.max() <= 1
-    assert classifier(images).shape == (5, len(CLASSES)) and classifier.classes == list(CLASSES)
+    told = classifier.attribute_logits(images)
+    assert {name: logits.shape for name, logits in told.items()} == {name: (5, len(ATTRIBUTES[name])) for name in TOLD}
+    assert torch.equal(classifier(images), told["class"]) and classifier.classes == list(CLASSES)
     condition = diffusion.conditioner(vectors)
     assert diffusion(latents, torch.tensor([3]), condition).shape == latents.shape
     assert not any(parameter.requires_grad for network in (embedding, autoencoder, classifier, diffusion) for parameter in network.parameters())
@@ -86,6 +91,15 @@ def test_equal_captions_are_equally_right():
     )
 
 
+def test_attributes_are_weighed_alike_and_counted_one_by_one():
+    torch.manual_seed(0)
+    logits, attributes = (torch.randn(7, 4), torch.randn(7, 3)), torch.stack([torch.randint(0, 4, (7,)), torch.randint(0, 3, (7,))], 1)
+    expected = -sum(one.softmax(1)[row, attributes[row, k]].log() for k, one in enumerate(logits) for row in range(7)) / 7
+    torch.testing.assert_close(attribute_loss(logits, attributes), expected)
+    right = [sum(int(one[row].argmax()) == int(attributes[row, k]) for row in range(7)) / 7 for k, one in enumerate(logits)]
+    assert attribute_accuracy(logits, attributes) == pytest.approx(right)
+
+
 def test_words_close_with_the_largest_number():
     words = Words.of(["a red disc", "a blue disc"])
     tokens = words(["a red disc"])
@@ -110,25 +124,43 @@ def test_training_targets_leave_every_test_picture_out(tmp_path):
 
 
 def test_drawn_pictures_are_what_the_captions_say():
-    numbers = combinations("subjects", 3)[:200]
+    numbers = combinations("subjects", 3, 400)
     drawn = draw(numbers, 48)
-    assert drawn.images.shape == (200, 48, 48, 3) and np.array_equal(draw(numbers, 48).images, drawn.images)
-    found, said = [], []
-    for image, caption, features, kind in zip(drawn.images, drawn.captions, drawn.features, drawn.classes, strict=True):
-        assert f" {CLASSES[kind]} " in caption
-        colour = list(COLOURS)[features[len(CLASSES) : len(CLASSES) + len(COLOURS)].argmax()]
-        assert f" {colour} " in caption
-        distance = np.abs(image.astype(int) - np.array(COLOURS[colour])).sum(-1)
-        found.append(np.argwhere(distance <= np.quantile(distance, 0.02)).mean(0))
-        row, column = caption.split(" at the ")[1].split(" on a ")[0].split(" ", 1)
-        said.append((ROWS.index(row), COLUMNS.index(column)))
-    for axis in (0, 1):
-        assert np.corrcoef(np.array(found)[:, axis], np.array(said)[:, axis])[0, 1] > 0.8
+    assert drawn.images.shape == (400, 48, 48, 3) and np.array_equal(draw(numbers[::-1], 48).images[::-1], drawn.images)
+    tones, seen = np.array(list(COLOURS.values())), 0
+    solid = [CLASSES.index(name) for name in ("ball", "box", "pyramid", "star")]  # at their middle
+    for picture, caption, centres, values in zip(drawn.images, drawn.captions, drawn.centres, drawn.attributes, strict=True):
+        is_a = {name: ATTRIBUTES[name][value] for name, value in zip(ATTRIBUTES, values, strict=True)}
+        said = re.fullmatch(r"a (\w+) (\w+) (\w+) (\w+) (left of|above|in front of|inside) an? (\w+) (\w+) (\w+) at the (\w+) (\w+) ([\w ]+)", caption)
+        assert said and [said[9], said[10], said[11]] == [is_a["row"], is_a["column"], BACKGROUNDS[is_a["background"]]]
+        expected = [is_a[name] for name in ("size", "colour", "texture", "class")], [is_a[f"second {name}"] for name in ("colour", "texture", "class")]
+        assert list(said.groups()[:4]) == expected[0] and list(said.groups()[5:8]) == expected[1]
+        first, second = centres
+        between = second - first
+        relation = {"left of": between[0] > 0.3, "above": between[1] > 0.3, "in front of": 0.2 < np.hypot(*between) < 0.4, "inside": not between.any()}
+        assert relation[said[5]] and sum(relation.values()) == 1
+        for prefix, (column, row) in (("", first), ("second ", second)):
+            hidden = prefix and is_a["relation"] in ("front", "inside")
+            if values[list(ATTRIBUTES).index(f"{prefix}class")] in solid and is_a[f"{prefix}texture"] == "plain" and not hidden:
+                there = picture[int(row * 48), int(column * 48)].astype(int)
+                assert list(COLOURS)[np.abs(tones - there).sum(1).argmin()] == is_a[f"{prefix}colour"]
+                seen += 1
+    assert seen > 50
+
+
+def test_what_follows_the_kind_in_a_number_can_all_be_seen():
+    """Of two objects in a relation, all textures, sizes, places and backgrounds give pictures of their own."""
+    kind = kinds(combinations("subjects", 3, 1))[0]
+    drawn = draw(kind * N_REST + np.arange(N_REST), 32)
+    assert len(np.unique(drawn.attributes, axis=0)) == N_REST and len(np.unique(drawn.attributes[:, [0, 1, 4, 5, 6]], axis=0)) == 1
+    assert len(np.unique(drawn.images.reshape(N_REST, -1), axis=0)) == N_REST
 
 
 def test_foundations_and_subjects_never_share_a_picture():
-    subjects, foundations = combinations("subjects", 0), combinations("foundations", 1)
-    assert len(subjects) == len(foundations) == HALF and not set(subjects) & set(foundations)
-    assert set(combinations("subjects", 5)) == set(subjects) and not np.array_equal(combinations("subjects", 5), subjects)
+    subjects, foundations = combinations("subjects", 0, 20000), combinations("foundations", 1, 20000)
+    assert len(set(subjects)) == len(set(foundations)) == 20000
+    assert not set(kinds(subjects)) & set(kinds(foundations))
+    assert len(set(kinds(subjects)) | set(kinds(foundations))) > 0.9 * N_KINDS  # so that each half holds nearly half of them
+    assert not set(kinds(combinations("subjects", 5, 20000))) & set(kinds(foundations))  # whatever the seed
     images = draw(subjects[:2000], 32).images.reshape(2000, -1)
     assert len(np.unique(images, axis=0)) == 2000

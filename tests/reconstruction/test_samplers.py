@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
-from unimind.reconstruction.samplers import build_scheduler, sample, starting_noise
+from unimind.foundations.generators.samplers import build_scheduler, sample, starting_noise
 from unimind.study import Sampling
 
 UNET = {

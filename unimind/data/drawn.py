@@ -1,63 +1,90 @@
-"""Drawn pictures: one object of some class, colour, place and size on some background, with a caption that says it all.
+"""Drawn pictures: two objects in some relation before some background, with a caption that says it all.
 
-They are the stimuli of simulated subjects and, from the other half of all possible pictures, what the foundations of a
+They are the stimuli of simulated subjects and, from another part of all possible pictures, what the foundations of a
 study are trained on.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[Any]  # float32
 
 COLOURS = {
-    "red": (214, 39, 40), "orange": (255, 140, 20), "yellow": (250, 220, 50), "green": (40, 160, 60),
-    "cyan": (40, 200, 210), "blue": (40, 80, 210), "purple": (140, 60, 170), "white": (245, 245, 245),
+    "red": (214, 40, 45), "orange": (250, 135, 25), "yellow": (250, 220, 60), "green": (45, 165, 70),
+    "cyan": (60, 205, 215), "blue": (45, 85, 215), "purple": (145, 65, 180), "white": (246, 246, 246),
 }  # fmt: skip
+#: How a picture is said to lie in its background, and how that is said.
 BACKGROUNDS = {
-    "plain dark": ((40, 40, 46), (40, 40, 46)), "plain light": ((190, 188, 180), (190, 188, 180)), "shaded": ((20, 30, 60), (150, 160, 190)),
-    "striped": ((60, 90, 70), (110, 140, 115)), "checked": ((110, 85, 70), (160, 130, 110)), "brown": ((95, 65, 40), (95, 65, 40)),
+    "meadow": "on a meadow", "desert": "in the desert", "sea": "by the sea", "night": "in the night", "dusk": "at dusk", "room": "in a room",
 }  # fmt: skip
-#: Radius of an object as a share of the picture's side, and its places: evenly spread, as far out as the object fits.
-SIZES = {"small": 0.24, "medium": 0.3, "large": 0.36}
-ROWS = ("top", "upper", "lower", "bottom")
-COLUMNS = ("far left", "left", "right", "far right")
+TEXTURES = ("plain", "striped", "dotted")
+RELATIONS = {"left": "left of", "above": "above", "front": "in front of", "inside": "inside"}
+SIZES = ("small", "medium", "big")
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "centre", "right")
+
+#: Radii of the first and the second object for each size of the first, as shares of the picture's side.
+_RADII = {
+    "left": ((0.17, 0.26), (0.21, 0.22), (0.25, 0.18)), "above": ((0.17, 0.26), (0.21, 0.22), (0.25, 0.18)),
+    "front": ((0.19, 0.29), (0.23, 0.27), (0.27, 0.25)), "inside": ((0.15, 0.40), (0.185, 0.40), (0.22, 0.40)),
+}  # fmt: skip
+#: Where the second object is as seen from the first, in units of the sum of their radii.
+_DIRECTIONS = {"left": (1.04, 0.0), "above": (0.0, 1.04), "front": (0.5, -0.42), "inside": (0.0, 0.0)}
+_MARGIN = 0.02
 
 
-def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _ball(x: Field, y: Field) -> Field:
     return np.hypot(x, y) - 0.95
 
 
-def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(abs(x), abs(y)) - 0.8
+def _box(x: Field, y: Field) -> Field:
+    return np.hypot(np.maximum(abs(x) - 0.65, 0), np.maximum(abs(y) - 0.65, 0)) + np.minimum(np.maximum(abs(x), abs(y)) - 0.65, 0) - 0.18
 
 
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(abs(x) * 0.866 - y * 0.5, y) - 0.55
+def _pyramid(x: Field, y: Field) -> Field:
+    return np.maximum(abs(x) * 0.866 - (y - 0.15) * 0.5, y - 0.15) - 0.58
 
 
-def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return abs(np.hypot(x, y) - 0.72) - 0.22
+def _ring(x: Field, y: Field) -> Field:
+    return abs(np.hypot(x, y) - 0.7) - 0.26
 
 
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _moon(x: Field, y: Field) -> Field:
     return np.maximum(np.hypot(x, y) - 0.98, 0.8 - np.hypot(x - 0.5, y))
 
 
-def _bar(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(abs(x) - 1.0, abs(y) - 0.28)
+def _star(x: Field, y: Field) -> Field:
+    sector = 2 * math.pi / 5
+    angle = abs(np.mod(np.arctan2(x, -y) + sector / 2, sector) - sector / 2)
+    along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
+    tip, notch = 1.05, (0.5 * math.cos(sector / 2), 0.5 * math.sin(sector / 2))
+    return ((along - tip) * notch[1] + across * (tip - notch[0])) / math.hypot(tip - notch[0], notch[1])
 
 
-#: Object classes: distance to the outline (negative inside) at coordinates in units of the object's radius.
-SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": _disc, "square": _square, "triangle": _triangle, "ring": _ring, "crescent": _crescent, "bar": _bar,
+#: Object classes: distance to the outline (negative inside) at coordinates in units of the object's radius, y downwards.
+SHAPES: dict[str, Callable[[Field, Field], Field]] = {
+    "ball": _ball, "box": _box, "pyramid": _pyramid, "ring": _ring, "moon": _moon, "star": _star,
 }  # fmt: skip
 CLASSES = tuple(SHAPES)
 
-FORM = (len(SHAPES), len(COLOURS), len(BACKGROUNDS), len(SIZES), len(ROWS), len(COLUMNS))
-#: How many different pictures there are, and how many each half of them has.
-N_COMBINATIONS = int(np.prod(FORM))
-HALF = N_COMBINATIONS // 2
+#: What is in a picture, each with its values; the first object is the left, upper, front or inner one.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "class": CLASSES, "colour": tuple(COLOURS), "texture": TEXTURES, "size": SIZES, "relation": tuple(RELATIONS),
+    "second class": CLASSES, "second colour": tuple(COLOURS), "second texture": TEXTURES, "row": ROWS, "column": COLUMNS, "background": tuple(BACKGROUNDS),
+}  # fmt: skip
+
+# A picture's number counts two objects in a relation (the two differ in class and in colour), then all the rest.
+_KINDS = (len(CLASSES), len(CLASSES) - 1, len(COLOURS), len(COLOURS) - 1, len(RELATIONS))
+_REST = (len(TEXTURES), len(TEXTURES), len(SIZES), len(ROWS), len(COLUMNS), len(BACKGROUNDS))
+N_KINDS, N_REST = int(np.prod(_KINDS)), int(np.prod(_REST))
+FORM = (*_KINDS, *_REST)
+#: How many pictures subjects can see, and how many others foundations can be trained on.
+HALF = N_KINDS // 2 * N_REST
 
 
 @dataclass(frozen=True)
@@ -67,72 +94,156 @@ class Drawn:
     Attributes
     ----------
     images : uint8 array of shape (n, size, size, 3)
-    features : float32 array of shape (n, n_features)
-        Object class, colour and background one-hot, place as a 4 x 4 population code, size; each block of about unit length.
+    attributes : int array of shape (n, len(ATTRIBUTES))
+        Index of each attribute's value, in the order of `ATTRIBUTES`.
+    centres : float32 array of shape (n, 2, 2)
+        Column and row of the first and of the second object, as shares of the picture's side.
     captions : list of str
-    classes : int array of shape (n,)
-        Index into `CLASSES`.
     """
 
-    images: np.ndarray
-    features: np.ndarray
+    images: NDArray[np.uint8]
+    attributes: NDArray[np.int64]
+    centres: NDArray[np.float32]
     captions: list[str]
-    classes: np.ndarray
+
+    def attribute(self, name: str) -> NDArray[np.int64]:
+        """Value indices (n,) of one of `ATTRIBUTES`."""
+        return self.attributes[:, list(ATTRIBUTES).index(name)]
 
 
-def combinations(part: Literal["subjects", "foundations"], seed: int | tuple[int, ...]) -> np.ndarray:
-    """Numbers of all pictures of one half of the possible ones, in an order that follows from the seed.
+def kinds(numbers: NDArray) -> NDArray[np.int64]:
+    """Which two objects (class and colour of each) are in which relation, by the numbers of pictures."""
+    return np.asarray(numbers) // N_REST
 
-    The halves never change and share no picture: what foundations are trained on, no subject sees.
+
+def combinations(part: Literal["subjects", "foundations"], seed: int | tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Numbers of `count` different pictures of one half of all possible ones, which follow from the seed.
+
+    The halves never change, and two objects in a relation (see `kinds`) are in one half only: what foundations are
+    trained on, no subject sees, with other textures, at other places or before other backgrounds neither.
     """
-    halves = np.random.default_rng(2025).permutation(N_COMBINATIONS).reshape(2, -1)
-    return np.random.default_rng(seed).permutation(halves[0 if part == "subjects" else 1])
+    halves = np.random.default_rng(2025).permutation(N_KINDS).reshape(2, -1)
+    chosen = np.random.default_rng(seed).choice(HALF, count, replace=False)
+    return halves[0 if part == "subjects" else 1][chosen // N_REST] * N_REST + chosen % N_REST
 
 
-def draw(numbers: np.ndarray, size: int) -> Drawn:
-    """Draw pictures of `size` x `size` pixels by their numbers (n,), each from 0 to `N_COMBINATIONS` - 1."""
-    shape, colour, background, extent, row, column = np.unravel_index(np.asarray(numbers), FORM)
-    count = len(shape)
-    radius = np.array(list(SIZES.values()))[extent]
-    centre = radius[:, None] + np.stack([column / (len(COLUMNS) - 1), row / (len(ROWS) - 1)], 1) * (1 - 2 * radius[:, None])
-    images = np.empty((count, size, size, 3), np.uint8)
-    for start in range(0, count, 256):
-        part = slice(start, min(start + 256, count))
-        images[part] = _render(size, shape[part], colour[part], background[part], radius[part], centre[part])
-    places = np.linspace(0.2, 0.8, 4)
-    bumps = np.exp(-((centre[:, :, None] - places) ** 2) / (2 * 0.15**2))
-    place = (bumps[:, 1, :, None] * bumps[:, 0, None, :]).reshape(count, 16)
-    blocks = [np.eye(len(SHAPES))[shape], np.eye(len(COLOURS))[colour], np.eye(len(BACKGROUNDS))[background], place, extent[:, None] - 1.0]
-    return Drawn(images, np.concatenate(blocks, 1).astype(np.float32), _captions(shape, colour, background, extent, row, column), shape)
+def draw(numbers: NDArray, size: int) -> Drawn:
+    """Draw pictures of `size` x `size` pixels by their numbers (n,), as `combinations` gives them."""
+    kind, rest = np.divmod(np.asarray(numbers), N_REST)
+    first, second, colour, second_colour, relation = np.unravel_index(kind, _KINDS)
+    second, second_colour = second + (second >= first), second_colour + (second_colour >= colour)
+    texture, second_texture, extent, row, column, background = np.unravel_index(rest, _REST)
+    attributes = np.stack([first, colour, texture, extent, relation, second, second_colour, second_texture, row, column, background], 1)
+    radii = np.array(list(_RADII.values()))[relation, extent]
+    apart = np.array(list(_DIRECTIONS.values()))[relation] * radii.sum(1, keepdims=True)
+    places = np.stack([np.zeros_like(apart), apart], 1)
+    low, high = ((places + sign * radii[:, :, None]) for sign in (-1, 1))
+    low, high = low.min(1), high.max(1)
+    free = 1 - 2 * _MARGIN - (high - low)
+    centres = (places + (_MARGIN - low + free * np.stack([column, row], 1) / 2)[:, None]).astype(np.float32)
+
+    behind = np.stack([_background(name, size) for name in BACKGROUNDS])
+    images = np.empty((len(kind), size, size, 3), np.uint8)
+    for start in range(0, len(kind), 128):
+        part = slice(start, start + 128)
+        canvas = behind[background[part]]
+        _paint(canvas, second[part], second_colour[part], second_texture[part], centres[part, 1], radii[part, 1])
+        _paint(canvas, first[part], colour[part], texture[part], centres[part, 0], radii[part, 0])
+        images[part] = np.clip(canvas, 0, 255).round().astype(np.uint8)
+    return Drawn(images, attributes, centres, _captions(attributes))
 
 
-def _render(size, shape, colour, background, radius, centre) -> np.ndarray:
+def _captions(attributes: NDArray) -> list[str]:
+    words = [{"relation": tuple(RELATIONS.values()), "background": tuple(BACKGROUNDS.values())}.get(name, ATTRIBUTES[name]) for name in ATTRIBUTES]
+    form = "a {3} {1} {2} {0} {4} a {6} {7} {5} at the {8} {9} {10}"
+    said = [form.format(*(values[index] for values, index in zip(words, row, strict=True))) for row in attributes]
+    return [caption.replace(" a orange ", " an orange ") for caption in said]
+
+
+def _background(name: str, size: int) -> Field:
+    """One background, (size, size, 3)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x = axis[None, None, :] - centre[:, 0, None, None].astype(np.float32)
-    y = axis[None, :, None] - centre[:, 1, None, None].astype(np.float32)
-    unit = radius[:, None, None].astype(np.float32)
-    u, v = np.broadcast_arrays(x / unit, y / unit)
-    distance = np.empty(u.shape, np.float32)
+    x, y = axis[None, :, None], axis[:, None, None]
+
+    def shade(top, bottom, start=0.0, end=1.0):
+        share = np.clip((y - start) / (end - start), 0, 1)
+        return np.asarray(top, np.float32) * (1 - share) + np.asarray(bottom, np.float32) * share
+
+    def cover(distance):
+        return np.clip(0.5 - distance * size, 0, 1)
+
+    def over(below, above, share):
+        return below * (1 - share) + above * share
+
+    def spot(column, row, radius):
+        return cover(np.hypot(x - column, y - row) - radius)
+
+    if name == "meadow":
+        picture = shade((120, 175, 225), (205, 228, 240), 0, 0.6)
+        picture = over(picture, shade((95, 140, 105), (95, 140, 105)), cover(0.54 - 0.05 * np.sin(5 * x + 1) - y))
+        picture = over(picture, shade((140, 170, 85), (85, 125, 55), 0.55, 1), cover(0.62 + 0.025 * np.sin(7 * x) - y))
+    elif name == "desert":
+        picture = shade((150, 190, 205), (240, 225, 190), 0, 0.6)
+        picture = over(picture, shade((205, 165, 115), (190, 145, 95), 0.5, 0.9), cover(0.6 - 0.06 * np.sin(4.5 * x + 2.4) - y))
+        picture = over(picture, shade((225, 190, 140), (180, 135, 90), 0.6, 1), cover(0.74 + 0.06 * np.sin(5 * x - 0.4) - y))
+    elif name == "sea":
+        picture = shade((165, 195, 210), (225, 225, 215), 0, 0.5)
+        picture = over(picture, shade((60, 110, 130), (30, 70, 95), 0.5, 0.85), cover(0.5 - y))
+        for row, phase in ((0.58, 0.0), (0.68, 1.5), (0.78, 3.5)):
+            picture = over(picture, np.float32(200), 0.35 * cover(abs(y - row - 0.012 * np.sin(18 * x + phase)) - 0.008))
+        picture = over(picture, shade((215, 200, 165), (200, 180, 140), 0.8, 1), cover(0.87 + 0.03 * np.sin(4 * x) - y))
+    elif name == "night":
+        picture = shade((14, 18, 48), (58, 62, 108))
+        for column, row in np.random.default_rng(7).uniform(0.03, 0.97, (22, 2)) * (1, 0.8):
+            picture = over(picture, np.float32(225), 0.8 * spot(column, row, 0.009))
+        picture = over(picture, shade((18, 26, 34), (10, 16, 22)), cover(0.84 - 0.05 * np.sin(6 * x + 2) - y))
+    elif name == "dusk":
+        picture = over(shade((92, 66, 118), (196, 110, 110), 0, 0.45), shade((196, 110, 110), (238, 180, 120), 0.4, 0.75), np.clip((y - 0.35) / 0.15, 0, 1))
+        picture = over(picture, shade((250, 215, 150), (250, 215, 150)), spot(0.7, 0.7, 0.09))
+        picture = over(picture, shade((70, 48, 80), (48, 34, 60)), cover(0.76 - 0.09 * abs(np.sin(5.5 * x + 0.5)) - y))
+    else:
+        picture = shade((196, 186, 172), (176, 165, 152), 0, 0.7) - 9 * (np.floor(x * 8) % 2)
+        picture = over(picture, shade((150, 108, 78), (112, 78, 56), 0.7, 1) - 14 * (np.floor((x - 0.5) / (0.4 + y) * 9) % 2), cover(0.72 - y))
+        picture = over(picture, np.float32(225), cover(abs(y - 0.71) - 0.014))
+    return np.broadcast_to(picture, (size, size, 3)).astype(np.float32)
+
+
+def _paint(canvas: Field, shape: NDArray, colour: NDArray, texture: NDArray, centre: NDArray, radius: NDArray) -> None:
+    """Paint one object, with its shadow, onto every picture of `canvas` (n, size, size, 3)."""
+    size = canvas.shape[1]
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    unit = radius.astype(np.float32)[:, None, None]
+    x = (axis[None, None, :] - centre[:, 0, None, None]) / unit
+    y = (axis[None, :, None] - centre[:, 1, None, None]) / unit
+    x, y = np.broadcast_arrays(x, y)
+    pixels = unit * size  # of one unit
+    distance, other = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
     for index, outline in enumerate(SHAPES.values()):
         chosen = shape == index
-        distance[chosen] = outline(u[chosen], v[chosen])
-    cover = np.clip(0.5 - distance * unit * size, 0, 1)[..., None]
-    lit = np.clip(1.0 - 0.18 * v, 0.7, 1.2)[..., None]
-    first, second = (np.array([pair[k] for pair in BACKGROUNDS.values()], np.float32)[background][:, None, None] for k in (0, 1))
-    patterns = np.zeros((len(BACKGROUNDS), size, size), np.float32)
-    names = list(BACKGROUNDS)
-    patterns[names.index("shaded")] = axis[:, None]
-    patterns[names.index("striped")] = (np.floor(axis * 8) % 2)[None, :]
-    patterns[names.index("checked")] = (np.floor(axis * 6)[:, None] + np.floor(axis * 6)[None, :]) % 2
-    mix = patterns[background][..., None]
-    behind = first * (1 - mix) + second * mix
-    front = np.array(list(COLOURS.values()), np.float32)[colour][:, None, None] * lit
-    return np.clip(behind * (1 - cover) + front * cover, 0, 255).round().astype(np.uint8)
+        if chosen.any():
+            distance[chosen] = outline(x[chosen], y[chosen])
+    for index, name in enumerate(TEXTURES):
+        chosen = texture == index
+        other[chosen] = _pattern(name, x[chosen], y[chosen], pixels[chosen])
+    down, right = size // 24, size // 40
+    canvas[:, down:, right:] *= 1 - 0.4 * np.clip(0.5 - (distance * pixels)[:, : size - down, : size - right] / 3, 0, 1)[..., None]
+    tones = np.array(list(COLOURS.values()), np.float32)
+    light = tones @ np.array([0.3, 0.59, 0.11], np.float32) > 145
+    others = np.where(light[:, None], tones * 0.45, tones * 0.25 + 255 * 0.75)
+    lit = np.clip(1.02 - 0.14 * (x + 1.3 * y), 0.72, 1.22)[..., None]
+    body = (tones[colour][:, None, None] * (1 - other[..., None]) + others[colour][:, None, None] * other[..., None]) * lit
+    edge = np.clip(1.6 + distance * pixels, 0, 1)[..., None]  # the last pixel inside the outline is darker
+    cover = np.clip(0.5 - distance * pixels, 0, 1)[..., None]
+    canvas *= 1 - cover
+    canvas += cover * body * (1 - 0.55 * edge)
 
 
-def _captions(shape, colour, background, extent, row, column) -> list[str]:
-    words = (list(SIZES), list(COLOURS), CLASSES, ROWS, COLUMNS, list(BACKGROUNDS))
-    return [
-        f"a {words[0][e]} {words[1][c]} {words[2][s]} at the {words[3][r]} {words[4][k]} on a {words[5][b]} background"
-        for e, c, s, r, k, b in zip(extent, colour, shape, row, column, background, strict=True)
-    ]
+def _pattern(name: str, x: Field, y: Field, pixels: Field) -> Field:
+    """How much of the second tone there is, from 0 to 1."""
+    if name == "striped":
+        wave = abs(np.mod((x + y) / 0.74, 1) - 0.5) * 0.74 / math.sqrt(2) - 0.13
+    elif name == "dotted":
+        wave = 0.17 - np.hypot(np.mod(x / 0.62 + 0.5, 1) - 0.5, np.mod(y / 0.62 + 0.5, 1) - 0.5) * 0.62
+    else:
+        return np.zeros_like(x)
+    return np.clip(0.5 + wave * pixels, 0, 1)

@@ -35,7 +35,7 @@ WEIGHTS_OF = {
     "clip": "clip", "effnet": "effnet", "swav": "swav", "nway_top1": "vit_h_14",
 }  # fmt: skip
 #: Kinds of image embedding that are contrastive language-image models.
-CONTRASTIVE = ("study-clip", "open-clip")
+CONTRASTIVE = ("study-clip", "open-clip", "clip-vision")
 
 
 def device() -> torch.device:

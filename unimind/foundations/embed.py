@@ -1,13 +1,16 @@
-"""Stage `embed`: image embeddings and autoencoder latents of a stimulus file, once for all methods."""
+"""Stage `embed`: the targets of a stimulus file (`foundations.targets`), once for all methods."""
 
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from unimind.data.hdf5 import NewFile
 from unimind.device import on_device
+from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.progress import track
 from unimind.storage import file_hash, whole_file
@@ -18,7 +21,11 @@ AT_ONCE = 16
 
 
 def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: Path) -> None:
-    """Write `embedding` (n, d) and `latent` (n, c, h, w), float32, in the order of the stimuli; pictures are streamed."""
+    """Write the targets of all pictures, in the order of the stimuli; pictures are streamed.
+
+    Beside `embedding` (n, d) and `latent` (n, c, h, w), both float32, these are `norm` (n,) where the embedding has a length of its
+    own, and `tokens` (n, tokens, width) where the study's generator takes them, in half precision.
+    """
     device = on_device()
     embedder, coder = load_embedding(embedding).to(device), load_autoencoder(autoencoder).to(device)
     size = study.evaluation.batch_size if device.type == "cuda" else min(study.evaluation.batch_size, AT_ONCE)
@@ -27,14 +34,26 @@ def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: 
         for start in track(range(0, len(images), size), f"embedding {len(images)} pictures", total=-(-len(images) // size)):
             batch = torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).to(device).float() / 255
             with torch.no_grad():
-                vectors, latents = embedder.encode(batch).float().cpu().numpy(), coder.encode(batch).float().cpu().numpy()
-            if start == 0:
-                target.create_dataset("embedding", (len(images), vectors.shape[1]), np.float32)
-                target.create_dataset("latent", (len(images), *latents.shape[1:]), np.float32, chunks=(1, *latents.shape[1:]))
-            target["embedding"][start : start + len(vectors)] = vectors
-            target["latent"][start : start + len(latents)] = latents
+                found = targets_of(batch, embedder, study.foundations.target == "tokens") | {"latent": coder.encode(batch)}
+            for name, values in found.items():
+                stored = values.to(torch.float16 if name == "tokens" else torch.float32).cpu().numpy()
+                if not np.isfinite(stored).all():
+                    network, last = autoencoder if name == "latent" else embedding, start + len(batch) - 1
+                    raise InputError(f"{network}: {name} of pictures {start} to {last} of {stimuli} is no finite {stored.dtype}; are its weights whole?")
+                if start == 0:
+                    chunks = (1, *stored.shape[1:]) if stored.ndim > 2 else None
+                    target.create_dataset(name, (len(images), *stored.shape[1:]), stored.dtype, chunks=chunks)
+                target[name][start : start + len(stored)] = stored
             target.check()
         target.attrs["embedding_network"] = embedder.name
         target.attrs["embedding_sha256"] = file_hash(embedding / "model.safetensors")
         target.attrs["autoencoder_network"] = coder.name
         target.attrs["autoencoder_sha256"] = file_hash(autoencoder / "model.safetensors")
+
+
+def targets_of(images: Tensor, embedder, tokens: bool = False) -> dict[str, Tensor]:
+    """What an image embedding gives for pictures (n, 3, H, W) in [0, 1]: `embedding`, and, where it has them, `norm` and `tokens`."""
+    if not hasattr(embedder, "raw"):
+        return {"embedding": embedder.encode(images)}
+    raw, *more = embedder.raw_and_tokens(images) if tokens else (embedder.raw(images),)
+    return {"embedding": functional.normalize(raw, dim=-1), "norm": raw.norm(dim=-1), **dict(zip(["tokens"], more, strict=False))}

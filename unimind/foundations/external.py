@@ -6,16 +6,22 @@ from typing import Any
 from unimind.errors import InputError
 from unimind.storage import read_json
 from unimind.study import (
+    ClipVisionEmbedding,
+    Frozen,
     HubAutoencoder,
     HubDiffusion,
     LdmAutoencoder,
     LdmDiffusion,
+    NoGenerator,
     OpenClipEmbedding,
     SqueezeNetEmbedding,
     Taef2Autoencoder,
 )
 
-External = OpenClipEmbedding | SqueezeNetEmbedding | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder | HubDiffusion | LdmDiffusion
+External = (
+    OpenClipEmbedding | ClipVisionEmbedding | SqueezeNetEmbedding | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder | HubDiffusion | LdmDiffusion
+    | Frozen | NoGenerator
+)  # fmt: skip
 
 
 def build(settings: External, directory: Path) -> None:
@@ -29,7 +35,14 @@ def build(settings: External, directory: Path) -> None:
     directory = Path(directory)
     _build(settings, directory)
     expected, config = getattr(settings, "sha256", None), read_json(directory / "config.json")
-    if expected is not None and set(config["sources"].values()) != {expected.lower()}:
+    if isinstance(expected, dict):
+        for path, value in expected.items():
+            found = config["sources"].get(path, f"no such file among {', '.join(config['sources'])}")
+            if found != value.lower():
+                raise InputError(
+                    f"foundations.{config['role']}.sha256.{path}: {value} expected, but found {found}; get the weights again, or correct the study"
+                )
+    elif expected is not None and set(config["sources"].values()) != {expected.lower()}:
         found = ", ".join(f"{name} has {value}" for name, value in config["sources"].items())
         raise InputError(f"foundations.{config['role']}.sha256: {expected} expected, but {found}; get the weights again, or correct the hash in the study")
 
@@ -40,6 +53,10 @@ def _build(settings: External, directory: Path) -> None:
             from unimind.foundations.open_clip_embedding import build_open_clip
 
             build_open_clip(settings, directory)
+        case ClipVisionEmbedding():
+            from unimind.foundations.clip_vision import build_clip_vision
+
+            build_clip_vision(settings, directory)
         case SqueezeNetEmbedding():
             from unimind.foundations.squeezenet import build_squeezenet
 
@@ -64,6 +81,10 @@ def _build(settings: External, directory: Path) -> None:
             from unimind.foundations.ldm import build_ldm_unet
 
             build_ldm_unet(settings, directory)
+        case Frozen() | NoGenerator():
+            from unimind.foundations.generators.build import build_generator
+
+            build_generator(settings, directory)
 
 
 def load(directory: Path) -> Any:
@@ -83,6 +104,10 @@ def _load(directory: Path) -> Any:
             from unimind.foundations.open_clip_embedding import load_open_clip
 
             return load_open_clip(directory)
+        case "embedding", "clip-vision":
+            from unimind.foundations.clip_vision import load_clip_vision
+
+            return load_clip_vision(directory)
         case "embedding", "squeezenet":
             from unimind.foundations.squeezenet import load_squeezenet
 

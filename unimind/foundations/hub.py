@@ -3,6 +3,7 @@
 On disk a network is its diffusers configuration and its weights under diffusers' names, whichever way it came.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,14 @@ from unimind.study import HubAutoencoder, HubDiffusion
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-#: The files of one network in a diffusers repository, without its half-precision and non-EMA variants.
-_FILES = ("config.json", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
 _AUTOENCODERS = ("AutoencoderKL", "VQModel")
+
+
+def network_files(subfolder: str, variant: str | None = None, stem: str = "diffusion_pytorch_model") -> list[str]:
+    """Patterns of one network's files in a repository: its configuration and its safetensors, of one variant alone."""
+    mark = f".{variant}" if variant else ""
+    names = ("config.json", f"{stem}{mark}.safetensors", f"{stem}{mark}-*-of-*.safetensors", f"{stem}.safetensors.index{mark}.json")
+    return [f"{subfolder}/{name}" for name in names]
 
 
 class DiffusersAutoencoder(nn.Module):
@@ -97,7 +103,7 @@ def build_hub_autoencoder(settings: HubAutoencoder, directory: Path) -> None:
     InputError
         When it cannot be had, or is no autoencoder this project can use.
     """
-    folder = _folder(settings.repository, settings.revision, settings.subfolder)
+    folder = repository_folder(settings.repository, settings.revision, network_files(settings.subfolder), f"{settings.subfolder}/config.json")
     network = _read(folder / settings.subfolder, "foundations.autoencoder", _AUTOENCODERS)
     save_autoencoder(directory, settings.kind, _name(settings), network, _sources(folder / settings.subfolder))
 
@@ -112,7 +118,9 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
     """
     import diffusers
 
-    folder = _folder(settings.repository, settings.revision, settings.subfolder, "scheduler/scheduler_config.json")
+    folder = repository_folder(
+        settings.repository, settings.revision, [*network_files(settings.subfolder), "scheduler/scheduler_config.json"], f"{settings.subfolder}/config.json"
+    )
     unet = _read(folder / settings.subfolder, "foundations.diffusion", ("UNet2DConditionModel",))
     try:
         scheduler = diffusers.DDIMScheduler.load_config(folder / "scheduler")
@@ -128,8 +136,14 @@ def _name(settings: HubAutoencoder | HubDiffusion) -> str:
     return f"{Path(settings.repository).name if local else settings.repository} {settings.subfolder}"
 
 
-def _folder(repository: str, revision: str, subfolder: str, *more: str) -> Path:
-    """The repository as a local folder holding at least the files of one network: itself when it is local, else the cache's copy."""
+def repository_folder(repository: str, revision: str, patterns: Sequence[str], needed: str) -> Path:
+    """A repository as a local folder: itself when it is local, else the cache's copy of the files that `patterns` name.
+
+    Raises
+    ------
+    InputError
+        When `needed`, the path of one of them, is neither in the cache nor to be had from the hub.
+    """
     if Path(repository).is_dir():
         return Path(repository)
     from huggingface_hub import snapshot_download
@@ -137,15 +151,16 @@ def _folder(repository: str, revision: str, subfolder: str, *more: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*(f"{subfolder}/{name}" for name in _FILES), *more]))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     else:
-        if (folder / subfolder / "config.json").exists():
+        if (folder / needed).exists():
             return folder
         reason = "the cached copy is not whole"
     raise InputError(
-        f"{repository} ({subfolder}, revision {revision}): not in the cache {HF_HUB_CACHE} and not to be had from the hub ({reason}); "
+        f"{repository} ({needed.removesuffix('/config.json')}, revision {revision}): "
+        f"not in the cache {HF_HUB_CACHE} and not to be had from the hub ({reason}); "
         "run this stage where there is a network, with the same HF_HOME, or name a local folder as repository"
     )
 

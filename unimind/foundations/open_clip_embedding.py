@@ -42,14 +42,18 @@ class OpenClipImages(nn.Module):
         *self.spatial, _, _, self.normalise = image_transform_v2(PreprocessCfg(**preprocess), is_train=False).transforms
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (n, 3, H, W) in [0, 1] to (n, dim), L2-normalised.
+        """Pictures (n, 3, H, W) in [0, 1] to (n, dim), L2-normalised."""
+        return functional.normalize(self.raw(images), dim=-1)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Pictures (n, 3, H, W) in [0, 1] to (n, dim), of the length the network gives them.
 
         open_clip's own transforms, on tensors: resize, crop, (values outside [0, 1], which bicubic resizing makes, are cut off
         as an 8-bit picture does), normalise; then its `encode_image`.
         """
         for step in self.spatial:
             images = step(images)
-        return functional.normalize(self.visual(self.normalise(images.clamp(0, 1))), dim=-1)
+        return self.visual(self.normalise(images.clamp(0, 1)))
 
 
 def build_open_clip(settings: OpenClipEmbedding, directory: Path) -> None:

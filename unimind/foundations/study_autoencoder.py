@@ -14,12 +14,14 @@ NAME = "study autoencoder"
 class StudyAutoencoder(nn.Module):
     """diffusers' AutoencoderTiny between a space-to-depth stem and its inverse.
 
-    The stem (4 x 4 pixels to channels) moves all convolutions to a quarter of the resolution. Latents are normalised per
-    channel to mean 0 and variance 1 over the training pictures, which is how the diffusion model sees them.
+    The stem (4 x 4 pixels to channels) moves all convolutions to a quarter of the resolution. With a downsampling of 8, 2 x 2
+    positions of the latent become channels in the same way: a UNet of an eighth of the resolution then draws as finely. Latents
+    are normalised per channel to mean 0 and variance 1 over the training pictures, which is how the diffusion model sees them.
 
     Parameters
     ----------
     latent_channels : int
+        With a downsampling of 8 a multiple of 4.
     downsampling : int
         Pixels per latent position along a side; 4 or 8.
     width : int
@@ -33,22 +35,22 @@ class StudyAutoencoder(nn.Module):
         self.arguments = {"latent_channels": latent_channels, "downsampling": downsampling, "width": width}
         self.name = NAME
         self.patch = 4
-        stages = {4: 1, 8: 2}[downsampling]
+        self.fold = downsampling // self.patch
         self.tiny = AutoencoderTiny(
-            in_channels=3 * self.patch**2, out_channels=3 * self.patch**2, encoder_block_out_channels=(width,) * stages,
-            decoder_block_out_channels=(width,) * stages, num_encoder_blocks=(1, 2)[-stages:], num_decoder_blocks=(2, 2)[-stages:],
-            latent_channels=latent_channels, act_fn="silu",
+            in_channels=3 * self.patch**2, out_channels=3 * self.patch**2, encoder_block_out_channels=(width,),
+            decoder_block_out_channels=(width,), num_encoder_blocks=(2,), num_decoder_blocks=(2,),
+            latent_channels=latent_channels // self.fold**2, act_fn="silu",
         )  # fmt: skip
         self.register_buffer("mean", torch.zeros(1, latent_channels, 1, 1))
         self.register_buffer("std", torch.ones(1, latent_channels, 1, 1))
 
     def raw_encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] to latents before normalisation."""
-        return self.tiny.encoder(functional.pixel_unshuffle(images * 2 - 1, self.patch))
+        return functional.pixel_unshuffle(self.tiny.encoder(functional.pixel_unshuffle(images * 2 - 1, self.patch)), self.fold)
 
     def raw_decode(self, latent: Tensor) -> Tensor:
         """The inverse of `raw_encode`, not clamped."""
-        return (functional.pixel_shuffle(self.tiny.decoder(latent), self.patch) + 1) / 2
+        return (functional.pixel_shuffle(self.tiny.decoder(functional.pixel_shuffle(latent, self.fold)), self.patch) + 1) / 2
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] to latents (n, c, H / downsampling, W / downsampling) of unit variance."""

@@ -1,14 +1,16 @@
-"""A small CLIP built with open_clip: pictures and captions drawn in the study in one embedding space."""
+"""A small CLIP: pictures and captions drawn in the study in one embedding space."""
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from unimind.foundations.study_classifier import features_after, picture_stages
 from unimind.storage import load_model
 
 NAME = "study CLIP"
-CONTEXT = 20
+CONTEXT = 24
 
 
 class Words:
@@ -34,7 +36,9 @@ class Words:
 
 
 class StudyClip(nn.Module):
-    """open_clip's CLIP with a small residual network for pictures and a small transformer for captions.
+    """CLIP (Radford et al. 2021) with a small convolutional network for pictures and open_clip's transformer for captions.
+
+    The picture network's last maps are not pooled: which object is where is read from them.
 
     Parameters
     ----------
@@ -43,36 +47,44 @@ class StudyClip(nn.Module):
     picture_size : int
     words : list of str
         Vocabulary of the captions.
+    values : list of int
+        How many values each attribute of a picture has.
     width : int
         Of the picture tower's first layer.
     """
 
-    def __init__(self, dim: int, picture_size: int, words: list[str], width: int = 16) -> None:
+    def __init__(self, dim: int, picture_size: int, words: list[str], values: list[int], width: int = 16) -> None:
         super().__init__()
-        from open_clip.model import CLIP
+        from open_clip.transformer import TextTransformer
 
-        self.arguments = {"dim": dim, "picture_size": picture_size, "words": words, "width": width}
+        self.arguments = {"dim": dim, "picture_size": picture_size, "words": words, "values": values, "width": width}
         self.name, self.dim = NAME, dim
         self.words = Words(words)
-        vision = {"layers": [1, 1, 1, 1], "width": width, "image_size": picture_size, "head_width": 32}
-        text = {"context_length": CONTEXT, "vocab_size": self.words.size, "width": 96, "heads": 4, "layers": 2}
-        self.clip = CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text)
-        self.word_head = nn.Linear(dim, self.words.size)
+        stages = picture_stages(width)
+        self.pictures = nn.Sequential(*stages, nn.Flatten(), nn.Linear(features_after(stages, width, picture_size), dim))
+        self.captions = TextTransformer(context_length=CONTEXT, vocab_size=self.words.size, width=64, heads=4, layers=1, output_dim=dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.values = values
+        self.attribute_head = nn.Linear(dim, sum(values))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [0, 1] to (n, dim), L2-normalised."""
         size = self.arguments["picture_size"]
         if images.shape[-1] != size:
             images = nn.functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        return self.clip.encode_image(images * 2 - 1, normalize=True)
+        return nn.functional.normalize(self.pictures(images * 2 - 1), dim=-1)
 
-    def word_logits(self, embedding: Tensor) -> Tensor:
-        """Which words a caption holds, from embeddings (n, dim): logits (n, words)."""
-        return self.word_head(embedding * self.dim**0.5)
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Captions as numbers (n, CONTEXT), see `Words`, to (n, dim), L2-normalised."""
+        return nn.functional.normalize(self.captions(tokens), dim=-1)
+
+    def attribute_logits(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        """What is in a picture, from embeddings (n, dim): logits (n, values) of every attribute."""
+        return self.attribute_head(embedding * self.dim**0.5).split(self.values, dim=1)
 
     def encode_captions(self, captions: list[str]) -> Tensor:
         """Captions to (n, dim), L2-normalised."""
-        return self.clip.encode_text(self.words(captions), normalize=True)
+        return self.encode_tokens(self.words(captions))
 
 
 def load_study_clip(directory: Path) -> StudyClip:

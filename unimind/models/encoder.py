@@ -90,13 +90,19 @@ class Encoder(nn.Module):
         self.enter.take(subject, found, context)
         self.arguments["n_voxels"][subject] = len(found.weight)
 
-    def from_signal(self, signal: Tensor, cut: bool = False) -> EncoderOutput:
-        """What is made of an entered signal (B, C, size); with `cut` every row gets the body's mean output over the training pictures."""
+    def from_signal(self, signal: Tensor, cut: bool = False, noise: Tensor | None = None) -> EncoderOutput:
+        """What is made of an entered signal (B, C, size).
+
+        With `cut` every row gets the body's mean output over the training pictures. `noise` (B, K) is added to the coordinates of a
+        closed form that the body sees, in units of their spread; what the closed form itself predicts has none.
+        """
         given, entered = None, signal
         centre, spread = self.space.spread.new_zeros(1, self.space.size), self.space.spread[None]
         if self.closed:
             given = Signals.of(signal)
             entered, centre, spread = given.white(), given.mean, given.spread
+            if noise is not None:
+                entered = entered + nn.functional.pad(noise, (0, 1))[:, None]
         if cut:
             tokens, pooled = (mean.expand(len(signal), *mean.shape) for mean in (self.mean_tokens, self.mean_pooled))
         else:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.foundations.generators.samplers import sample
 from unimind.progress import say, track
-from unimind.reconstruction.samplers import sample
 from unimind.storage import whole_file
 from unimind.study import Sampling
 

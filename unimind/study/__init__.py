@@ -27,12 +27,17 @@ from unimind.study.data import (
 )
 from unimind.study.evaluation import METRICS, OWN_METRICS, Evaluation, Transfer
 from unimind.study.foundations import (
+    ClipVisionEmbedding,
     DrawnPictures,
     Foundations,
+    Frozen,
     HubAutoencoder,
     HubDiffusion,
+    IpAdapterGenerator,
+    KandinskyGenerator,
     LdmAutoencoder,
     LdmDiffusion,
+    NoGenerator,
     OpenClipEmbedding,
     SqueezeNetEmbedding,
     StudyAutoencoder,
@@ -40,6 +45,7 @@ from unimind.study.foundations import (
     StudyDiffusion,
     StudyEmbedding,
     Taef2Autoencoder,
+    UnclipGenerator,
 )
 from unimind.study.methods import (
     Adapt,

@@ -13,7 +13,11 @@ from unimind.study.whole import Study
 def explain(error: ValidationError, content: Any) -> str:
     """The first error in one line."""
     first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
-    tags = {"nsd", "simulated", "god", "bold5000", "arrays", "bids", "laion-fmri", "mosaic", "lss", "lsa", "lag-window", "glmsingle", "study-clip", "open-clip", "squeezenet", "study", "taef2", "hub", "ldm", "convmixer", "vit", "ridge", "prior"}  # fmt: skip
+    tags = {
+        "nsd", "simulated", "god", "bold5000", "arrays", "bids", "laion-fmri", "mosaic", "lss", "lsa", "lag-window", "glmsingle", "study-clip", "open-clip",
+        "clip-vision", "squeezenet", "ip-adapter", "unclip", "kandinsky-2.2", "autoencoder", "study", "taef2", "hub", "ldm", "interpolate", "wrap", "max-pool",
+        "adapter", "ridge", "decoded", "identity", "mlp", "convmixer", "vit",
+    }  # fmt: skip
     path: list[str] = []
     inner = content
     for step in first["loc"]:

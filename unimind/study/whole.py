@@ -56,7 +56,17 @@ class Study(Section, Plan):
 
     def _drawn(self, where: str, method: Method) -> None:
         diffusion = self.foundations.diffusion
+        if self.foundations.frozen:
+            if method.condition is not None:
+                raise ValueError(f"{where}.condition: given, but foundations.diffusion.kind {diffusion.kind} is taken as it is and trained no further; leave it out")
+            if 0 <= method.sampling.guidance < 1:
+                raise ValueError(f"{where}.sampling.guidance: {method.sampling.guidance:g} given, but the pipelines of foundations.diffusion.kind {diffusion.kind} guide from 1 (none) upwards")
+            if diffusion.kind == "kandinsky-2.2" and method.sampling.sampler == "plms":
+                raise ValueError(f"{where}.sampling.sampler: plms given, but Kandinsky's pipeline cannot step it; write dpm-solver++ or ddim")
+            return
         if method.condition is not None:
+            if diffusion.kind == "autoencoder":
+                raise ValueError(f"{where}.condition: given, but with foundations.diffusion.kind autoencoder there is no diffusion model to condition; leave it out")
             return
         if diffusion.kind == "study":
             if diffusion.drop_condition == 0 and method.sampling.guidance != 1 and method.sampling.strength > 0:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unimind import study as settings
 from unimind.models.encoder import Encoder
-from unimind.models.enter import Adapters, Signals
+from unimind.models.enter import Adapters
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
@@ -23,6 +23,9 @@ from unimind.training.objectives.subject import SubjectAdversary, SubjectClassif
 
 #: Parameter of the Beta distribution of MixCo's weights (MindEye).
 MIXCO = 0.15
+
+#: Of the cosines that validation names pictures by: pictures whose cosines differ by more than this are told apart for sure.
+RETRIEVAL_TEMPERATURE = 0.1
 
 #: Penalties and folds of the ridge regressions that adapters start at.
 ALPHAS, FOLDS = tuple(float(10**k) for k in range(-1, 7)), 5
@@ -63,7 +66,7 @@ class AlignmentLosses:
     shuffle_labels : bool
         Ablation: pseudo-labels of the wrong pairs.
     noise : float
-        Added to the signals of a closed form, in units of the context's spread.
+        Added to what a body sees of a closed form's signals, in units of the context's spread.
     """
 
     losses: settings.Losses
@@ -80,11 +83,7 @@ class AlignmentLosses:
 
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, space = self.losses, module.encoder.space
-        if module.encoder.closed and self.noise > 0:
-            given = Signals.of(torch.stack(list(batch["responses"])))
-            noisy = given.coordinates + self.noise * batch["noise"] * given.spread
-            batch = {**batch, "responses": given._replace(coordinates=noisy).joined()}
-        output = encoded(module.encoder, batch)
+        output = encoded(module.encoder, batch, self.noise * batch["noise"] if self.noise > 0 else None)
         pooled = output.pooled
         own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
         seen = weight * own + (1 - weight) * partner
@@ -189,29 +188,33 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Target
 
 
 def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
-    """How far predictions are from held-out pictures, averaged over subjects.
+    """How well held-out pictures are told apart, averaged over subjects.
 
-    First, what is minimised: one minus the mean cosine of predicted and true coordinates of the image embedding or, where none is
-    predicted, of the latent, about the mean of the pictures shown (`EncoderOutput.centre`): like identification it does not depend on
-    the predictions' length, which contrastive losses are free to change. Then the distance that is trained, and two-way identification
-    by the embedding about the subject's own pictures' mean; one picture identifies nothing: without two of a subject it is left out.
+    First, what is minimised: `retrieval`, the cross-entropy of naming the right one of the subject's held-out pictures by the cosine of
+    predicted and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), over a temperature of 0.1. Like
+    identification it does not depend on the predictions' length, which contrastive losses are free to change; unlike it, it is smooth
+    for few pictures. Then the distance that is trained, and two-way identification about the held-out pictures' mean. One picture is
+    told from no other: only the distance is left. All are of the image embedding or, where none is predicted, of the latent.
     """
     space, target = encoder.space, encoder.targets[0]
     device = space.embedding_mean.device
-    angles, distances, identified = [], [], []
+    retrieved, distances, identified = [], [], []
     for name, (responses, images) in parts.items():
         found = [encoder(part.to(device), None if encoder.closed else name) for part in responses.split(size)]
         own = torch.cat([out.coordinates[target] for out in found]).float()
-        centre = torch.cat([out.centre.expand(len(out.pooled), -1) for out in found])
-        truth = space.part(subjects[name][1].coordinates(images).to(device), target)
-        shown = space.part(centre, target)
-        angles.append(float(1 - torch.nn.functional.cosine_similarity(own - shown, truth - shown, dim=1).mean()))
-        distances.append(float(coordinate_distance(own, truth, space.part(space.spread[None], target))))
-        if target == "embedding" and len(np.unique(images)) > 1:
-            middle = truth.mean(0)  # of this subject's pictures: what they share identifies none of them
-            identified.append(two_way(own - middle, truth - middle))
-    values = {"angle": float(np.mean(angles)), target: float(np.mean(distances))}
-    return values | ({"identification": float(np.mean(identified))} if identified else {})
+        shown = space.part(torch.cat([out.centre.expand(len(out.pooled), -1) for out in found]), target)
+        pictures, place = np.unique(images, return_inverse=True)
+        candidates = space.part(subjects[name][1].coordinates(pictures).to(device), target)
+        right = torch.from_numpy(place).to(device)
+        distances.append(float(coordinate_distance(own, candidates[right], space.part(space.spread[None], target))))
+        if len(pictures) > 1:
+            middle = shown.mean(0)
+            cosine = torch.nn.functional.normalize(own - shown, dim=1) @ torch.nn.functional.normalize(candidates - middle, dim=1).T
+            retrieved.append(float(torch.nn.functional.cross_entropy(cosine / RETRIEVAL_TEMPERATURE, right)))
+            centre = candidates.mean(0)  # what the pictures share identifies none of them
+            identified.append(two_way(own - centre, candidates[right] - centre))
+    values = {target: float(np.mean(distances))}
+    return {"retrieval": float(np.mean(retrieved)), **values, "identification": float(np.mean(identified))} if retrieved else values
 
 
 def two_way(predicted: Tensor, truth: Tensor) -> float:

@@ -211,10 +211,10 @@ class EnteredSignals:
         return signals_of(self.signals[rows].float(), self.mean[context], self.spread[context], self.sizes[context]).joined()
 
 
-def encoded(encoder: Encoder, batch: Mapping[str, Any]) -> EncoderOutput:
-    """What an encoder makes of a batch of `joined` rows: responses of several subjects, or signals that have entered."""
+def encoded(encoder: Encoder, batch: Mapping[str, Any], noise: Tensor | None = None) -> EncoderOutput:
+    """What an encoder makes of a batch of `joined` rows: responses of several subjects, or signals that have entered (`noise`: see `from_signal`)."""
     if encoder.closed:
-        return encoder(torch.stack(list(batch["responses"])), None)
+        return encoder.from_signal(torch.stack(list(batch["responses"])), noise=noise)
     return encoder(batch["responses"], batch["subject"])
 
 

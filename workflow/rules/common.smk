@@ -109,7 +109,7 @@ def foundations(trained):
 
 
 def call_of(stage, **given):
-    """Parameters of a rule that calls a stage: its command, the part of the study it depends on, and its code.
+    """Parameters of the jobs of a stage: its command, the part of the study it depends on, and its code.
 
     The command follows from the stage's declaration: inputs, outputs and wildcards have the names of its arguments.
     `given` adds to them, values or functions of the wildcards. Functions of input, output or threads are no reason to run

@@ -301,7 +301,8 @@ def masked_array(path: Path, key: str | None, axes: str, where: tuple[NDArray[np
             step = max(1, _SLAB // (8 * (int(np.prod(array.shape)) // len(values))))
             for start in range(0, len(values), step):
                 part = np.moveaxis(np.asarray(array[start : start + step] if at == 0 else array[..., start : start + step]), at, 0)
-                values[start : start + step] = part.transpose(0, *order)[:, *where]
+                x, y, z = where
+                values[start : start + step] = part.transpose(0, *order)[:, x, y, z]
         else:
             x, y, z = where
             step = max(1, _SLAB // (8 * array.shape[2] * len(values)))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unimind.data.drawn import ATTRIBUTES
 from unimind.foundations.study_clip import NAME, StudyClip, Words
 from unimind.study import Study, StudyEmbedding
-from unimind.training.foundations.pictures import drawn_pictures, unit
+from unimind.training.foundations.pictures import attribute_accuracy, attribute_loss, drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, train, write_model
 
 
@@ -29,50 +30,42 @@ def contrastive(images: Tensor, captions: Tensor, same: Tensor, scale: Tensor) -
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
-def word_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Binary cross-entropy of each word's presence in the caption, summed over words.
-
-    It keeps every word of a caption readable from the embedding; contrast alone is content with what tells a batch apart.
-
-    Parameters
-    ----------
-    logits : Tensor
-        (n, words).
-    tokens : Tensor
-        int64 (n, length).
-    """
-    present = torch.zeros_like(logits).scatter_(1, tokens, 1.0)[:, 2:-1]
-    return functional.binary_cross_entropy_with_logits(logits[:, 2:-1], present, reduction="none").sum(1).mean()
-
-
 def train_embedding(study: Study, checkpoints: Path, out: Path) -> None:
-    """Contrast and words; the share of held-out pictures whose caption is found among 256 goes to the losses."""
+    """Contrast, and every attribute told from the embedding; the share of held-out pictures whose caption is found among 256 goes to the losses.
+
+    The attributes say which object has which colour and place; contrast alone is content with what tells a batch apart.
+    """
     settings = study.foundations.embedding
     assert isinstance(settings, StudyEmbedding)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
-    model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words).to(memory_format=torch.channels_last)
+    values = [len(names) for names in ATTRIBUTES.values()]
+    model = StudyClip(settings.dim, study.picture_size, Words.of(pictures.captions).words, values).to(memory_format=torch.channels_last)
     tokens, held_out_tokens = model.words(pictures.captions), model.words(pictures.held_out_captions)
 
     def draw(step: int) -> dict:
         index = drawn(len(pictures.images), settings.training.batch_size, step, study.seed, "embedding")
-        return {"index": index, "images": pictures.images[index], "tokens": tokens[index]}
+        return {"index": index, "images": pictures.images[index], "tokens": tokens[index], "attributes": pictures.attributes[index]}
 
     def losses(model: StudyClip, batch: dict) -> dict:
         images = model.encode(unit(batch["images"]))
-        captions = model.clip.encode_text(batch["tokens"], normalize=True)
+        captions = model.encode_tokens(batch["tokens"])
         same = (batch["tokens"][:, None] == batch["tokens"][None]).all(-1).float()
-        scale = model.clip.logit_scale.exp().clamp(max=100)
-        return {"contrastive": contrastive(images, captions, same, scale), "words": word_loss(model.word_logits(images), batch["tokens"])}
+        scale = model.logit_scale.exp().clamp(max=100)
+        return {"contrastive": contrastive(images, captions, same, scale), "attributes": attribute_loss(model.attribute_logits(images), batch["attributes"])}
 
     def validate(model: StudyClip) -> dict:
         device = next(model.parameters()).device
         images = model.encode(unit(pictures.held_out.to(device)))
-        captions = model.clip.encode_text(held_out_tokens.to(device), normalize=True)
+        captions = model.encode_tokens(held_out_tokens.to(device))
         same = (held_out_tokens[:, None] == held_out_tokens[None]).all(-1).float().to(device)
         found = same[torch.arange(len(images)), (images @ captions.T).argmax(1)].mean().item()
-        words = word_loss(model.word_logits(images), held_out_tokens.to(device)).item()
-        return {"words": words, "contrastive": contrastive(images, captions, same, model.clip.logit_scale.exp()).item(), "caption_top1": found}
+        logits, attributes = model.attribute_logits(images), pictures.held_out_attributes.to(device)
+        told = sum(attribute_accuracy(logits, attributes)) / len(logits)
+        return {
+            "attributes": attribute_loss(logits, attributes).item(), "accuracy": told,
+            "contrastive": contrastive(images, captions, same, model.logit_scale.exp()).item(), "caption_top1": found,
+        }  # fmt: skip
 
     mark = fingerprint(study, [], __name__)
     trained = train(model, draw=draw, losses=losses, settings=settings.training, seed=study.seed, checkpoints=checkpoints, fingerprint=mark,

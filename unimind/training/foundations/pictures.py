@@ -1,10 +1,11 @@
 """The pictures a study trains its foundations on: drawn ones that no subject sees, with a part held out."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimind.data.drawn import combinations, draw
 from unimind.study import Study
@@ -13,24 +14,41 @@ HELD_OUT = 256
 
 
 class Pictures(NamedTuple):
-    """Training pictures uint8 (n, 3, H, W) with captions and classes, and as many held-out ones as `HELD_OUT`."""
+    """Training pictures uint8 (n, 3, H, W) with captions and attributes int64 (n, attributes), and `HELD_OUT` held-out ones."""
 
     images: Tensor
     captions: list[str]
-    classes: Tensor
+    attributes: Tensor
     held_out: Tensor
     held_out_captions: list[str]
-    held_out_classes: Tensor
+    held_out_attributes: Tensor
 
 
 def drawn_pictures(study: Study) -> Pictures:
     """Draw the study's foundation pictures."""
     settings = study.foundations.drawn
-    drawn = draw(combinations("foundations", settings.seed)[: settings.count + HELD_OUT], study.picture_size)
-    images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous()
-    classes = torch.from_numpy(np.asarray(drawn.classes)).long()
+    drawn = draw(combinations("foundations", settings.seed, settings.count + HELD_OUT), study.picture_size)
+    images, attributes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(drawn.attributes)
     n = settings.count
-    return Pictures(images[:n], drawn.captions[:n], classes[:n], images[n:], drawn.captions[n:], classes[n:])
+    return Pictures(images[:n], drawn.captions[:n], attributes[:n], images[n:], drawn.captions[n:], attributes[n:])
+
+
+def attribute_loss(logits: Sequence[Tensor], attributes: Tensor) -> Tensor:
+    """Cross-entropy of every attribute, summed over attributes, mean over pictures.
+
+    Parameters
+    ----------
+    logits : sequence of Tensor
+        (n, values) for each attribute.
+    attributes : Tensor
+        int64 (n, attributes).
+    """
+    return sum((functional.cross_entropy(one, attributes[:, k]) for k, one in enumerate(logits)), torch.zeros((), device=attributes.device))
+
+
+def attribute_accuracy(logits: Sequence[Tensor], attributes: Tensor) -> list[float]:
+    """Share of pictures of which each attribute is told right."""
+    return [(one.argmax(1) == attributes[:, k]).float().mean().item() for k, one in enumerate(logits)]
 
 
 def unit(images: Tensor) -> Tensor:

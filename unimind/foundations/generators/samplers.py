@@ -29,6 +29,18 @@ def build_scheduler(sampling: Sampling, config: dict, device: torch.device):
     return scheduler
 
 
+def begin(scheduler, sampling: Sampling) -> Tensor:
+    """What is left of the timesteps when sampling begins at the share `sampling.strength` of the schedule, which the scheduler is told."""
+    timesteps = scheduler.timesteps.unique_consecutive()
+    first = min(int(round((1 - sampling.strength) * len(timesteps))), len(timesteps) - 1)
+    timesteps = timesteps[first:]
+    if sampling.sampler == "plms":
+        timesteps = torch.cat([timesteps[:2], timesteps[1:]])  # its first step is made twice, at the second timestep again
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return timesteps
+
+
 def starting_noise(shape: Sequence[int], keys: Sequence[tuple]) -> Tensor:
     """Standard normal noise (len(keys), *shape), each row seeded from its own key."""
     return torch.stack([torch.randn(tuple(shape), generator=generator("noise", *key)) for key in keys])
@@ -67,13 +79,7 @@ def sample(
     noise = starting_noise(diffusion.latent_shape, keys).to(device)
     timesteps = scheduler.timesteps
     if start is not None and sampling.strength < 1:
-        timesteps = timesteps.unique_consecutive()
-        first = min(int(round((1 - sampling.strength) * len(timesteps))), len(timesteps) - 1)
-        timesteps = timesteps[first:]
-        if sampling.sampler == "plms":
-            timesteps = torch.cat([timesteps[:2], timesteps[1:]])  # its first step is made twice, at the second timestep again
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
+        timesteps = begin(scheduler, sampling)
         latent = scheduler.add_noise(start.to(device), noise, timesteps[:1].expand(len(noise)))
     else:
         latent = noise * scheduler.init_noise_sigma
