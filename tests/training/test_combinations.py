@@ -79,5 +79,5 @@ def test_a_model_without_the_subject_s_closed_form_says_so(files, diffusion, tmp
     decoder = Decoder(tmp_path / "own", None, load_diffusion(diffusion), "sim", "subj01").to(torch.device("cpu"))
     with pytest.raises(InputError, match="run the stage `enter`"):
         decoder.predict(responses(files))
-    with pytest.raises(InputError, match="holds no decoder of sim-subj01"):
+    with pytest.raises(InputError, match="sim-subj01: this model has no decoder of that subject"):
         Decoder(tmp_path / "own", tmp_path / "own", load_diffusion(diffusion), "sim", "subj01")
