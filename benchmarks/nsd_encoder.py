@@ -30,7 +30,7 @@ UNIMIND = {
 }  # fmt: skip
 VIT = {"kind": "vit", "width": 1024, "depth": 24, "heads": 16, "patch": 16}
 ON_VOXELS = {
-    "ViT (MinD-Vis's size)": ({"kind": "wrap", "size": 15728, "repeats": "mean"}, VIT, 8),
+    "ViT (MinD-Vis's size)": ({"kind": "wrap", "size": 15728, "repeats": "mean"}, VIT, 1),
     "adapter and MLP (MindEye2-like)": ({"kind": "adapter", "size": 4096, "repeats": "mean"}, {"kind": "mlp", "width": 4096, "depth": 4, "dropout": 0.15}, 24),
 }
 
