@@ -267,10 +267,10 @@ STAGES: dict[str, Stage] = {
         reads=("evaluation: metrics weights squeezenet",), knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "score": Stage(
-        "unimind.evaluation.score", "score", "Metrics of one method's reconstructions of one subject, with its controls.",
-        {**_OF_SUBJECT, "reconstruction": "file", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
+        "unimind.evaluation.score", "score", "Metrics of all methods' reconstructions of one subject, with their controls.",
+        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
          "embeddings": "file", "embedding": "file", "classifier": "file?", "out": "file"},
-        reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)", "leads(method)"),
+        reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "transfer": Stage(

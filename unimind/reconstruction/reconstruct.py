@@ -19,7 +19,7 @@ from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw, kept_blocks
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.predict import predict_pictures, taken, training_features
-from unimind.reconstruction.tested import derangement
+from unimind.reconstruction.tested import choice_of_sample, derangement
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 from unimind.training.checkpoint import fingerprint
@@ -28,11 +28,6 @@ from unimind.training.checkpoint import fingerprint
 REPEATS = "all test trials of a picture"
 #: Columns of the grid.
 SHOWN = 24
-
-
-def choice_of_sample(samples: int) -> str:
-    """How one of a picture's samples is chosen to be shown, in the protocol's words."""
-    return "agrees best with the method's own predicted embedding; the first where it predicts none" if samples > 1 else "the only one"
 
 
 def trials_per_picture(prepared: PreparedSubject) -> str:
@@ -122,7 +117,8 @@ def reconstruct(
             "method": method, "dataset": dataset, "subject": subject, "guidance": sampling.guidance,
             "sampler": sampling.sampler if sampling.strength else "none: the autoencoder alone", "steps": sampling.steps if sampling.strength else 0,
             "samples": sampling.samples, "strength": sampling.strength, "precision": sampling.precision, "shown": chosen,
-            "choice": choice_of_sample(sampling.samples), "repeats": REPEATS, "trials_per_picture": trials,
+            "shuffled_samples": sampling.samples,
+            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS, "trials_per_picture": trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
