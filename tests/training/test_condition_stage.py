@@ -227,24 +227,24 @@ def token_by_hand(folder, responses, subject):
 
 
 @pytest.mark.parametrize(("model", "subject"), [("conditioned", "subj01"), ("conditioned", "subj02"), ("adapted", "subj01"), ("adapted", "subj03")])
-def test_the_subject_token_reaches_the_context(with_token, files, diffusion, model, subject):
+def test_the_subject_token_reaches_the_context(with_token, files, model, subject):
     """As sampling sees it: one token more than asked for, of training subjects and of a new one."""
     with PreparedSubject(files / f"{subject}.h5") as data:
         responses = data.by_picture(data.trials("test"))[1][:, 0]
-    decoder = Decoder(with_token / model, None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+    decoder = Decoder(with_token / model, None, "sim", subject).to(torch.device("cpu"))
     context = decoder.predict(responses[:, None]).condition.context
-    assert context.shape == (len(responses), 3 + 1, 8) and decoder.null().context.shape == (1, 3 + 1, 8)
+    assert context.shape == (len(responses), 3 + 1, 8) and decoder.stage.null().context.shape == (1, 3 + 1, 8)
     with torch.no_grad():
         torch.testing.assert_close(context[:, -1], token_by_hand(with_token / model, responses, subject))
 
 
-def test_the_subject_token_tells_subjects_apart(with_token, files, diffusion):
+def test_the_subject_token_tells_subjects_apart(with_token, files):
     """Most tokens of a subject are nearer to the mean of its tokens than to the other subject's."""
     tokens = []
     for subject in ("subj01", "subj02"):
         with PreparedSubject(files / f"{subject}.h5") as data:
             responses = data.by_picture(data.trials("train"))[1][:, 0]
-        decoder = Decoder(with_token / "conditioned", None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+        decoder = Decoder(with_token / "conditioned", None, "sim", subject).to(torch.device("cpu"))
         tokens.append(decoder.predict(responses[:, None]).condition.context[:, -1])
     centres = [own.mean(0) for own in tokens]
     right = [((own - centres[number]).norm(dim=1) < (own - centres[1 - number]).norm(dim=1)).float().mean() for number, own in enumerate(tokens)]
