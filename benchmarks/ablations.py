@@ -109,7 +109,7 @@ def main() -> None:
     print("| closed form alone | " + " | ".join(f"{value:.3f}" for value in scores(first).values()) + " |", flush=True)
     entered = [results / f"models/{method}/enter/{subject_key(*pair)}" for pair in members]
     for name in given.only:
-        found = []
+        runs = []
         for seed in range(given.seeds):
             own = changed(study, method, VARIANTS[name], seed)
             with tempfile.TemporaryDirectory() as folder:
@@ -121,8 +121,8 @@ def main() -> None:
                         enter(seen, method, dataset, subject, *files(subject), taught, place)
                 view = STAGES["align"].view(own, method=method, group=dataset)
                 align(view, method, dataset, None, [files(subject)[1] for _, subject in members], places, None, Path(folder, "checkpoints"), Path(folder, "out"))
-                found.append(scores(load_encoder(Path(folder, "out"))[0]))
-        cells = [f"{np.mean([one[b] for one in found]):.3f} [{np.std([one[b] for one in found]):.3f}]" for b in budgets]
+                runs.append(scores(load_encoder(Path(folder, "out"))[0]))
+        cells = [f"{np.mean([one[b] for one in runs]):.3f} [{np.std([one[b] for one in runs]):.3f}]" for b in budgets]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
