@@ -196,7 +196,7 @@ STAGES: dict[str, Stage] = {
     "inspect": Stage(
         "unimind.data.inspect", "inspect", "Do a subject's trials and pictures belong together? Reliability, lags, identification, and what is wrong.",
         {"dataset": "text", "subject": "text", "prepared": "file", "stimuli": "file", "fetched": "file", "out": "file"},
-        reads=(DATASET,), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
+        reads=(DATASET, "seed"), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
     ),
     "overview": Stage(
         "unimind.data.overview", "overview", "Check every prepared file, and write what each subject brings.",
@@ -253,13 +253,13 @@ STAGES: dict[str, Stage] = {
         "unimind.reconstruction.reconstruct", "reconstruct", "Prepared test trials in, pictures out; with the shuffled-fMRI control.",
         {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", **_PICTURES, "stimuli": "file", "out": "file",
          "grid": "file?"},
-        reads=("seed", "methods.{method}: sampling enter"),
+        reads=("seed", "picture_size", "methods.{method}: sampling enter"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
     "reconstruct-controls": Stage(
         "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
         {"stimuli": "file", "prepared": "files?", "embeddings": "file", **_PICTURES, "out": "file"},
-        reads=("seed", "methods.{first}: sampling"), knows=(BATCH,), memory=16000, minutes=720, gpu=True, parallel=True,
+        reads=("seed", "picture_size", "methods.{first}: sampling"), knows=(BATCH,), memory=16000, minutes=720, gpu=True, parallel=True,
     ),
     "features": Stage(
         "unimind.evaluation.features", "features", "The panel's features of a stimulus set's test pictures, once for all methods.",

@@ -14,10 +14,12 @@ from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations.generators import as_bytes
+from unimind.foundations.generators.samplers import sample
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.controls import controls
-from unimind.reconstruction.draw import draw_pictures, kept_blocks
+from unimind.reconstruction.draw import kept_blocks
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
@@ -395,11 +397,12 @@ def test_the_embedding_ceiling_is_the_sample_that_agrees_best_with_the_true_embe
         assert file.attrs["samples"] == 4 and ceiling.shape == (TEST, 32, 32, 3)
     network, coder = load_diffusion(world / "diffusion"), load_autoencoder(world / "autoencoder")
     with torch.no_grad():
-        condition, null = network.conditioner(torch.from_numpy(vectors[:TEST])), network.null()
-    drawn = [
-        draw_pictures(network, coder, condition, null, study.methods["unimind"].sampling, [(study.seed, image, k) for image in range(TEST)], 64, "")
-        for k in range(4)
-    ]
+        condition = network.conditioner(torch.from_numpy(vectors[:TEST]))
+    drawn = []
+    for k in range(4):
+        keys = [(study.seed, image, k) for image in range(TEST)]
+        latents = sample(network, condition, network.null(), study.methods["unimind"].sampling, keys)
+        drawn.append(as_bytes(coder.decode(latents).detach()))
     agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": vectors[:TEST]}, vectors[TEST:].mean(0))
     best = agreement.argmax(1)
     assert len(set(best)) > 1

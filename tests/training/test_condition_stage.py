@@ -130,7 +130,7 @@ def test_micro_batches_change_nothing(files, diffusion, tmp_path):
     one, other = load_model(tmp_path / "1")[0], load_model(tmp_path / "4")[0]
     start = load_model(diffusion)[0]
     moved = max((one[name] - start[name]).abs().max().item() for name in one if name.startswith("unet."))
-    apart = max((one[name] - other[name]).abs().max().item() for name in one)
+    apart = max((one[name] - other[name]).abs().max().item() for name in one if one[name].numel())
     assert apart < moved / 10
 
 
@@ -209,7 +209,7 @@ def with_token(files, diffusion, tmp_path_factory):
     losses = {"siamese": 0.0, "embedding": 1.0, "subject": 1.0}
     method = {"align": {"losses": losses, "training": training}, "enter": ADAPTER | {"repeats": "mean"}}
     study = make_study(pretrain=None, **method, adapt={"training": SHORT}, condition={"tokens": 3, "train_encoder": False, "training": SHORT})
-    with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}):
+    with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}), patch("unimind.training.align.held_out", lambda subjects: {}):
         align(study, "m", "sim", *files_of(files), None, None, folder / "c", folder / "aligned")
         conditioned(study, files, diffusion, folder / "conditioned", encoder=folder / "aligned")
         adapt(study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", folder / "conditioned", folder / "c", folder / "adapted")
@@ -227,24 +227,24 @@ def token_by_hand(folder, responses, subject):
 
 
 @pytest.mark.parametrize(("model", "subject"), [("conditioned", "subj01"), ("conditioned", "subj02"), ("adapted", "subj01"), ("adapted", "subj03")])
-def test_the_subject_token_reaches_the_context(with_token, files, diffusion, model, subject):
+def test_the_subject_token_reaches_the_context(with_token, files, model, subject):
     """As sampling sees it: one token more than asked for, of training subjects and of a new one."""
     with PreparedSubject(files / f"{subject}.h5") as data:
         responses = data.by_picture(data.trials("test"))[1][:, 0]
-    decoder = Decoder(with_token / model, None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+    decoder = Decoder(with_token / model, None, "sim", subject).to(torch.device("cpu"))
     context = decoder.predict(responses[:, None]).condition.context
-    assert context.shape == (len(responses), 3 + 1, 8) and decoder.null().context.shape == (1, 3 + 1, 8)
+    assert context.shape == (len(responses), 3 + 1, 8) and decoder.stage.null().context.shape == (1, 3 + 1, 8)
     with torch.no_grad():
         torch.testing.assert_close(context[:, -1], token_by_hand(with_token / model, responses, subject))
 
 
-def test_the_subject_token_tells_subjects_apart(with_token, files, diffusion):
+def test_the_subject_token_tells_subjects_apart(with_token, files):
     """Most tokens of a subject are nearer to the mean of its tokens than to the other subject's."""
     tokens = []
     for subject in ("subj01", "subj02"):
         with PreparedSubject(files / f"{subject}.h5") as data:
             responses = data.by_picture(data.trials("train"))[1][:, 0]
-        decoder = Decoder(with_token / "conditioned", None, load_diffusion(diffusion), "sim", subject).to(torch.device("cpu"))
+        decoder = Decoder(with_token / "conditioned", None, "sim", subject).to(torch.device("cpu"))
         tokens.append(decoder.predict(responses[:, None]).condition.context[:, -1])
     centres = [own.mean(0) for own in tokens]
     right = [((own - centres[number]).norm(dim=1) < (own - centres[1 - number]).norm(dim=1)).float().mean() for number, own in enumerate(tokens)]
@@ -326,7 +326,7 @@ def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pict
             found = []
             for top, left in itertools.product(range(3), repeat=2):  # six of eight pixels
                 cut = Image.fromarray(images[index][top : top + 6, left : left + 6]).resize((8, 8), Image.Resampling.BILINEAR)
-                pixels = torch.from_numpy(np.asarray(cut)).permute(2, 0, 1)[None].float() / 255
+                pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None].float() / 255
                 with torch.no_grad():
                     found.append(((coder.encode(pixels)[0] - latent).abs().max().item(), (top, left)))
             distance, corner = min(found)

@@ -15,11 +15,11 @@ from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
-from unimind.foundations import load_autoencoder, load_diffusion
+from unimind.foundations import load_autoencoder, parameters_of
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.draw import draw_pictures
-from unimind.reconstruction.predict import predict_pictures, taken
+from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
+from unimind.reconstruction.predict import predict_pictures
 from unimind.reconstruction.reconstruct import REPEATS, trials_per_picture
 from unimind.reconstruction.tested import choice_of_sample
 from unimind.stages import STAGES
@@ -27,6 +27,7 @@ from unimind.storage import read_json, write_json
 from unimind.study import Study
 from unimind.training.adapt import adapt, scratch
 from unimind.training.checkpoint import fingerprint
+from unimind.training.data import budget_rows
 from unimind.training.enter import enter
 
 #: Measures of pictures, where the study wants them.
@@ -152,13 +153,11 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     assert study.transfer is not None
     settings, batch = study.method(method), study.evaluation.batch_size
     device = on_device()
-    network = load_diffusion(files.diffusion)
-    with h5py.File(files.embeddings) as file:
-        network.take_latents(file["latent"].shape[1:], str(files.embeddings))
-    decoder = Decoder(model, own, network, dataset, subject).to(device)
+    decoder = Decoder(model, own, dataset, subject).to(device)
     with PreparedSubject(files.prepared) as data:
         stimulus, prediction = predict_pictures(decoder, data, "test", batch)
         training, trials = data.images("train"), trials_per_picture(data)
+        known = _pictures_of(cell, data)
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}
     absent: dict[str, str] = {}
     wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
@@ -168,8 +167,10 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         keys = [(study.seed, int(image), 0) for image in stimulus]
         label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
         coder = load_autoencoder(files.autoencoder).to(device)
-        prediction = taken(prediction, np.arange(len(stimulus)), 1, device)
-        pictures = draw_pictures(network, coder, prediction.condition, decoder.null(), settings.sampling, keys, batch, label, prediction.latent)
+        generator = generator_for(files.diffusion, coder, study.picture_size, files.embeddings, device)
+        decoder.prepare(generator)
+        norms = norms_for(generator, files.embeddings, known)
+        pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label)
         with h5py.File(files.stimuli) as file:
             truths = PictureSet(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}
@@ -180,8 +181,8 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
             study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
         )
     costs = read_json((own or model) / "efficiency.json")
-    parts = [part for part in (decoder.encoder, decoder.stage, network) if part is not None]
-    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    parts = [part for part in (decoder.encoder, decoder.stage) if part is not None]
+    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters()) + parameters_of(files.diffusion)
     if settings.closed:
         costs["parameters"] += sum(buffer.numel() for buffer in decoder.encoder.enter.buffers())
     return {
@@ -191,6 +192,13 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         "absent": absent,
         "costs": {name: costs[name] if cell.way != "zero-shot" else 0 for name in COSTS},
     }
+
+
+def _pictures_of(cell: Cell, data: PreparedSubject) -> np.ndarray:
+    """Pictures whose embeddings a cell may look at when it draws: of its budget, or, without one, all that the subject is trained with."""
+    if not cell.trials.isdecimal() or cell.trials == "0":
+        return data.images("train")
+    return np.unique(data.stimulus[np.concatenate(list(budget_rows(data, int(cell.trials), cell.seed).values()))])
 
 
 def _entry(

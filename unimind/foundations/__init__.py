@@ -3,6 +3,7 @@
 Each is a directory with `model.safetensors` and `config.json`; `kind` in the configuration says which module reads it.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,14 @@ def load_diffusion(directory: Path) -> "Diffusion":
     from unimind.foundations.diffusion import load_diffusion_model
 
     return load_diffusion_model(directory)
+
+
+def parameters_of(directory: Path) -> int:
+    """How many numbers a foundation's weights are, by the header of its file; what a pipeline makes of no input is not among them."""
+    from safetensors import safe_open
+
+    with safe_open(Path(directory) / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys() if not name.startswith("null."))  # noqa: SIM118
 
 
 def load_classifier(directory: Path) -> "StudyClassifier":

@@ -13,9 +13,12 @@ from torch import Tensor
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.device import on_device
-from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations import load_autoencoder, load_embedding
+from unimind.foundations.generators import as_bytes
+from unimind.foundations.generators.latent import AutoencoderGenerator
+from unimind.foundations.targets import Targets
 from unimind.reconstruction.agreement import best_sample
-from unimind.reconstruction.draw import draw, kept_blocks, to_bytes
+from unimind.reconstruction.draw import drawing_protocol, generator_for, kept_blocks, true_inputs
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Study
@@ -24,38 +27,39 @@ from unimind.training.checkpoint import fingerprint
 
 def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path, diffusion: Path, autoencoder: Path, embedding: Path, out: Path) -> None:
     """For every picture that may be tested on (`pictures_tested`): an unconditional sample, the autoencoder's round trip, and -
-    where the UNet takes image embeddings - of as many samples as the study's first method draws, all from the true
-    embedding, the one that agrees best with it.
+    where the generator takes image embeddings - of as many samples as the study's first method draws, all from the true
+    embedding, the one that agrees best with it. Both are drawn from noise.
 
     Rows of the tables that the study cannot have stand, with the reason, in the file's attribute `absent` (JSON).
     """
     device, batch = on_device(), study.evaluation.batch_size
-    network, coder = load_diffusion(diffusion).to(device), load_autoencoder(autoencoder).to(device)
-    sampling = next(iter(study.methods.values())).sampling
+    coder = load_autoencoder(autoencoder).to(device)
+    generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
+    sampling = next(iter(study.methods.values())).sampling.model_copy(update={"strength": 1.0})
     count = sampling.samples
     order = pictures_tested(stimuli, prepared)
     embedder = load_embedding(embedding).to(device)
     with h5py.File(embeddings) as targets:
-        network.take_latents(targets["latent"].shape[1:], str(embeddings))
-        vectors, mean = targets["embedding"][order], mean_of_others(targets["embedding"], order)
+        mean = mean_of_others(targets["embedding"], order)
     absent: dict[str, str] = {}
-    if network.conditioner is None:
-        absent["embedding-ceiling"] = f"{network.name} takes no image embedding"
-    plain = sampling.model_copy(update={"guidance": 1.0, "samples": 1, "strength": 1.0})
-    with torch.no_grad():
-        null = network.null()
+    if not generator.takes:
+        absent["embedding-ceiling"] = f"{generator.name} takes no image embedding"
+    if isinstance(generator, AutoencoderGenerator):
+        absent["unconditional"] = f"{generator.name} draws nothing without a predicted latent"
 
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
         with Stimuli(stimuli) as seen, torch.no_grad():
             images = torch.from_numpy(seen.read(order[rows])).permute(0, 3, 1, 2).to(device).float() / 255
-            found = {"autoencoder_ceiling": to_bytes(coder.decode(coder.encode(images)))}
+            found = {"autoencoder_ceiling": as_bytes(coder.decode(coder.encode(images)))}
         keys = [(study.seed, int(image), k) for image in order[rows] for k in range(count)]
-        found["unconditional"] = draw(network, coder, null.expand(len(rows)), null, plain, keys[::count])
-        if network.conditioner is not None:
-            wanted = torch.from_numpy(vectors[rows]).to(device)
-            with torch.no_grad():
-                condition = network.conditioner(wanted).repeat(count)
-            drawn = draw(network, coder, condition, null, sampling, keys)
+        if "unconditional" not in absent:
+            found["unconditional"] = as_bytes(generator.draw(None, keys[::count], sampling))
+        if generator.takes:
+            with Targets(embeddings) as targets:
+                wanted = torch.from_numpy(targets.read("embedding", order[rows])).to(device)
+                inputs = true_inputs(generator, targets, order[rows])
+            repeated = {name: values.to(device).repeat_interleave(count, 0) for name, values in inputs.items()}
+            drawn = as_bytes(generator.draw(repeated, keys, sampling))
             shown = best_sample(embedder, drawn, wanted, mean.to(device), batch) if count > 1 else 0
             found["embedding_ceiling"] = drawn[count * np.arange(len(rows)) + shown]
         return found
@@ -76,11 +80,9 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
             file.check()
         file.attrs.update(
             {
-                "diffusion": network.name,
+                **drawing_protocol(generator, sampling, {}),
                 "autoencoder": coder.name,
                 "embedding": embedder.name,
-                "sampler": sampling.sampler,
-                "steps": sampling.steps,
                 "samples": sampling.samples,
                 "absent": json.dumps(absent),
             }

@@ -1,5 +1,6 @@
-"""A trained method behind one function: responses in; predicted targets and condition out."""
+"""A trained method behind one function: responses in; predicted targets, and the condition where it makes one, out."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimind.errors import InputError
-from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.foundations.diffusion import Condition
+from unimind.foundations.generators import Generator
 from unimind.models.condition import ConditionStage
 from unimind.models.encoder import load_encoder
 from unimind.models.enter import subject_key
@@ -22,23 +24,34 @@ class Prediction(NamedTuple):
 
     Attributes
     ----------
-    condition : Condition
-    embedding : Tensor or None
-        (n, d), the predicted image embedding as regressed, where the method predicts one; the condition is made from its direction.
-    latent : Tensor or None
-        (n, c, h, w), the predicted autoencoder latent, where the method predicts one.
+    targets : dict of str to Tensor
+        What it predicts of the pictures, as regressed: `embedding` (n, d), of a unit vector, and `latent` (n, c, h, w).
     features : Tensor
-        (n, k), by which trials are compared with each other where there is no embedding.
+        (n, k), by which trials are compared with each other: the embedding where there is one.
+    condition : Condition or None
+        What its condition stage makes for the UNet, where it has one.
     """
 
-    condition: Condition
-    embedding: Tensor | None
-    latent: Tensor | None
+    targets: dict[str, Tensor]
     features: Tensor
+    condition: Condition | None
+
+    @property
+    def embedding(self) -> Tensor | None:
+        return self.targets.get("embedding")
+
+    @property
+    def latent(self) -> Tensor | None:
+        return self.targets.get("latent")
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
+        """The prediction with a function applied to every tensor."""
+        condition = None if self.condition is None else Condition(*map(change, self.condition))
+        return Prediction({name: change(values) for name, values in self.targets.items()}, change(self.features), condition)
 
 
 class Decoder:
-    """A method's model of one subject, joined to the diffusion model.
+    """A method's model of one subject.
 
     Parameters
     ----------
@@ -46,8 +59,6 @@ class Decoder:
         Model directory: of `enter`, `align`, `condition` or `adapt`.
     entered : Path or None
         What `enter` wrote for the subject, where the model is shared and voxels enter in closed form.
-    diffusion : Diffusion
-        Its cross-attention weights are replaced by the ones the method trained, where it trained them.
     dataset, subject : str
 
     Attributes
@@ -56,11 +67,12 @@ class Decoder:
         R of the responses (n, R, V) that `predict` takes.
     order : str
         Of their voxels.
+    stage : ConditionStage or None
     """
 
-    def __init__(self, directory: Path, entered: Path | None, diffusion: Diffusion, dataset: str, subject: str) -> None:
+    def __init__(self, directory: Path, entered: Path | None, dataset: str, subject: str) -> None:
         state, config = load_model(directory)
-        self.diffusion, self.subject = diffusion, subject_key(dataset, subject)
+        self.directory, self.subject = directory, subject_key(dataset, subject)
         self.encoder, _ = load_encoder(directory)
         self.channels, self.order = self.encoder.channels, self.encoder.arguments["enter"].get("order", "stored")
         if entered is not None:
@@ -71,16 +83,10 @@ class Decoder:
             self.stage = ConditionStage(**config["condition"])
             self.stage.load_state_dict(_part(state, "condition."))
             self.stage.eval()
-            changed = _part(state, "unet.")
-            unknown = set(changed) - set(dict(diffusion.unet.named_parameters()))
-            if unknown:
-                raise InputError(f"{directory}: trained for another UNet (it has no {sorted(unknown)[0]}); run the condition stage again")
-            diffusion.unet.load_state_dict(changed, strict=False)
-        if self.stage is None and (diffusion.conditioner is None or "embedding" not in self.encoder.targets) and "latent" not in self.encoder.targets:
-            raise InputError(f"{directory}: has no condition stage, and {diffusion.name} takes no image embedding; give the method a `condition:`")
+        self._unet = _part(state, "unet.")
 
     def to(self, device: torch.device) -> "Decoder":
-        for part in (self.encoder, self.stage, self.diffusion):
+        for part in (self.encoder, self.stage):
             if part is not None:
                 part.to(device)
         self.device = device
@@ -91,23 +97,31 @@ class Decoder:
         """Whether there is a body whose worth can be measured by cutting it out."""
         return bool(self.encoder.heads) and len(self.encoder.mean_pooled) > 0
 
-    def null(self) -> Condition:
-        """The condition of unconditional samples."""
-        return self.diffusion.null() if self.stage is None else self.stage.null()
+    def prepare(self, generator: Generator) -> None:
+        """Give a generator what the method's condition stage trained of it, where it has one; both on one device.
+
+        Raises
+        ------
+        InputError
+            The generator cannot be conditioned, or is another one than the stage's.
+        """
+        from unimind.foundations.generators.latent import UNetGenerator
+
+        if self.stage is None:
+            return
+        if not isinstance(generator, UNetGenerator):
+            raise InputError(f"{self.directory}: has a condition stage, which {generator.name} has no place for; run the stages of one study again")
+        generator.take_condition(self._unet, self.stage.null())
 
     @torch.no_grad()
     def predict(self, responses: NDArray[np.float32], cut: bool = False) -> Prediction:
         """Responses (n, R, V) of the subject to a prediction; with `cut` the body gives its mean over the training pictures for every one."""
         output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject, cut)
-        found = {name: self.encoder.predict(output, name) for name in self.encoder.targets}
-        embedding, latent = found.get("embedding"), found.get("latent")
-        unit = None if embedding is None else functional.normalize(embedding, dim=1)
-        conditioner = self.diffusion.conditioner
+        targets = {name: self.encoder.predict(output, name) for name in self.encoder.targets}
+        embedding, condition = targets.get("embedding"), None
         if self.stage is not None:
-            condition = self.stage(output.tokens, output.pooled, unit)
-        else:
-            condition = self.null().expand(len(responses)) if conditioner is None or unit is None else conditioner(unit)
-        return Prediction(condition, embedding, latent, output.pooled if embedding is None else embedding)
+            condition = self.stage(output.tokens, output.pooled, None if embedding is None else functional.normalize(embedding, dim=1))
+        return Prediction(targets, output.pooled if embedding is None else embedding, condition)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Pictures from conditions, a batch at a time, and kept as they are drawn."""
+"""Pictures from predictions by any generator, a batch at a time, and kept as they are drawn."""
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +11,78 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimind.foundations.diffusion import Condition, Diffusion
-from unimind.foundations.generators.samplers import sample
+from unimind.foundations.generators import Generator, as_bytes, load_generator
+from unimind.foundations.generators.norms import TargetNorms
+from unimind.foundations.targets import Targets
 from unimind.progress import say, track
+from unimind.reconstruction.decoder import Prediction
 from unimind.storage import whole_file
 from unimind.study import Sampling
 
-#: Pictures per pass through the autoencoder on a CPU: full-size maps then stay in its caches.
-DECODED_AT_ONCE = 8
+#: Pictures whose targets are read at a time.
+READ_AT_ONCE = 256
 
 
-def to_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Pictures (n, 3, H, W) in [0, 1] as uint8 (n, H, W, 3)."""
-    return images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def generator_for(diffusion: Path, autoencoder, picture_size: int, embeddings: Path, device: torch.device) -> Generator:
+    """The study's generator, for latents of the shape that a stimulus file's targets have."""
+    with Targets(embeddings) as targets:
+        shape = targets.shapes["latent"]
+    return load_generator(diffusion, autoencoder, picture_size, device, shape)
 
 
-def draw(
-    diffusion: Diffusion, autoencoder, condition: Condition, null: Condition, sampling: Sampling, keys: Sequence[tuple], start: Tensor | None = None
-) -> NDArray[np.uint8]:
-    """One picture per row of the condition, all in one batch: uint8 (n, H, W, 3). The arguments are those of `sample`."""
-    latents = sample(diffusion, condition, null, sampling, keys, start)
-    with torch.no_grad():
-        return np.concatenate([to_bytes(autoencoder.decode(part)) for part in latents.split(len(latents) if latents.is_cuda else DECODED_AT_ONCE)])
+def norms_for(generator: Generator, embeddings: Path, rows: Sequence[int] | NDArray) -> dict[str, TargetNorms]:
+    """How some pictures' targets lie, of those whose length counts with the generator."""
+    if not generator.raw:
+        return {}
+    with Targets(embeddings) as targets:
+        return {name: TargetNorms.of(targets.in_pieces(_long(name), rows, READ_AT_ONCE)) for name in generator.takes}
+
+
+def true_inputs(generator: Generator, targets: Targets, rows: NDArray) -> dict[str, Tensor]:
+    """What a generator takes, of some pictures themselves."""
+    return {name: torch.from_numpy(targets.raw(rows) if generator.raw and name == "embedding" else targets.read(name, rows)) for name in generator.takes}
+
+
+def _long(name: str) -> str:
+    """Name of a target with the length that its network gave it."""
+    return "raw" if name == "embedding" else name
+
+
+def inputs_of(generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms]) -> dict[str, Tensor]:
+    """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures' where their length counts."""
+    if prediction.condition is not None:
+        return prediction.condition._asdict()
+    found = {name: values for name, values in prediction.targets.items() if name in generator.takes}
+    return {name: norms[name].apply(values, unit=name == "embedding") if name in norms else values for name, values in found.items()}
+
+
+def draw(generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple]) -> NDArray[np.uint8]:
+    """One picture per row of a prediction on the generator's device, all in one batch: uint8 (n, H, W, 3).
+
+    `keys` seed each picture's own noise. Below full strength drawing starts from the predicted latent; with 0 nothing else is looked at.
+    """
+    inputs = inputs_of(generator, prediction, norms) if sampling.strength else None
+    return as_bytes(generator.draw(inputs, keys, sampling, prediction.latent if sampling.strength < 1 else None))
 
 
 def draw_pictures(
-    diffusion: Diffusion, autoencoder, condition: Condition, null: Condition, sampling: Sampling, keys: list[tuple], batch: int, label: str,
-    start: Tensor | None = None,
+    generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple], batch: int,
+    device: torch.device, label: str,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """One picture per row of the condition, in batches: uint8 (n, H, W, 3)."""
+    """As `draw`, in batches, of a prediction that may lie elsewhere."""
     found = []
     for rows in track(torch.arange(len(keys)).split(batch), label):
-        part = Condition(*(column[rows] for column in condition))
-        found.append(draw(diffusion, autoencoder, part, null, sampling, [keys[row] for row in rows], None if start is None else start[rows]))
+        part = prediction.each(lambda values, rows=rows: values[rows].to(device))  # type: ignore[misc]
+        found.append(draw(generator, part, norms, sampling, [keys[row] for row in rows]))
     return np.concatenate(found)
+
+
+def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms]) -> dict[str, Any]:
+    """How pictures were drawn, as attributes of an HDF5 file: texts and numbers, and what has parts as JSON."""
+    said = generator.protocol(sampling)
+    if norms and sampling.strength:
+        said["norms"] = {name: own.protocol() for name, own in norms.items()}
+    return {key: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for key, value in said.items()}
 
 
 def kept_blocks(

@@ -26,20 +26,21 @@ def predictions(decoder: Decoder, prepared: PreparedSubject, split: Split, batch
 def predict_pictures(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> tuple[NDArray, Prediction]:
     """Stimulus indices and prediction of all pictures of a split, on the CPU; with `cut` the body gives its mean for every one."""
     stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut), strict=True)
-    condition = Condition(*(torch.cat([column.cpu() for column in columns]) for columns in zip(*(part.condition for part in parts), strict=True)))
-    return np.concatenate(stimulus), Prediction(condition, *(_joined([getattr(part, name) for part in parts]) for name in Prediction._fields[1:]))  # type: ignore[arg-type]
+    return np.concatenate(stimulus), _joined([part.each(Tensor.cpu) for part in parts])
 
 
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    known = [part.cpu() for part in parts if part is not None]
-    return torch.cat(known) if known else None
+def _joined(parts: list[Prediction]) -> Prediction:
+    """The rows of several predictions of one method, one after the other."""
+    conditions = [part.condition for part in parts if part.condition is not None]
+    condition = Condition(*map(torch.cat, zip(*conditions, strict=True))) if conditions else None
+    targets = {name: torch.cat([part.targets[name] for part in parts]) for name in parts[0].targets}
+    return Prediction(targets, torch.cat([part.features for part in parts]), condition)
 
 
 def taken(prediction: Prediction, rows: NDArray, times: int, device: torch.device) -> Prediction:
     """Some rows of a prediction, each of them several times, one after the other, on a device."""
     index = torch.from_numpy(rows).repeat_interleave(times)
-    condition = Condition(*(column[index].to(device) for column in prediction.condition))
-    return Prediction(condition, *(None if column is None else column[index].to(device) for column in prediction[1:]))  # type: ignore[arg-type]
+    return prediction.each(lambda values: values[index].to(device))
 
 
 def training_features(

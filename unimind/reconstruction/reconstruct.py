@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,11 +11,11 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.device import on_device
 from unimind.errors import InputError
-from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
+from unimind.foundations import load_autoencoder, load_embedding
 from unimind.progress import say
 from unimind.reconstruction.agreement import best_sample, nearest
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.draw import draw, kept_blocks
+from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.predict import predict_pictures, taken, training_features
 from unimind.reconstruction.tested import choice_of_sample, derangement
@@ -57,11 +56,10 @@ def reconstruct(
     sampling, batch = settings.sampling, study.evaluation.batch_size
     label = f"{settings.label or method}, {dataset} {subject}"
     device = on_device()
-    network = load_diffusion(diffusion)
-    with h5py.File(embeddings) as targets:
-        network.take_latents(targets["latent"].shape[1:], str(embeddings))
-    decoder = Decoder(model, entered, network, dataset, subject).to(device)
+    decoder = Decoder(model, entered, dataset, subject).to(device)
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
+    generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
+    decoder.prepare(generator)
     with PreparedSubject(prepared) as data:
         if (count := len(data.images("test"))) < 2:
             raise InputError(f"{prepared}: {count} test pictures; at least 2 are needed to compare anything")
@@ -69,6 +67,7 @@ def reconstruct(
         stimulus, prediction = predict_pictures(decoder, data, "test", batch)
         without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
+        norms = norms_for(generator, embeddings, data.images("train"))
     mean = reference.mean(0)
     drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
     another = derangement(len(stimulus), (study.seed, 7))
@@ -77,7 +76,7 @@ def reconstruct(
         """Samples (n, drawn, H, W, 3) of some test pictures, from the responses to the pictures `seen`, and the one of each that is shown."""
         part = taken(prediction, seen, drawn, device)
         keys = [(study.seed, int(stimulus[row]), k) for row in rows for k in range(drawn)]
-        pictures = draw(network, coder, part.condition, decoder.null(), sampling, keys, part.latent)
+        pictures = draw(generator, part, norms, sampling, keys)
         chosen = np.zeros(len(rows), np.int64)
         if part.embedding is not None and drawn > 1:
             chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
@@ -114,13 +113,12 @@ def reconstruct(
         file["features"] = prediction.features.numpy()
         chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
-            "method": method, "dataset": dataset, "subject": subject, "guidance": sampling.guidance,
-            "sampler": sampling.sampler if sampling.strength else "none: the autoencoder alone", "steps": sampling.steps if sampling.strength else 0,
-            "samples": sampling.samples, "strength": sampling.strength, "precision": sampling.precision, "shown": chosen,
+            **drawing_protocol(generator, sampling, norms),
+            "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": chosen,
             "shuffled_samples": sampling.samples,
             "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS, "trials_per_picture": trials,
             "model_sha256": file_hash(model / "model.safetensors"),
-            "diffusion": network.name, "autoencoder": coder.name, "embedding": embedder.name,
+            "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
     if grid is not None:
         with Stimuli(stimuli) as pictures_seen:

@@ -52,7 +52,9 @@ class Generator(Protocol):
         ...
 
 
-def load_generator(directory: Path, autoencoder, picture_size: int, device: torch.device | str = "cpu") -> Generator:
+def load_generator(
+    directory: Path, autoencoder, picture_size: int, device: torch.device | str = "cpu", latent_shape: tuple[int, ...] | None = None
+) -> Generator:
     """The generator of a foundation's directory, on a device.
 
     Parameters
@@ -63,6 +65,13 @@ def load_generator(directory: Path, autoencoder, picture_size: int, device: torc
         The study's, on the device: it made the latents that drawing may start from.
     picture_size : int
         Side of the pictures that come out.
+    latent_shape : tuple of int, optional
+        (c, h, w) of the study's latents, which a UNet then draws; by default those of its configuration.
+
+    Raises
+    ------
+    InputError
+        The UNet was made for latents of another autoencoder.
     """
     kind = read_json(Path(directory) / "config.json")["kind"]
     if kind in FROZEN:
@@ -75,7 +84,10 @@ def load_generator(directory: Path, autoencoder, picture_size: int, device: torc
         return AutoencoderGenerator(autoencoder)
     from unimind.foundations import load_diffusion
 
-    return UNetGenerator(load_diffusion(directory).to(device), autoencoder)
+    diffusion = load_diffusion(directory).to(device)
+    if latent_shape is not None:
+        diffusion.take_latents(latent_shape, autoencoder.name)
+    return UNetGenerator(diffusion, autoencoder)
 
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:

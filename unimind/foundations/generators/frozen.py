@@ -168,7 +168,8 @@ class FrozenGenerator:
             "drawn_at": self.settings["size"], "resized_to": self.picture_size, "precision": str(self.dtype).removeprefix("torch."),
             **{key: self.settings[key] for key in ("scale", "noise_level") if key in self.settings},
         }  # fmt: skip
-        said = {"generator": self.name, "kind": self.config["kind"], "weights": self.config["sources"], "strength": sampling.strength}
+        said = {"generator": self.name, "kind": self.config["kind"], "weights": self.config["sources"]}
+        said |= {"autoencoder": self.autoencoder.name, "strength": sampling.strength}
         return said | (drawn if sampling.strength else alone)
 
 

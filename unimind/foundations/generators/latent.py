@@ -52,15 +52,29 @@ class UNetGenerator:
     diffusion : Diffusion
     autoencoder
         On the same device.
-    null : Condition, optional
-        Of one row: the null condition of a method's condition stage. The generator then takes `context` and `time`, as that
-        stage makes them; otherwise the `embedding` that the UNet's own conditioner reads, whose length has no part in it.
+
+    It takes the `embedding` that the UNet's own conditioner reads, whose length has no part in it; after `take_condition`, the
+    `context` and `time` that a method's condition stage makes.
     """
 
     raw = False
 
-    def __init__(self, diffusion: Diffusion, autoencoder, null: Condition | None = None) -> None:
+    def __init__(self, diffusion: Diffusion, autoencoder) -> None:
         self.diffusion, self.autoencoder, self.name = diffusion, autoencoder, diffusion.name
+        self._null: Condition | None = None
+
+    def take_condition(self, weights: Mapping[str, Tensor], null: Condition) -> None:
+        """Take over what a method's condition stage trained: the UNet's cross-attention weights by name, and the null condition, of one row.
+
+        Raises
+        ------
+        InputError
+            The weights are another UNet's.
+        """
+        unknown = set(weights) - set(dict(self.diffusion.unet.named_parameters()))
+        if unknown:
+            raise InputError(f"{self.name}: the method was conditioned on another UNet (this one has no {min(unknown)}); run the condition stage again")
+        self.diffusion.unet.load_state_dict(weights, strict=False)
         self._null = null
 
     @property
@@ -93,5 +107,5 @@ class UNetGenerator:
     def protocol(self, sampling: Sampling) -> dict[str, Any]:
         """What was done."""
         alone = {"sampler": "none: the autoencoder alone", "steps": 0}
-        drawn = {"sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance}
+        drawn = {"sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance, "precision": sampling.precision}
         return {"generator": self.name, "autoencoder": self.autoencoder.name, "strength": sampling.strength, **(drawn if sampling.strength else alone)}
