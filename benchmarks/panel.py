@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 GROUPS = {
-    "low": ["mse", "pixcorr", "ssim"], "alexnet": ["lpips", "alexnet2", "alexnet5"], "inception": ["inception", "inception_score", "fid"],
-    "effnet": ["effnet"], "swav": ["swav"], "clip": ["clip"],
+    "low": ["mse", "pixcorr", "ssim"], "alexnet": ["lpips", "alexnet2", "alexnet5"],
+    "inception": ["inception", "inception_score_torchvision", "fid_torchvision"], "effnet": ["effnet"], "swav": ["swav"], "clip": ["clip"],
 }  # fmt: skip
 ARCHITECTURES = {"alexnet": "alexnet", "inception": "inception_v3", "effnet": "efficientnet_b1", "swav": "resnet50"}
 
@@ -54,12 +54,12 @@ def ours(weights: Path, groups: list[str], n: int, side: int, cells: int, batch_
     """Seconds for the truths, once, and per cell."""
     from unimind.evaluation import networks
     from unimind.evaluation.panel import Panel, measure, truth_features
-    from unimind.evaluation.pictures import Pictures
+    from unimind.evaluation.pictures import PictureSet
 
     rows = {name: row | {"sha256": ""} for name, row in networks.manifest().items()}
     networks.manifest = functools.cache(lambda: rows)
     wanted = [name for group in groups for name in GROUPS[group]]
-    truths = Pictures(pictures(n, side, 0))
+    truths = PictureSet(pictures(n, side, 0))
     start = time.perf_counter()
     panel = Panel.of(wanted, weights, None)
     found = truth_features(panel, truths, batch_size)
@@ -75,7 +75,7 @@ def ours(weights: Path, groups: list[str], n: int, side: int, cells: int, batch_
 
     start = time.perf_counter()
     for cell in range(cells):
-        measured = measure(panel, truths, Pictures(pictures(n, side, cell + 1)), {"reconstruction": np.arange(n)}, batch_size, stored)
+        measured = measure(panel, truths, PictureSet(pictures(n, side, cell + 1)), {"reconstruction": np.arange(n)}, batch_size, stored)
         assert set(measured["reconstruction"]) - {"similarity"} == set(wanted)
     return {"once": once, "per_cell": (time.perf_counter() - start) / cells}
 

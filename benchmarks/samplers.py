@@ -17,7 +17,7 @@ import torch
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
 from unimind.evaluation.panel import Panel, measure
-from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import rows_at
 from unimind.evaluation.statistics import bootstrap
 from unimind.foundations import load_autoencoder, load_diffusion
@@ -53,7 +53,7 @@ def main() -> None:
         stimulus, prediction = predict_pictures(decoder, data, "test", study.evaluation.batch_size)
     prediction = taken(prediction, np.arange(len(stimulus)), 1, device)
     with h5py.File(results / "prepared" / own) as file:
-        truths = Pictures(rows_at(file["images"], stimulus))
+        truths = PictureSet(rows_at(file["images"], stimulus))
     classifier = results / "foundations/classifier" if study.foundations.classifier else None
     panel = Panel.of(study.evaluation.metrics, study.evaluation.weights, study.evaluation.squeezenet, results / "foundations/embedding", classifier)
     keys = [(study.seed, int(image), 0) for image in stimulus]
@@ -69,7 +69,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - begun)
     n = len(stimulus)
     rows = {way: np.arange(n) + n * place for place, way in enumerate(given.ways)}
-    found = measure(panel, truths, Pictures(np.concatenate(pictures)), rows, study.evaluation.batch_size)
+    found = measure(panel, truths, PictureSet(np.concatenate(pictures)), rows, study.evaluation.batch_size)
 
     first = given.ways[0]
     print(f"{study.title or study.name}: {settings.label or method}, {given.subject}, {n} test pictures, guidance {given.guidance}, {device}\n")

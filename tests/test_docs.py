@@ -359,7 +359,7 @@ def test_what_the_tutorial_says_of_its_tables(tutorial):
 
 # --- the examples of extending ----------------------------------------------------------------------------------------
 
-#: What the examples' tests do not try: pretraining and aligning with the new encoder and the new loss.
+#: What the examples' tests do not try: pretraining and aligning with the new body and the new loss.
 IN_USE = """
 from tiny_training import TRAINING, make_study
 
@@ -367,11 +367,11 @@ from unimind.training.align import align
 from unimind.training.pretrain import pretrain
 
 
-def test_new_encoder_and_loss_are_trained(files, tmp_path):
-    study = make_study(encoder={"kind": "mixer", "width": 16, "depth": 1, "patch": 4}, align={"losses": {"cosine": 0.5}, "training": TRAINING})
+def test_new_body_and_loss_are_trained(files, tmp_path):
+    study = make_study(body={"kind": "mixer", "width": 16, "depth": 1, "patch": 4}, align={"losses": {"cosine": 0.5}, "training": TRAINING})
     pretrain(study, "m", [files / "rest1.h5"], tmp_path / "checkpoints", tmp_path / "pretrained")
     given = [files / "subj01.h5", files / "subj02.h5"], [files / "embeddings.h5"] * 2
-    align(study, "m", "sim", *given, tmp_path / "pretrained", tmp_path / "checkpoints", tmp_path / "aligned")
+    align(study, "m", "sim", *given, None, tmp_path / "pretrained", tmp_path / "checkpoints", tmp_path / "aligned")
     assert ",cosine," in (tmp_path / "aligned/losses.csv").read_text()
 """
 

@@ -196,7 +196,7 @@ STAGES: dict[str, Stage] = {
     "inspect": Stage(
         "unimind.data.inspect", "inspect", "Do a subject's trials and pictures belong together? Reliability, lags, identification, and what is wrong.",
         {"dataset": "text", "subject": "text", "prepared": "file", "stimuli": "file", "fetched": "file", "out": "file"},
-        reads=(DATASET,), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
+        reads=(DATASET, "seed"), knows=(WHERE_AND_WHO,), memory=8000, minutes=120,
     ),
     "overview": Stage(
         "unimind.data.overview", "overview", "Check every prepared file, and write what each subject brings.",
@@ -267,10 +267,10 @@ STAGES: dict[str, Stage] = {
         reads=("evaluation: metrics weights squeezenet",), knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "score": Stage(
-        "unimind.evaluation.score", "score", "Metrics of one method's reconstructions of one subject, with its controls.",
-        {**_OF_SUBJECT, "reconstruction": "file", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
+        "unimind.evaluation.score", "score", "Metrics of all methods' reconstructions of one subject, with their controls.",
+        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
          "embeddings": "file", "embedding": "file", "classifier": "file?", "out": "file"},
-        reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)", "leads(method)"),
+        reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "transfer": Stage(

@@ -1,7 +1,7 @@
 """The study's reference, generated from its types: a JSON schema for editors and Markdown for people.
 
-`python -m unimind.study_reference` brings `config/study.schema.json` and the generated part of `config/README.md` up
-to date.
+`python -m unimind.study_reference` brings `config/study.schema.json`, the generated part of `config/README.md` and the table
+of measures in `docs/metrics.md` up to date.
 """
 
 import json
@@ -9,10 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from unimind.evaluation.measures import MEASURES
 from unimind.storage import whole_file
 from unimind.study import Study
 
 BEGIN = "<!-- Generated from unimind/study/ by `make reference`; edits below are lost. -->"
+
+MEASURES_BEGIN, MEASURES_END = "<!-- Generated from unimind/evaluation/measures.py by `make reference`; edits to this table are lost. -->", "<!-- end -->"
 
 
 def json_schema() -> str:
@@ -46,6 +49,23 @@ def update(folder: str | Path) -> None:
     for path, text in ((folder / "study.schema.json", json_schema() + "\n"), (readme, f"{written}{BEGIN}\n\n{markdown()}")):
         with whole_file(path) as temporary:
             temporary.write_text(text)
+
+
+def measures_table() -> str:
+    """Every measure of the registry in a table."""
+    rows = ["| metric | shown as | better | chance | network | what it says |", "|---|---|---|---|---|---|"]
+    for name, measure in MEASURES.items():
+        title = measure.title + (", %" if measure.percent else "")
+        chance = "1 / pool" if measure.group == "retrieval" else "-" if measure.chance is None else measure.shown(measure.chance)
+        rows.append(f"| `{name}` | {title} | {measure.better} | {chance} | {measure.network or '-'} | {measure.meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def update_measures(page: str | Path) -> None:
+    """Write the table of measures between its marks in a page of the documentation."""
+    before, begin, rest = Path(page).read_text().partition(MEASURES_BEGIN)
+    with whole_file(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n\n{measures_table()}\n{MEASURES_END}{rest.partition(MEASURES_END)[2]}")
 
 
 def _references(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
@@ -175,4 +195,7 @@ def _type(schema: dict[str, Any], links: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    update(Path(__file__).parents[1] / "config")
+    root = Path(__file__).parents[1]
+    update(root / "config")
+    if (root / "docs").exists():
+        update_measures(root / "docs/metrics.md")

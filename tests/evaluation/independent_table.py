@@ -18,19 +18,20 @@ from PIL import Image
 from unimind.data.drawn import FORM, combinations, draw
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
+from unimind.evaluation.measures import PANEL
 from unimind.evaluation.panel import Panel, Whole, measure
-from unimind.evaluation.pictures import Pictures
-from unimind.study import METRICS
+from unimind.evaluation.pictures import PictureSet
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 HOW = {
     "mse": "Pillow, numpy in float64", "pixcorr": "Pillow, numpy.corrcoef", "ssim": "Pillow, scikit-image", "lpips": "Pillow, the lpips package (AlexNet)",
-    "inception_score": "torchvision, the definition in numpy", "fid": "torchvision, covariances and scipy's sqrtm",
+    "inception_score": "the network of 2015 written out, the definition in scipy", "fid": "the network of 2015 written out, scipy's sqrtm",
+    "inception_score_torchvision": "torchvision, the definition in scipy", "fid_torchvision": "torchvision, covariances and scipy's sqrtm",
     "alexnet2": "torchvision's features.4, double loop over numpy.corrcoef", "alexnet5": "torchvision's features.11, double loop over numpy.corrcoef",
     "inception": "torchvision's avgpool, double loop over numpy.corrcoef", "clip": "open_clip's encode_image (a small ViT), double loop over numpy.corrcoef",
     "effnet": "torchvision's avgpool, scipy's correlation distance", "swav": "torchvision's avgpool, scipy's correlation distance",
-    "nway_top1": "torchvision (a small ViT), 4000 random draws per picture", "retrieval_forward": "numpy argmax over images' rows",
+    "nway_top1": "Pillow (bicubic), torchvision (a small ViT), 4000 random draws per picture", "retrieval_forward": "numpy argmax over images' rows",
     "retrieval_backward": "numpy argmax over predictions' columns",
 }  # fmt: skip
 
@@ -46,13 +47,13 @@ def noisy(images: np.ndarray, deviation: float = 40) -> np.ndarray:
     return np.clip(images + np.random.default_rng(0).normal(0, deviation, images.shape), 0, 255).astype(np.uint8)
 
 
-def resized(images: np.ndarray, *sides: int) -> np.ndarray:
-    """Float pictures (n, H, W, 3) brought to every side in turn by Pillow: bilinear, antialiased, in single precision."""
+def resized(images: np.ndarray, *sides: int, by: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+    """Float pictures (n, H, W, 3) brought to every side in turn by Pillow: antialiased, in single precision."""
     for side in sides:
         if images.shape[1:3] == (side, side):
             continue
         planes = np.moveaxis(images, -1, 1).reshape(-1, *images.shape[1:3]).astype(np.float32)
-        planes = np.stack([np.asarray(Image.fromarray(plane, "F").resize((side, side), Image.Resampling.BILINEAR)) for plane in planes])
+        planes = np.stack([np.asarray(Image.fromarray(plane, "F").resize((side, side), by)) for plane in planes])
         images = np.clip(np.moveaxis(planes.reshape(-1, 3, side, side), 1, -1), 0, 1)
     return images
 
@@ -67,8 +68,8 @@ def random_weights(wanted: Collection[str] = tuple(networks.WEIGHTS_OF)) -> Iter
     manifest = {name: row | {"sha256": ""} for name, row in networks.manifest().items()}
     create = open_clip.create_model
 
-    def vit(weights: None = None) -> tv.VisionTransformer:
-        model = tv.VisionTransformer(image_size=224, patch_size=32, num_layers=2, num_heads=2, hidden_dim=64, mlp_dim=128)
+    def vit(weights: None = None, image_size: int = 518) -> tv.VisionTransformer:
+        model = tv.VisionTransformer(image_size=image_size, patch_size=74, num_layers=2, num_heads=2, hidden_dim=64, mlp_dim=128)
         torch.nn.init.normal_(model.heads.head.weight, std=0.1)
         return model
 
@@ -80,9 +81,14 @@ def random_weights(wanted: Collection[str] = tuple(networks.WEIGHTS_OF)) -> Iter
         torch.nn.init.normal_(model.fc.weight, std=0.005)
         return settled(model, 299)
 
+    def of_2015() -> tv.Inception3:
+        model = tv.inception_v3(weights=None, num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
+        torch.nn.init.normal_(model.fc.weight, std=0.005)
+        return settled(model, 299)
+
     builders: dict[str, Callable[[], torch.nn.Module]] = {
         "alexnet": lambda: tv.alexnet(weights=None), "effnet": lambda: settled(tv.efficientnet_b1(weights=None), 96),
-        "swav": lambda: settled(tv.resnet50(weights=None), 96), "vit_h_14": vit, "inception": inception, "clip": clip,
+        "swav": lambda: settled(tv.resnet50(weights=None), 96), "vit_h_14": vit, "inception": inception, "inception_2015": of_2015, "clip": clip,
     }  # fmt: skip
     torch.manual_seed(0)
     models = {name: builders[name]().eval() for name in dict.fromkeys(networks.WEIGHTS_OF[measure] for measure in wanted)}
@@ -123,6 +129,46 @@ def hooked(model: torch.nn.Module, layers: dict[str, str], images: np.ndarray, m
     for handle in handles:
         handle.remove()
     return found
+
+
+def bordered(x: torch.Tensor) -> torch.Tensor:
+    """Means of 3 x 3 neighbourhoods, of what lies inside."""
+    kernel = torch.ones(x.shape[1], 1, 3, 3)
+    total, count = (torch.nn.functional.conv2d(values, kernel, padding=1, groups=x.shape[1]) for values in (x, torch.ones_like(x)))
+    return total / count
+
+
+def network_of_2015(model: torch.nn.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features and logits without bias of TensorFlow's Inception of 2015, block by block, for pictures (n, H, W, 3) at 299."""
+
+    def a(b, x):
+        large, small = b.branch5x5_2(b.branch5x5_1(x)), b.branch3x3dbl_3(b.branch3x3dbl_2(b.branch3x3dbl_1(x)))
+        return torch.cat([b.branch1x1(x), large, small, b.branch_pool(bordered(x))], 1)
+
+    def c(b, x):
+        once, twice = b.branch7x7_1(x), b.branch7x7dbl_1(x)
+        for layer in (b.branch7x7_2, b.branch7x7_3):
+            once = layer(once)
+        for layer in (b.branch7x7dbl_2, b.branch7x7dbl_3, b.branch7x7dbl_4, b.branch7x7dbl_5):
+            twice = layer(twice)
+        return torch.cat([b.branch1x1(x), once, twice, b.branch_pool(bordered(x))], 1)
+
+    def e(b, x, pool):
+        once, twice = b.branch3x3_1(x), b.branch3x3dbl_2(b.branch3x3dbl_1(x))
+        parts = [b.branch1x1(x), b.branch3x3_2a(once), b.branch3x3_2b(once), b.branch3x3dbl_3a(twice), b.branch3x3dbl_3b(twice)]
+        return torch.cat([*parts, b.branch_pool(pool(x))], 1)
+
+    n = model
+    with torch.inference_mode():
+        x = torch.from_numpy((images * 2 - 1).astype(np.float32)).permute(0, 3, 1, 2)
+        x = n.maxpool1(n.Conv2d_2b_3x3(n.Conv2d_2a_3x3(n.Conv2d_1a_3x3(x))))
+        x = n.maxpool2(n.Conv2d_4a_3x3(n.Conv2d_3b_1x1(x)))
+        x = n.Mixed_6a(a(n.Mixed_5d, a(n.Mixed_5c, a(n.Mixed_5b, x))))
+        for block in (n.Mixed_6b, n.Mixed_6c, n.Mixed_6d, n.Mixed_6e):
+            x = c(block, x)
+        x = e(n.Mixed_7b, n.Mixed_7a(x), bordered)
+        x = e(n.Mixed_7c, x, torch.nn.MaxPool2d(3, 1, 1)).mean((2, 3))
+        return x.numpy(), (x @ n.fc.weight.T).numpy()
 
 
 def double_loop(truth: np.ndarray, pictures: np.ndarray) -> list[float]:
@@ -181,14 +227,18 @@ def theirs(truth: np.ndarray, pictures: np.ndarray, models: dict[str, torch.nn.M
     alexnet = pair("alexnet", 256, {"alexnet2": "features.4", "alexnet5": "features.11"})
     inception, pooled = pair("inception", 342, {"it": "avgpool"}), pair("inception", 299, {"it": "avgpool", "logits": ""})
     effnet, swav = pair("effnet", 255, {"it": "avgpool"}), pair("swav", 224, {"it": "avgpool"})
-    vit, clip = pair("vit_h_14", 224, {"it": ""}), pair("clip", 224, {"it": "visual"}, CLIP_MEAN, CLIP_STD)
+    of_2015 = [network_of_2015(models["inception_2015"], x) for x in sides[299]]
+    sides[518] = [resized(resized(x, 256), 518, by=Image.Resampling.BICUBIC) for x in (truth, pictures)]
+    vit, clip = pair("vit_h_14", 518, {"it": ""}), pair("clip", 224, {"it": "visual"}, CLIP_MEAN, CLIP_STD)
     return {
         "mse": [float(np.mean((a.astype(float) - b) ** 2)) for a, b in zip(*sides[256], strict=True)],
         "pixcorr": [float(np.corrcoef(a.ravel().astype(float), b.ravel().astype(float))[0, 1]) for a, b in large],
         "ssim": [structural_similarity(rgb2gray(a.astype(float)), rgb2gray(b.astype(float)), **window) for a, b in large],
         "lpips": distance.numpy(),
-        "inception_score": score_of(pooled[1]["logits"]),
-        "fid": frechet(pooled[0]["it"], pooled[1]["it"]),
+        "inception_score": score_of(of_2015[1][1]),
+        "fid": frechet(of_2015[0][0], of_2015[1][0]),
+        "inception_score_torchvision": score_of(pooled[1]["logits"]),
+        "fid_torchvision": frechet(pooled[0]["it"], pooled[1]["it"]),
         **{name: double_loop(alexnet[0][name], alexnet[1][name]) for name in ("alexnet2", "alexnet5")},
         "inception": double_loop(inception[0]["it"], inception[1]["it"]),
         "clip": double_loop(clip[0]["it"], clip[1]["it"]),
@@ -203,10 +253,10 @@ def rows(n: int = 11) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     truth = draw(combinations("foundations", 5, n), 96).images
     pictures = noisy(0.4 * truth + 0.6 * np.roll(truth, 1, 0))
     with random_weights() as (folder, models):
-        wanted = [name for name in METRICS if not name.startswith("retrieval")]
+        wanted = [name for name in PANEL if not name.startswith("retrieval")]
         panel = Panel.of(wanted, folder, None)
         assert not panel.absent, panel.absent
-        ours = measure(panel, Pictures(truth), Pictures(pictures), {"reconstruction": np.arange(n)}, 5)["reconstruction"]
+        ours = measure(panel, PictureSet(truth), PictureSet(pictures), {"reconstruction": np.arange(n)}, 5)["reconstruction"]
         expected = theirs(truth / 255, pictures / 255, models)
     for name in wanted:
         value = ours[name]

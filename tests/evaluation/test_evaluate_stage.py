@@ -20,14 +20,12 @@ from safetensors.torch import save_file
 from unimind.cli import main
 from unimind.data.drawn import combinations, draw
 from unimind.errors import InputError
-from unimind.evaluation import layout
-from unimind.evaluation.controls import distinct
 from unimind.evaluation.evaluate import evaluate, read_pairs
-from unimind.evaluation.layout import LOWER_IS_BETTER
-from unimind.evaluation.metrics import CHANCE, retrieval
+from unimind.evaluation.measures import MEASURES
+from unimind.evaluation.metrics import retrieval
 from unimind.evaluation.networks import WEIGHTS_OF
 from unimind.evaluation.panel import Panel, Whole, measure
-from unimind.evaluation.pictures import Pictures, resize
+from unimind.evaluation.pictures import Joined, PictureSet, resize
 from unimind.evaluation.score import summarise
 from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.tabulate import tabulate
@@ -150,13 +148,13 @@ def test_a_folder_against_an_array_is_paired_in_number_order(tmp_path):
 def test_it_says_why_retrieval_is_absent(tmp_path):
     truth = write(tmp_path / "truth", scenes(2, 16))
     evaluate(truth, truth, tmp_path / "out", bootstrap="20")
-    line = next(line for line in (tmp_path / "out" / "metrics.md").read_text().splitlines() if line.startswith("- Absent: retrieval"))
-    assert "(image to brain), retrieval (brain to image): compares the image embeddings an encoder predicts with the true ones" in line
+    line = next(line for line in (tmp_path / "out" / "metrics.md").read_text().splitlines() if line.startswith("- Absent: Retrieval"))
+    assert "(image to brain), Retrieval (brain to image): compares the image embeddings an encoder predicts with the true ones" in line
 
 
 # --- self-checks ------------------------------------------------------------------------------------------------
 
-BEST = dict.fromkeys(("mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"), 0) | dict.fromkeys(
+BEST = dict.fromkeys(("mse", "lpips", "lpips_squeeze", "fid_torchvision", "effnet", "swav", "perceptual_distance"), 0) | dict.fromkeys(
     ("pixcorr", "ssim", "alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet", "classifier"), 1
 )
 
@@ -175,17 +173,20 @@ FAST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wanted", [FAST, pytest.param(["inception", "fid", "effnet", "swav"], marks=pytest.mark.slow)], ids=["most", "largest networks"])
+LARGEST = pytest.param(["inception", "fid_torchvision", "effnet", "swav"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("wanted", [FAST, LARGEST], ids=["most", "largest networks"])
 def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes, tmp_path):
     """Drawn pictures and the panel's own architectures, their weights random (the two largest in small)."""
     folder = write_foundations(tmp_path)
     n = 16
-    truths = draw(combinations("foundations", 2, n), 48).images
-    pictures, index = distinct({"truth": truths, "permuted": truths[derangement(n)]})
+    truths = draw(combinations("foundations", 2)[:n], 48).images
+    pictures, index = truths, {"truth": np.arange(n), "permuted": derangement(n)}
     with random_weights([name for name in wanted if name in WEIGHTS_OF]) as (weights, _):
         panel = Panel.of(wanted, weights, squeezenet, folder / "embedding", folder / "classifier")
         assert not panel.absent
-        found = measure(panel, Pictures(truths), Pictures(pictures), index, 16)
+        found = measure(panel, PictureSet(truths), PictureSet(pictures), index, 16)
     for name in wanted:
         value = found["truth"][name]
         if name == "nway_top1":
@@ -194,10 +195,10 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
             np.testing.assert_allclose(value.value if isinstance(value, Whole) else value, BEST[name], atol=1e-4, err_msg=name)
     for name in {"alexnet2", "alexnet5", "inception", "study_clip", "squeezenet"} & set(wanted):
         low, high = bootstrap(found["permuted"][name])
-        assert low < CHANCE[name] < high, name
+        assert low < MEASURES[name].chance < high, name
         assert high < 0.75, f"{name}: too uncertain to say anything"
-    for name in set(wanted) - {"nway_top1", "fid", "inception"}:
-        lower = name in LOWER_IS_BETTER
+    for name in set(wanted) - {"nway_top1", "fid_torchvision", "inception"}:
+        lower = MEASURES[name].better == "lower"
         assert (np.mean(found["permuted"][name]) > np.mean(found["truth"][name])) == lower, name
 
 
@@ -227,9 +228,10 @@ def drawn_rows(squeezenet):
         "mean": np.broadcast_to(draw(combinations("foundations", 4, 200), 64).images.mean(0).astype(np.uint8), truths.shape),
         "noisy": noisy(truths, 15),
     }
-    pictures, index = distinct(rows)
+    pictures = Joined()
+    index = {row: pictures.add(values) for row, values in rows.items()}
     wanted = ["pixcorr", "ssim", "squeezenet"]
-    found = measure(Panel.of(wanted, None, squeezenet), Pictures(truths), Pictures(pictures), index, 24)
+    found = measure(Panel.of(wanted, None, squeezenet), PictureSet(truths), PictureSet(pictures), index, 24)
     return summarise(found, wanted, 300, 0)
 
 
@@ -255,7 +257,7 @@ def test_the_tables_say_where_blur_wins(drawn_rows, scored, tmp_path):
         assert len(words) == (len({subject for _, subject in files}) + 1 if said else 0), "a sentence per subject and for the average"
         for line in words:
             numbers = [
-                f"{layout.TITLES[name]} ({drawn_rows[control][name]['value']:.3f} against {drawn_rows[reconstruction][name]['value']:.3f})"
+                f"{MEASURES[name].title} ({drawn_rows[control][name]['value']:.3f} against {drawn_rows[reconstruction][name]['value']:.3f})"
                 for name in ("pixcorr", "ssim")
             ]
             numbers += [
@@ -277,10 +279,11 @@ def test_a_blurred_truth_wins_low_level_but_not_semantics():
     truths = np.stack([np.asarray(image) for image in images])
     blurred = np.stack([np.asarray(image.filter(ImageFilter.GaussianBlur(12))) for image in images])
     rows = {"blurred": blurred, "mirrored": truths[:, :, ::-1]}
-    pictures, index = distinct(rows)
+    pictures = Joined()
+    index = {row: pictures.add(values) for row, values in rows.items()}
     panel = Panel.of(["pixcorr", "ssim", "squeezenet", "lpips_squeeze"], None, str(Path(REAL, "weights", "squeezenet1_1.safetensors")))
     assert panel.protocol()["lpips_squeeze"]["network"].startswith("LPIPS-squeeze")
-    found = measure(panel, Pictures(truths), Pictures(pictures), index, 8)
+    found = measure(panel, PictureSet(truths), PictureSet(pictures), index, 8)
     value = {row: {name: values.mean() for name, values in found[row].items()} for row in rows}
     for name in ("pixcorr", "ssim"):
         assert value["blurred"][name] > value["mirrored"][name]

@@ -1,5 +1,7 @@
 """Every measure against a computation that shares no code with ours."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from evaluation_fakes import scenes
 from independent_table import HOW, resized, rows
 
 from unimind.evaluation import metrics as m
+from unimind.evaluation.measures import MEASURES, PANEL
 from unimind.evaluation.pictures import resize
-from unimind.study import METRICS
+from unimind.study_reference import measures_table
 
 
 @pytest.fixture(params=[48, 300], ids=["smaller than 256", "larger than 256"])
@@ -40,12 +43,22 @@ def test_pictures_are_resized_as_pillow_and_torchvision_do(size, side):
 
 
 def test_the_table_names_every_measure_of_the_panel():
-    assert set(HOW) == set(METRICS)
+    assert set(HOW) == set(PANEL)
+
+
+def test_every_measure_has_a_function():
+    for name, measure in MEASURES.items():
+        assert callable(getattr(m.LowLevel if measure.kind == "pixels" else m, measure.computed_by)), name
+
+
+def test_the_documentations_table_of_measures_is_the_registry():
+    """`make reference` brings it up to date."""
+    assert measures_table() in (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 
 
 @pytest.mark.slow
 def test_the_whole_panel_is_what_other_software_makes_of_the_same_networks():
-    """Pictures in, measures out, the networks' weights random: `independent_table.py` prints what is compared here."""
+    """PictureSet in, measures out, the networks' weights random: `independent_table.py` prints what is compared here."""
     seen = set()
     for name, ours, theirs in rows():
         seen.add(name)
@@ -57,7 +70,7 @@ def test_the_whole_panel_is_what_other_software_makes_of_the_same_networks():
         else:  # deep networks of random weights multiply rounding
             tolerance = (1e-4 if name in ("mse", "pixcorr", "ssim", "lpips") else 1e-3) * scale
         np.testing.assert_allclose(ours, theirs, atol=tolerance, err_msg=name)
-    assert seen == set(METRICS)
+    assert seen == set(PANEL)
 
 
 def test_mse(pair):
@@ -120,17 +133,20 @@ def test_correlation_distance_is_scipys():
     np.testing.assert_allclose(ours, [correlation(x, y) for x, y in zip(a, b, strict=True)], atol=1e-6)
 
 
-def test_nway_is_the_limit_of_random_draws():
-    random = np.random.default_rng(4)
-    truth, logits = random.normal(size=(6, 200)), random.normal(size=(6, 200))
-    logits[np.arange(6), truth.argmax(1)] += [0, 1, 1.5, 2, 2.5, 9]
-    ours = m.nway_top1(truth, logits, ways=20)
-    drawn = np.zeros(6)
-    for j in range(6):
-        own = truth[j].argmax()
-        others = np.setdiff1d(np.arange(200), own)
-        drawn[j] = np.mean([logits[j, own] > logits[j, random.choice(others, 19, replace=False)].max() for _ in range(4000)])
-    np.testing.assert_allclose(ours, drawn, atol=0.03)
+def test_nway_is_the_limit_of_minds_vis_draws():
+    """As MinD-Vis defines it: in 1000 trials, the truth's class is put beside 49 other random ones and must have the largest probability."""
+    from torchmetrics.functional import accuracy
+
+    random, torch_random = np.random.default_rng(4), torch.Generator().manual_seed(4)
+    truth, logits = torch.randn(6, 300, generator=torch_random), torch.randn(6, 300, generator=torch_random)
+    logits[torch.arange(6), truth.argmax(1)] += torch.tensor([0, 1, 1.5, 2, 2.5, 9])
+    drawn = []
+    for given, picture in zip(truth.softmax(1), logits.softmax(1), strict=True):
+        own = int(given.argmax())
+        others = [k for k in range(300) if k != own]
+        picked = torch.stack([picture[[own, *random.choice(others, 49, replace=False)]] for _ in range(1000)])
+        drawn.append(accuracy(picked, torch.zeros(1000, dtype=torch.long), task="multiclass", num_classes=50, top_k=1).item())
+    np.testing.assert_allclose(m.nway_top1(truth.numpy(), logits.numpy()), drawn, atol=0.05)
 
 
 def test_nway_chance():

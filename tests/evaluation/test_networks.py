@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from evaluation_fakes import scenes, write_foundations
+from independent_table import network_of_2015, settled
 from safetensors.torch import save_file
 
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
 from unimind.evaluation.panel import Panel, measure, truth_features
-from unimind.evaluation.pictures import Pictures, resize
+from unimind.evaluation.pictures import PictureSet, resize
 
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
@@ -47,8 +48,8 @@ def random_weights(architecture, seed=0, **options):
     return model.eval()
 
 
-def normalised(images, side):
-    return (resize(resize(images, 256), side) - IMAGENET_MEAN) / IMAGENET_STD
+def normalised(images, side, mode="bilinear"):
+    return (resize(resize(images, 256), side, mode) - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def extracted(model, nodes, x):
@@ -74,7 +75,7 @@ def test_features_are_the_original_networks(name, architecture, side, nodes, met
         state = {"state_dict": state}
     torch.save(state, tmp_path / unlisted[name]["file"])
     (network,), absent = networks.panel(list(metrics), tmp_path)
-    assert not absent
+    assert not absent and network.measures == metrics
     ours = network(images)
     for metric, expected in zip(metrics, extracted(model, nodes, normalised(images, side)), strict=True):
         torch.testing.assert_close(ours[metric], expected, rtol=1e-4, atol=1e-5)
@@ -83,12 +84,26 @@ def test_features_are_the_original_networks(name, architecture, side, nodes, met
 def test_inception_at_both_sizes(images, tmp_path, unlisted):
     model = random_weights("inception_v3", transform_input=True, init_weights=False)
     torch.save(model.state_dict(), tmp_path / unlisted["inception"]["file"])
-    found, _ = networks.panel(["inception", "inception_score", "fid"], tmp_path)
-    assert [network.name for network in found] == ["inception-299", "inception"]
+    found, absent = networks.panel(["inception", "inception_score_torchvision", "fid_torchvision", "fid"], tmp_path)
+    assert [network.name for network in found] == ["inception-299", "inception"] and "needs pt_inception-2015" in absent["fid"]
     score, two_way = (network(images[:2]) for network in found)
     torch.testing.assert_close(two_way["inception"], extracted(model, ["avgpool"], normalised(images[:2], 342))[0], rtol=1e-4, atol=1e-4)
     with torch.inference_mode():
         torch.testing.assert_close(score["logits"], model(normalised(images[:2], 299)), rtol=1e-4, atol=1e-4)
+
+
+def test_fid_and_inception_score_are_of_tensorflows_inception_of_2015(images, tmp_path, unlisted):
+    import torchvision.models
+
+    torch.manual_seed(0)
+    model = settled(torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, transform_input=False, init_weights=False), 299)
+    torch.save(model.eval().state_dict(), tmp_path / unlisted["inception_2015"]["file"])
+    (network,), absent = networks.panel(["inception_score", "fid"], tmp_path)
+    ours = network(images[:2])
+    pooled, logits = network_of_2015(model, resize(resize(images[:2], 256), 299).permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(ours["pooled"], pooled, atol=1e-4 * np.abs(pooled).max())
+    np.testing.assert_allclose(ours["logits"], logits, atol=1e-4 * np.abs(logits).max())
+    assert not absent and logits.shape == (2, 1008) and network.protocol()["network"].startswith("Inception of 2015")
 
 
 def test_clip_is_open_clips_own_forward(images, tmp_path, unlisted, monkeypatch):
@@ -121,8 +136,8 @@ def test_nway_through_the_panel_is_the_exact_expectation(tmp_path, unlisted, mon
 
     import torchvision.models
 
-    def small(weights=None):
-        return torchvision.models.VisionTransformer(image_size=224, patch_size=32, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+    def small(weights=None, image_size=518):
+        return torchvision.models.VisionTransformer(image_size=image_size, patch_size=74, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
 
     monkeypatch.setattr(torchvision.models, "vit_h_14", small)
     torch.manual_seed(2)
@@ -132,9 +147,17 @@ def test_nway_through_the_panel_is_the_exact_expectation(tmp_path, unlisted, mon
     truths, pictures = scenes(6, 40), np.concatenate([scenes(6, 40, 1), scenes(6, 40)])
     rows = {"reconstruction": np.arange(6), "truth": np.arange(6, 12)}
     panel = Panel.of(["nway_top1"], tmp_path, None)
-    found = measure(panel, Pictures(truths), Pictures(pictures), rows, 4)
+    theirs = torchvision.models.ViT_H_14_Weights.DEFAULT.transforms()  # what MinD-Vis gives its classifier
+
+    def prepared(images):
+        return theirs((resize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, 256) * 255).round().byte())
+
+    found = measure(panel, PictureSet(truths), PictureSet(pictures), rows, 4)
     with torch.inference_mode():
-        logits = [model(normalised(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255, 224)).numpy() for x in (truths, pictures)]
+        inputs = [normalised(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255, 518, "bicubic") for x in (truths, pictures)]
+        logits = [model(x).numpy() for x in inputs]
+    for x, given in zip(inputs, (truths, pictures), strict=True):
+        torch.testing.assert_close(x, prepared(given), atol=1.5 / 255 / 0.224, rtol=0)  # theirs are rounded to whole numbers twice
     for row, index in rows.items():
         for value, truth, own in zip(found[row]["nway_top1"], logits[0], logits[1][index], strict=True):
             below = int((own < own[truth.argmax()]).sum())
@@ -148,14 +171,15 @@ def test_inception_score_and_fid_through_the_panel(tmp_path, unlisted):
     torch.nn.init.normal_(model.fc.weight, std=0.05)
     torch.save(model.state_dict(), tmp_path / unlisted["inception"]["file"])
     truths, pictures = scenes(12, 40), scenes(12, 40, 1)  # ten parts, two of which hold two pictures
-    found = measure(Panel.of(["inception_score", "fid"], tmp_path, None), Pictures(truths), Pictures(pictures), {"reconstruction": np.arange(12)}, 5)
+    names = ["inception_score_torchvision", "fid_torchvision"]
+    found = measure(Panel.of(names, tmp_path, None), PictureSet(truths), PictureSet(pictures), {"reconstruction": np.arange(12)}, 5)
     x, y = (normalised(torch.from_numpy(v).permute(0, 3, 1, 2).float() / 255, 299) for v in (truths, pictures))
     a, b = (extracted(model, ["avgpool"], v)[0].double().numpy() for v in (x, y))
     with torch.inference_mode():
         p = model(y).double().softmax(1).numpy()
     means = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in np.array_split(p, 10)]
-    assert found["reconstruction"]["inception_score"].value == pytest.approx(np.mean(means), rel=1e-4)
-    assert found["reconstruction"]["fid"].value == pytest.approx(m.fid(a, b), rel=1e-3)  # against scipy's root in test_metrics_independent
+    assert found["reconstruction"]["inception_score_torchvision"].value == pytest.approx(np.mean(means), rel=1e-4)
+    assert found["reconstruction"]["fid_torchvision"].value == pytest.approx(m.fid(a, b), rel=1e-3)  # against scipy's root in test_metrics_independent
     assert np.mean(means) > 1.001 and m.fid(a, b) > 1, "pictures this network cannot tell apart prove nothing"
 
 
@@ -267,7 +291,7 @@ def test_batches_of_any_size_and_many_rows_give_what_one_pair_gives(images, tmp_
     results = []
     for size in (1, 3, 64):
         panel = Panel.of(wanted, tmp_path, None)
-        results.append(measure(panel, Pictures(truths), Pictures(pictures), rows, size))
+        results.append(measure(panel, PictureSet(truths), PictureSet(pictures), rows, size))
     for other in results[1:]:
         for row in rows:
             assert set(other[row]) == {"alexnet2", "alexnet5", "similarity", *(wanted if row != "samples" else ())}
@@ -277,8 +301,8 @@ def test_batches_of_any_size_and_many_rows_give_what_one_pair_gives(images, tmp_
     np.testing.assert_allclose(first["samples"]["alexnet2"], np.stack([first["a"]["alexnet2"], first["truth"]["alexnet2"]], 1))
     for name, best in (("mse", 0), ("ssim", 1), ("lpips", 0), ("alexnet2", 1), ("alexnet5", 1), ("similarity", 1)):
         np.testing.assert_allclose(first["truth"][name], best, atol=single if name == "similarity" else 1e-5)
-    stored = truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(truths), 2)["alexnet"]
-    r = np.corrcoef(stored["alexnet2"], truth_features(Panel.of(["alexnet2"], tmp_path, None), Pictures(others), 2)["alexnet"]["alexnet2"])[:5, 5:]
+    stored = truth_features(Panel.of(["alexnet2"], tmp_path, None), PictureSet(truths), 2)["alexnet"]
+    r = np.corrcoef(stored["alexnet2"], truth_features(Panel.of(["alexnet2"], tmp_path, None), PictureSet(others), 2)["alexnet"]["alexnet2"])[:5, 5:]
     np.testing.assert_allclose(first["a"]["alexnet2"], m.two_way(r))
-    deep = [truth_features(Panel.of(["alexnet5"], tmp_path, None), Pictures(x), 2)["alexnet"]["alexnet5"] for x in (truths, others)]
+    deep = [truth_features(Panel.of(["alexnet5"], tmp_path, None), PictureSet(x), 2)["alexnet"]["alexnet5"] for x in (truths, others)]
     np.testing.assert_allclose(first["a"]["similarity"], [np.corrcoef(x, y)[0, 1] for x, y in zip(*deep, strict=True)], atol=single)

@@ -1,6 +1,8 @@
 """The stages features, score and tabulate on a tiny study."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -8,10 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluation_fakes import Embedding
+from evaluation_fakes import Embedding, only
+from safetensors.torch import save_file
 
 from unimind.errors import InputError
-from unimind.evaluation.controls import ROWS, Row, distinct
+from unimind.evaluation.controls import ROWS
+from unimind.evaluation.pictures import Joined
+from unimind.evaluation.score import _opened
+from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.tabulate import COLUMNS, tabulate
 from unimind.reconstruction.reconstruct import choice_of_sample
 from unimind.study import parse_study, read_study
@@ -30,8 +36,14 @@ MEASURED = (
     "classifier_score",
     "perceptual_distance",
 )
-ABSENT = {"lpips", "inception_score", "fid", "alexnet2", "alexnet5", "inception", "effnet", "swav", "nway_top1", "clip", "squeezenet", "lpips_squeeze"}
-CONTROLS = {"shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling"}
+ABSENT = {
+    "lpips", "inception_score", "inception_score_torchvision", "fid", "fid_torchvision", "alexnet2", "alexnet5", "inception", "effnet", "swav", "nway_top1",
+    "clip", "squeezenet", "lpips_squeeze",
+}  # fmt: skip
+CONTROLS = {
+    "samples-mean:good", "shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional", "embedding-ceiling",
+    "autoencoder-ceiling",
+}  # fmt: skip
 
 
 def test_a_metrics_file_has_every_row_and_says_what_is_absent(scored):
@@ -54,15 +66,19 @@ def test_the_protocol_says_what_was_done_with_which_pictures(tiny):
             content["datasets"]["sim"] |= {key: value} if key != "study_seed" else {}
             content["seed"] = value if key == "study_seed" else content["seed"]
         tiny.study = parse_study(content)
-        return json.loads(tiny.score("good", "subj01", features).read_text())["protocol"]
+        return tiny.content("good", "subj01", features)["protocol"]
 
     features = tiny.features()
     before = protocol()
+    assert protocol(roi_labels=False) == before, "a form of the files is no part of what was measured"
     assert before["repeats"] == "all test trials of a picture" and before["samples_per_stimulus"] == 2 and before["choice_of_sample"] == "agrees best"
     assert {key: before["tested"][key] for key in ("pictures", "trials_per_picture", "retrieval_pool")} == {
         "pictures": 8, "trials_per_picture": "1", "retrieval_pool": 8,
     }  # fmt: skip
     assert before["networks"]["study_clip"].keys() >= {"network", "sha256", "side"} and before["image_embedding"]["sha256"]
+    content = tiny.study.model_dump(mode="json")
+    content["datasets"]["sim"]["roi_labels"] = True
+    tiny.study = parse_study(content)
     ids = [before["id"], protocol(seed=5)["id"], protocol(study_seed=5)["id"], protocol(voxels=900)["id"]]
     with h5py.File(tiny.path("good-subj01.h5"), "a") as file:
         file.attrs["trials_per_picture"] = "3"
@@ -82,12 +98,14 @@ def test_pictures_of_every_subjects_own_are_recorded_but_share_a_protocol(tiny):
     }
     tiny.study = parse_study(content)
     features = tiny.features()
-    with h5py.File(tiny.path("good-subj02.h5"), "a") as file:  # one picture less
-        for name in list(file):
-            values = file[name][1:]
-            del file[name]
-            file[name] = values
-    one, other = (json.loads(tiny.score("good", subject, features).read_text()) for subject in ("subj01", "subj02"))
+    for method in ("good", "poor"):
+        with h5py.File(tiny.path(f"{method}-subj02.h5"), "a") as file:  # one picture less
+            keep = file["stimulus"][:] != tiny.test[0]
+            for name in list(file):
+                values = file[name][:][keep]
+                del file[name]
+                file[name] = values
+    one, other = (tiny.content("good", subject, features) for subject in ("subj01", "subj02"))
     assert one["protocol"]["id"] == other["protocol"]["id"]
     assert (one["tested"]["pictures"], other["tested"]["pictures"]) == (8, 7) and one["tested"]["hash"] != other["tested"]["hash"]
 
@@ -105,17 +123,30 @@ def test_choosing_among_samples_is_another_protocol_than_having_one():
 def test_a_method_that_cannot_choose_says_so(tiny):
     with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
         del file["predicted"], file["predicted_shuffled"]
-    content = json.loads(tiny.score("poor", "subj01", tiny.features()).read_text())
-    assert "poor predicts no image embedding: the first of its 2 samples is shown" in content["warnings"]
+        file.attrs["shown"], file["shown"][:] = "first", 0
+    found = {method: json.loads(path.read_text()) for method, path in tiny.score("subj01", tiny.features()).items()}
+    assert "Poor predicts no image embedding: the first of its 2 samples is shown" in found["poor"]["warnings"]
+    assert found["good"]["protocol"]["choice_of_sample"] == "agrees best" and found["poor"]["protocol"]["choice_of_sample"] == "the first of them"
+    assert found["good"]["protocol"]["id"] != found["poor"]["protocol"]["id"], "the first sample and the best one share no column"
+    assert "embedding-ceiling" in found["good"]["rows"] and "which a method that shows the first of them" in found["poor"]["absent_rows"]["embedding-ceiling"]
+
+
+def test_a_control_chosen_of_fewer_samples_is_named(tiny):
+    features = tiny.features()
+    words = "Good: the control shuffled is chosen of 1 sample, the picture shown of 2"
+    assert words in tiny.content("good", "subj01", features)["warnings"]
+    with h5py.File(tiny.path("good-subj01.h5"), "a") as file:
+        file.attrs["shuffled_samples"] = 2
+    assert words not in tiny.content("good", "subj01", features)["warnings"]
 
 
 def test_a_row_the_study_cannot_have_is_absent_with_the_reason(tiny):
     with h5py.File(tiny.path("controls.h5"), "a") as file:
         del file["embedding_ceiling"]
         file.attrs["absent"] = json.dumps({"embedding-ceiling": "the UNet takes no image embedding"})
-    for method in ("good", "poor"):
-        content = json.loads(tiny.score(method, "subj01", tiny.features()).read_text())
-        assert content["absent_rows"] == {"embedding-ceiling": "the UNet takes no image embedding"} and "embedding-ceiling" not in content["rows"]
+    found = [json.loads(path.read_text()) for path in tiny.score("subj01", tiny.features()).values()]
+    assert found[0]["absent_rows"] == {"embedding-ceiling": "the UNet takes no image embedding"} and found[1]["absent_rows"] == {}
+    assert not any("embedding-ceiling" in content["rows"] for content in found)
 
 
 def test_similarity_is_the_correlation_with_the_truth_in_the_semantic_network(scored):
@@ -123,7 +154,7 @@ def test_similarity_is_the_correlation_with_the_truth_in_the_semantic_network(sc
     content = json.loads(files["good", "subj01"].read_text())
     entry = content["rows"]["reconstruction"]["similarity"]
     with h5py.File(tiny.path("good-subj01.h5")) as file:
-        drawn = file["samples"][:][np.arange(8), file["shown"][:]]
+        drawn = file["samples"][:][np.arange(8), file["shown"][:]][np.argsort(file["stimulus"][:])]
     features = [Embedding().encode(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255).numpy() for x in (tiny.images[content["stimulus"]], drawn)]
     expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(*features, strict=True)]
     np.testing.assert_allclose(entry["per_image"], expected, atol=1e-4)
@@ -138,8 +169,23 @@ def test_values_lie_in_their_intervals_and_samples_are_averaged_within_a_stimulu
             assert entry["ci_low"] <= entry["value"] <= entry["ci_high"], name
             assert len(entry["per_image"]) == 8 == entry["n"]
             assert np.mean(entry["per_image"]) == pytest.approx(entry["value"], abs=1e-6)
-    assert row["study_clip"]["samples_mean"] == pytest.approx(row["study_clip"]["value"], abs=0.3)
-    assert "samples_mean" not in row["mse"], "pair measures are taken of the shown sample alone"
+
+
+def test_beside_the_chosen_sample_stands_the_mean_over_all_samples(scored):
+    tiny, files = scored
+    content = json.loads(files["good", "subj01"].read_text())
+    entry = content["rows"]["samples-mean"]["study_clip"]
+    assert "mse" not in content["rows"]["samples-mean"], "pair measures are taken of the shown sample alone"
+    with h5py.File(tiny.path("good-subj01.h5")) as file:
+        samples = file["samples"][:][np.argsort(file["stimulus"][:])]
+    sets = (tiny.images[tiny.test], *samples.swapaxes(0, 1))
+    truth, *drawn = (Embedding().encode(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255).numpy() for x in sets)
+    expected = []
+    for picture in range(8):
+        r = [[np.corrcoef(truth[other], sample[picture])[0, 1] for other in range(8)] for sample in drawn]
+        expected.append(np.mean([np.mean([v < of[picture] for k, v in enumerate(of) if k != picture]) for of in r]))
+    np.testing.assert_allclose(entry["per_image"], expected, atol=1e-6)
+    assert [entry["ci_low"], entry["ci_high"]] == pytest.approx(list(bootstrap(np.array(expected), 300)), abs=1e-6)
 
 
 def test_rows_that_are_the_same_for_all_methods_are_measured_once(scored):
@@ -153,16 +199,21 @@ def test_a_protocol_of_its_own_has_its_own_controls_or_the_reason(tiny, tmp_path
     content["methods"]["poor"]["sampling"]["samples"] = 1
     content["methods"]["also"] = content["methods"]["poor"]
     tiny.study = parse_study(content)
-    assert [tiny.study.leads(name) for name in ("good", "poor", "also")] == [True, True, False]
     for subject in tiny.subjects:
         with h5py.File(tiny.path(f"poor-{subject}.h5"), "a") as file:
             one = file["samples"][:, :1]
             del file["samples"]
             file["samples"], file["shown"][:] = one, 0
+            file.attrs["choice"] = "the only one"
+        shutil.copy(tiny.path(f"poor-{subject}.h5"), tiny.path(f"also-{subject}.h5"))
+        with h5py.File(tiny.path(f"also-{subject}.h5"), "a") as file:
+            file.attrs["method"] = "also"
     features = tiny.features()
-    files = {(method, subject): tiny.score(method, subject, features) for method in ("good", "poor") for subject in tiny.subjects}
-    good, poor = (json.loads(files[method, "subj01"].read_text()) for method in ("good", "poor"))
-    assert set(good["rows"]) - set(poor["rows"]) == {"embedding-ceiling"} and good["absent_rows"] == {}
+    files = {(method, subject): file for subject in tiny.subjects for method, file in tiny.score(subject, features).items()}
+    good, poor, also = (json.loads(files[method, "subj01"].read_text()) for method in ("good", "poor", "also"))
+    assert set(good["rows"]) - set(poor["rows"]) == {"embedding-ceiling", "samples-mean"} and good["absent_rows"] == {}
+    assert set(poor["rows"]) - set(also["rows"]) == {"mean-training-image", "unconditional", "autoencoder-ceiling"}
+    assert poor["absent_rows"]["samples-mean"] == also["absent_rows"]["samples-mean"] == "one sample is drawn of each picture"
     assert poor["rows"]["mean-training-image"]["mse"]["value"] == good["rows"]["mean-training-image"]["mse"]["value"]
     tabulate(tiny.study, list(files.values()), [], tmp_path / "tables")
     frame = pd.read_csv(tmp_path / "tables" / "reconstruction.csv", dtype={"protocol": str})
@@ -172,17 +223,35 @@ def test_a_protocol_of_its_own_has_its_own_controls_or_the_reason(tiny, tmp_path
     assert "Absent rows: embedding ceiling: the picture is the best of 2 samples, with which methods that have 1 do not compare." in text
 
 
-def test_distinct_pictures_stay_where_they_are(tmp_path):
+def test_joined_pictures_are_read_by_rows(tmp_path):
     random = np.random.default_rng(0)
-    samples = random.integers(0, 256, (3, 2, 4, 4, 3), dtype=np.uint8)
-    values = {"samples": samples, "shown": samples[[0, 1, 2], [1, 0, 1]], "mean": np.broadcast_to(samples[0, 0] // 2, (3, 4, 4, 3))}
-    with h5py.File(tmp_path / "s.h5", "w") as file:
+    samples, single = random.integers(0, 256, (5, 2, 4, 4, 3), dtype=np.uint8), random.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    read = []
+
+    class Watched:
+        def __init__(self, values):
+            self.values, self.shape = values, values.shape
+
+        def __len__(self):
+            return len(self.values)
+
+        def __getitem__(self, index):
+            read.append(len(np.atleast_1d(index)))
+            return self.values[index]
+
+    with h5py.File(tmp_path / "x.h5", "w") as file:
         file["samples"] = samples
-        rows = {"samples": Row(file["samples"], np.arange(6).reshape(3, 2)), "shown": Row(file["samples"], np.array([1, 2, 5])), "mean": values["mean"]}
-        pictures, index = distinct(rows)
-        assert len(pictures) == 7 and {row for row, _ in pictures.pictures[:6]} == {rows["samples"]}
-        for name, expected in values.items():
-            np.testing.assert_array_equal(pictures[index[name].ravel()].reshape(expected.shape), expected)
+        joined = Joined()
+        of_samples, of_single = joined.add(file["samples"], np.array([4, 0, 2])), joined.add(Watched(single), np.array([8, 1]))
+        assert of_samples.shape == (3, 2) and of_single.shape == (2,) and len(joined) == 8
+        np.testing.assert_array_equal(joined[of_samples.ravel()], samples[[4, 0, 2]].reshape(6, 4, 4, 3))
+        mixed = np.array([7, 1, 0, 6, 4])
+        np.testing.assert_array_equal(joined[mixed], [single[1], samples[4, 1], samples[4, 0], single[8], samples[2, 0]])
+        assert read == [2], "what is not asked for is not read"
+        with pytest.raises(InputError, match="x.h5: has 5 entries, but entry 5 is asked for"):
+            joined.add(file["samples"], np.array([5]))
+        with pytest.raises(InputError, match="pictures of different sizes"):
+            joined.add(single[:, :2])
 
 
 def test_controls_are_where_they_belong(scored):
@@ -192,6 +261,8 @@ def test_controls_are_where_they_belong(scored):
     assert errors == sorted(errors)
     assert rows["mean-training-image"]["study_clip"]["value"] == pytest.approx(0.5)
     assert rows["reconstruction"]["identification"]["value"] > rows["shuffled"]["identification"]["value"]
+    assert rows["chance"]["retrieval_forward"]["value"] == rows["chance"]["retrieval_backward"]["value"] == 1 / 8, "the level of chance, not below it"
+    assert rows["chance"]["identification"]["value"] == 0.5
 
 
 def test_stored_and_fresh_truth_features_give_the_same(tiny, monkeypatch):
@@ -206,16 +277,16 @@ def test_stored_and_fresh_truth_features_give_the_same(tiny, monkeypatch):
 
     features = tiny.features()
     assert truths_encoded() == 8
-    first = json.loads(tiny.score("good", "subj01", features).read_text())
+    first = tiny.content("good", "subj01", features)
     assert truths_encoded() == 0, "the truths' features were computed again"
     with h5py.File(features, "a") as file:
         file["study_clip"]["study_clip"][:] = file["study_clip"]["study_clip"][:][::-1]
-    poisoned = json.loads(tiny.score("good", "subj01", features).read_text())["rows"]["reconstruction"]
+    poisoned = tiny.content("good", "subj01", features)["rows"]["reconstruction"]
     assert poisoned["study_clip"]["value"] < first["rows"]["reconstruction"]["study_clip"]["value"] - 0.2, "the stored features were not used"
     with h5py.File(features, "a") as file:
         del file["study_clip"]
     seen.clear()
-    fresh = json.loads(tiny.score("good", "subj01", features).read_text())
+    fresh = tiny.content("good", "subj01", features)
     assert truths_encoded() == 8
     before, after = (content["rows"]["reconstruction"].pop("similarity")["per_image"] for content in (first, fresh))
     np.testing.assert_allclose(after, before, atol=1e-6)  # sums in batches of another size
@@ -227,19 +298,19 @@ def test_a_new_subject_may_be_tested_on_pictures_no_training_subject_is_tested_o
         with h5py.File(tiny.path(f"{subject}.h5"), "a") as file:
             file["split"][:] = np.where(np.isin(file["stimulus"][:], tiny.test[:2]), 0, file["split"][:])
     features = tiny.features()
-    assert len(json.loads(tiny.score("good", "subj03", features).read_text())["stimulus"]) == 8
+    assert len(tiny.content("good", "subj03", features)["stimulus"]) == 8
     with h5py.File(features, "a") as file:
         file["stimulus"][0] = 10**6
     with pytest.raises(InputError, match=f"features.h5: has no features of stimulus {tiny.test[0]}"):
-        tiny.score("good", "subj03", features)
+        tiny.score("subj03", features, "good")
 
 
 def test_results_do_not_depend_on_the_batch_size(tiny):
     features = tiny.features()
-    first = json.loads(tiny.score("good", "subj01", features).read_text())["rows"]
+    first = tiny.content("good", "subj01", features)["rows"]
     section = tiny.study.evaluation.model_copy(update={"batch_size": 64})
     tiny.study = tiny.study.model_copy(update={"evaluation": section})
-    second = json.loads(tiny.score("good", "subj01", tiny.features()).read_text())["rows"]
+    second = tiny.content("good", "subj01", tiny.features())["rows"]
     for row, measures in first.items():
         for name, entry in measures.items():
             assert second[row][name]["value"] == pytest.approx(entry["value"], rel=1e-5, abs=1e-6), (row, name)
@@ -251,8 +322,16 @@ def test_files_that_do_not_belong_together_are_refused(tiny):
         kept = file["stimulus"][1:]
         del file["stimulus"]
         file["stimulus"] = kept
+    with pytest.raises(InputError, match="none of them"):
+        tiny.study.methods["third"] = tiny.study.methods["good"]
+        try:
+            score_of_two = [tiny.path(f"{method}-subj01.h5") for method in ("good", "poor")]
+            with contextlib.ExitStack() as stack:
+                _opened(tiny.study, score_of_two, stack)
+        finally:
+            del tiny.study.methods["third"]
     with pytest.raises(InputError, match="no controls for stimulus"):
-        tiny.score("good", "subj01", features)
+        tiny.score("subj01", features, "good")
 
 
 def test_tables(scored, tmp_path):
@@ -260,6 +339,7 @@ def test_tables(scored, tmp_path):
     models = tmp_path / "models" / "good" / "fit" / "sim-subj01"
     models.mkdir(parents=True)
     (models / "efficiency.json").write_text(json.dumps({"parameters": 1000, "seconds": 1.5}))
+    save_file({"encoder.a": torch.zeros(3, 2), "condition.b": torch.zeros(6), "unet.c": torch.zeros(99)}, models / "model.safetensors")
     tabulate(tiny.study, list(files.values()), [tmp_path / "models"], tmp_path / "tables")
     folder = tmp_path / "tables"
     frame = pd.read_csv(folder / "reconstruction.csv")
@@ -275,6 +355,7 @@ def test_tables(scored, tmp_path):
     assert set(pd.read_csv(folder / "adaptation.csv").subject) == {"subj03"}
     efficiency = pd.read_csv(folder / "efficiency.csv")
     assert efficiency[efficiency.quantity == "parameters"].value.item() == 1000
+    assert efficiency[efficiency.quantity == "model_parameters"].value.item() == 12, "the generator is not the model's"
     assert efficiency.stage.unique().tolist() == ["fit/sim-subj01"]
     comparisons = pd.read_csv(folder / "comparisons.csv")
     assert (comparisons.p_holm >= comparisons.p).all()
@@ -283,11 +364,15 @@ def test_tables(scored, tmp_path):
     assert "Absent: " in text and "Protocol " in text and "unstable below 5000" in text
     for name in ("reconstruction", "retrieval", "adaptation", "efficiency"):
         assert (folder / f"{name}.md").stat().st_size and (folder / f"{name}.tex").stat().st_size
-    assert "MindEye2" in (folder / "peers.md").read_text() and "MindEye2" not in text
+    assert "There are none on this study's data" in (folder / "peers.md").read_text() and "MindEye2" not in text
+    assert "By the network whose embedding is predicted and by which samples are chosen: Own CLIP, Identification" in text
 
 
 def test_bold_only_where_the_paired_test_says_so(scored, tmp_path):
     tiny, files = scored
+    for file in files.values():
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"rows": only(content["rows"], "mse", "ssim")}))
     tabulate(tiny.study, list(files.values()), [], tmp_path / "sure")
     rows = [line for line in (tmp_path / "sure" / "reconstruction.md").read_text().splitlines() if line.startswith("| Good |")]
     assert any("**" in line for line in rows)

@@ -93,3 +93,42 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.5, np.nan, 0.9]), [1, np.nan, 1])
     assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize(("count", "cover"), [(3, 0.91), (8, 0.935)])
+def test_intervals_over_budgets_count_the_drawings_as_well_as_the_images(count, cover):
+    """Half of the mean's variance is the drawings', half the images'; the true mean is 0."""
+    random = np.random.default_rng(6)
+    values = random.normal(0, np.sqrt(count / 40), (count, 1, 1000)) + random.normal(size=(40, 1000)) + random.normal(0, 0.3, (count, 40, 1000))
+    low, high = bootstrap(values, 1000, drawings=True)
+    alone = bootstrap(values.mean(0), 1000)
+    assert np.mean((low < 0) & (high > 0)) == pytest.approx(cover, abs=0.02)
+    assert np.mean((alone[0] < 0) & (alone[1] > 0)) < 0.86, "images alone give intervals that are too short"
+    assert np.median((high - low) / (alone[1] - alone[0])) == pytest.approx(np.sqrt(2), abs=0.15)
+
+
+def test_one_drawing_gives_the_interval_over_images():
+    values = np.random.default_rng(7).normal(size=(1, 30))
+    np.testing.assert_allclose(bootstrap(values, 500, drawings=True), bootstrap(values[0], 500))
+
+
+def test_images_without_a_value_count_for_nothing():
+    random = np.random.default_rng(8)
+    values = random.normal(0.5, 1, (20, 2))
+    holes = np.vstack([values, [[np.nan, 9.0], [np.nan, -9.0]]])
+    p = paired_test([holes], 4999)
+    assert p[0] == pytest.approx(paired_test([values[:, :1]], 4999)[0], abs=0.01)
+    low, high = bootstrap(holes, 4000)
+    assert (low[0], high[0]) == pytest.approx(tuple(end[0] for end in bootstrap(values, 4000)), abs=0.03)
+    assert not np.isnan(low).any()
+
+
+def test_the_smallest_p_of_a_large_family_can_still_be_sure():
+    """As many sign flips as `comparisons` asks for: a difference beyond doubt among 400 tests stays one after Holm."""
+    from unimind.evaluation.comparisons import FLIPS, FLIPS_PER_TEST, LEVEL
+
+    random = np.random.default_rng(9)
+    differences = random.normal(size=(40, 400))
+    differences[:, 0] += 3
+    p = holm(paired_test([differences], max(FLIPS, FLIPS_PER_TEST * 400)))
+    assert p[0] < LEVEL and np.mean(p[1:] < LEVEL) == 0

@@ -5,9 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from evaluation_fakes import only
+from safetensors.torch import save_file
 
 from unimind.errors import InputError
+from unimind.evaluation import peers
 from unimind.evaluation.controls import ROWS
+from unimind.evaluation.score import summarise
+from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.tabulate import tabulate
 from unimind.study import parse_study
 
@@ -121,7 +127,8 @@ def test_bold_in_the_table_of_new_subjects_is_what_the_tests_of_a_budget_say(sco
     curves = []
     for method in ("good", "poor"):
         entry = json.loads(files[method, "subj03"].read_text()) | {"costs": {}}
-        same = json.loads(files["good", "subj03"].read_text())["rows"]  # with all trials the two are equal
+        entry["rows"] = only(entry["rows"], "mse", "ssim")
+        same = only(json.loads(files["good", "subj03"].read_text())["rows"], "mse", "ssim")  # with all trials the two are equal
         ways = [{"budget": "5", "trials": 5}, {"budget": "all", "trials": 20, "rows": same}]
         curves.append(tmp_path / f"{method}.json")
         curves[-1].write_text(json.dumps({"dataset": "sim", "subject": "subj03", "method": method, "entries": [entry | way for way in ways]}))
@@ -131,6 +138,69 @@ def test_bold_in_the_table_of_new_subjects_is_what_the_tests_of_a_budget_say(sco
     rows = {line.split("|")[1].strip(): line for line in (folder / "adaptation.md").read_text().splitlines() if "trials |" in line}
     assert {name for name, line in rows.items() if "**" in line} == {"Good, 5 trials"} and len(rows) == 4
     assert r"\textbf" in (folder / "adaptation.tex").read_text()
+
+
+def test_intervals_over_budgets_count_the_drawings(scored, tmp_path):
+    """Three drawings that differ widely: the interval of a curve's point, and of the difference of two methods, is the hierarchical bootstrap's."""
+    tiny, files = scored
+    curves, drawn = [], {}
+    for method in ("good", "poor"):
+        entry = json.loads(files[method, "subj03"].read_text()) | {"costs": {}, "trials": 5, "budget": "5"}
+        values = np.array(entry["rows"]["reconstruction"]["ssim"]["per_image"]) + np.array([[-0.2], [0.0], [0.2]]) * (1 if method == "good" else -1)
+        drawn[method] = values
+        entry["rows"] = summarise({"reconstruction": {"ssim": values}}, ["ssim"], 300, 0)
+        found = entry["rows"]["reconstruction"]["ssim"]
+        assert found["value"] == pytest.approx(values.mean()) and found["n"] == tiny.n_test
+        np.testing.assert_allclose(found["per_image"], values.mean(0), atol=1e-6)
+        assert (found["ci_low"], found["ci_high"]) == pytest.approx(bootstrap(values, 300, drawings=True))
+        low, high = bootstrap(values.mean(0), 300)
+        assert found["ci_high"] - found["ci_low"] > 1.3 * (high - low)
+        curves.append(tmp_path / f"{method}.json")
+        curves[-1].write_text(json.dumps({"dataset": "sim", "subject": "subj03", "method": method, "entries": [entry]}))
+    folder = tables(tiny, files, tmp_path / "tables", transfer=curves)
+    test = pd.read_csv(folder / "adaptation_comparisons.csv").query("subject == 'subj03'")
+    low, high = bootstrap(drawn["good"] - drawn["poor"], 300, drawings=True)
+    assert (test.ci_low.item(), test.ci_high.item()) == pytest.approx((float(low), float(high)), abs=1e-6)
+    assert "Where a budget was drawn several times, drawings are drawn too." in (folder / "adaptation.md").read_text()
+
+
+def test_bold_is_corrected_over_all_measures_of_a_block(scored, tmp_path):
+    tiny, files = scored
+    found = pd.read_csv(tables(tiny, files, tmp_path / "tables") / "comparisons.csv").query("subject == 'subj01'")
+    assert found.metric.nunique() == len(found) > 5
+    order = found.p.sort_values(kind="stable")
+    expected = np.minimum(1, np.maximum.accumulate((len(order) - np.arange(len(order))) * order.to_numpy()))
+    np.testing.assert_allclose(found.p_holm.loc[order.index], expected)
+
+
+def test_a_ratio_above_one_means_better(scored, tmp_path):
+    tiny, _ = scored
+    content = tiny.study.model_dump(mode="json")
+    network = {"align": {}, "adapt": {}}
+    content["methods"] = {
+        "light": {**network, "label": "Light", "encoder": {"kind": "convmixer"}}, "large": {**network, "label": "Large", "encoder": {"kind": "vit"}},
+    }  # fmt: skip
+    for method, (size, speed) in {"light": (2, 30.0), "large": (8, 10.0)}.items():
+        folder = tmp_path / "models" / method / "align" / "all"
+        folder.mkdir(parents=True)
+        (folder / "efficiency.json").write_text(json.dumps({"parameters": 999, "samples_per_second": speed}))
+        save_file({"encoder.a": torch.zeros(size)}, folder / "model.safetensors")
+    tabulate(parse_study(content), [], [tmp_path / "models"], tmp_path / "tables")
+    for suffix in (".md", ".tex"):
+        text = (tmp_path / "tables" / f"efficiency{suffix}").read_text().replace(r"$\times$", "×")
+        assert "2 (4 ×)" in text and "30 (3 ×)" in text and "999 (1 ×)" in text
+        assert "how many times better than Large, stage by stage; above 1 means that this method is better" in text
+
+
+def test_published_numbers_stand_where_data_and_definition_are_the_same(scored):
+    tiny, _ = scored
+    content = tiny.study.model_dump(mode="json")
+    content["datasets"] = {"nsd": {"source": "nsd", "training_subjects": ["subj01", "subj02"]}, "god": {"source": "god", "training_subjects": ["s1"]}}
+    text = peers.markdown(parse_study(content), ["pixcorr", "ssim", "clip", "fid_torchvision"])
+    assert "| MindEye2, 40 h | 93.0 | 0.322 |" in text and "SSIM" not in text and "Inception" not in text
+    assert "## GOD" not in text, "nothing of GOD was measured as it was published"
+    assert "| MinD-Vis, subject 3, best samples | 27.4 |" in peers.markdown(parse_study(content), ["nway_top1"])
+    assert "There are none" in peers.markdown(tiny.study, ["clip"])
 
 
 def test_subjects_of_different_protocol_are_told_apart(scored, tmp_path):
@@ -188,7 +258,7 @@ def test_the_retrieval_table_says_what_chance_gives_and_which_rows_may_give_less
     for suffix in (".md", ".tex"):
         words = (folder / f"retrieval{suffix}").read_text().replace("\\%", "%")
         assert "Chance: 12.5 % in retrieval from a pool of 8 test pictures, 50 % in two-way identification." in words
-        assert "rows shuffled and chance" in words and "below chance" in words
+        assert "The row chance is that level" in words and "it can fall below" in words
         assert "pool of" not in (folder / f"reconstruction{suffix}").read_text()
     for path in files.values():
         changed(path, lambda content: [content["rows"]["reconstruction"].pop(f"retrieval_{way}") for way in ("forward", "backward")])
@@ -212,6 +282,7 @@ def test_the_efficiency_table_says_what_it_was_measured_on(scored, tmp_path):
         assert f"Protocol {first}: Some CPU_1; 3 threads; bf16; batches of 16 in 2 parts; torch 2.9.0." in text
         assert f"Protocol {second}: Some CPU_1; 4 threads; bf16; all trials at once; torch 2.9.0." in text
         assert "resident size of the whole process, libraries included" in text
+        assert "above 1 means" not in text, "a study without a transformer has nothing to set others against"
     row = next(line for line in (tmp_path / "tables" / "efficiency.md").read_text().splitlines() if "| align |" in line)
     assert row.endswith(f"| {first} |")
 

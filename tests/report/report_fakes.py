@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from unimind.data.prepared import SPLITS, write_prepared
+from unimind.evaluation.efficiency import QUANTITIES
 from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
 SUBJECTS = {"subj01": "train", "subj02": "train", "subj03": "train", "subj04": "new"}
 PANEL = ("mse", "pixcorr", "ssim", "study_clip", "classifier", "identification", "perceptual_distance")
 LOWER = ("mse", "perceptual_distance")
+OF_A_METHOD = ("samples-mean", "shuffled", "chance", "nearest-training-image")
 
 
 def fake_study() -> Study:
@@ -80,7 +82,7 @@ class Fake:
 
     @property
     def metrics(self) -> list[Path]:
-        return sorted((self.root / "metrics").rglob("*.json"))
+        return sorted((self.root / "metrics/drawings").iterdir())
 
 
 def build(root: Path, images: int = 130, test: int = 30, side: int = 64, samples: int = 3) -> Fake:
@@ -166,7 +168,8 @@ def _entry(metric: str, level: float, rng: np.random.Generator, n: int, per_imag
 
 def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.random.Generator) -> None:
     levels = {
-        "reconstruction": skill, "shuffled": 0.5 + rng.normal(0, 0.01), "chance": 0.5, "nearest-training-image": 0.88, "mean-training-image": 0.5,
+        "reconstruction": skill, "shuffled": 0.5 + rng.normal(0, 0.01), "chance": 0.5, "nearest-training-image": 0.88,
+        "samples-mean": skill - 0.02, "mean-training-image": 0.5,
         "unconditional": 0.5, "embedding-ceiling": 0.992, "autoencoder-ceiling": 0.999,
     }  # fmt: skip
     rows = {row: {metric: _entry(metric, level, rng, n, row == "reconstruction") for metric in PANEL} for row, level in levels.items()}
@@ -182,9 +185,9 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
         "choice_of_sample": "agrees best with the encoder's own embedding",
     }  # fmt: skip
     absent = {"lpips": "weights alexnet-owt.pth not found in $UNIMIND_WEIGHTS", "inception_score": "weights inception_v3.pth not found in $UNIMIND_WEIGHTS"}
-    path = root / f"metrics/{method}/drawings/{subject}.json"
+    path = root / f"metrics/drawings/{subject}/{method}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"protocol": protocol, "rows": rows, "absent": absent}))
+    path.write_text(json.dumps({"method": method, "dataset": "drawings", "subject": subject, "protocol": protocol, "rows": rows, "absent": absent}))
 
 
 def _train(root: Path, method: str, rng: np.random.Generator) -> None:
@@ -217,10 +220,10 @@ def _tabulate(root: Path) -> None:
     rows = []
     for method in METHODS:
         for subject, role in SUBJECTS.items():
-            content = json.loads((root / f"metrics/{method}/drawings/{subject}.json").read_text())
+            content = json.loads((root / f"metrics/drawings/{subject}/{method}.json").read_text())
             for row, scores in content["rows"].items():
                 for metric, entry in ((metric, scores[metric]) for metric in PANEL):
-                    name = method if row == "reconstruction" else f"{row}:{method}" if row in ("shuffled", "chance", "nearest-training-image") else row
+                    name = method if row == "reconstruction" else f"{row}:{method}" if row in OF_A_METHOD else row
                     kind = role if row == "reconstruction" else "control"
                     better = "lower" if metric in LOWER else "higher"
                     rows.append(
@@ -250,7 +253,7 @@ def _tabulate(root: Path) -> None:
     )
     pd.concat([table, average[columns]]).to_csv(tables / "reconstruction.csv", index=False)
     first, others = "unimind-convmixer", {"unimind-vit": 0.01, "mindvis": 0.001, "ridge": 0.03}
-    common = ("fake", "drawings", "average:train", "study_clip", first)
+    common = ("fake", "drawings", "average:train", "classifier", first)
     comparisons = [(*common, other, METHODS[first] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d") for other, p in others.items()]
     names = "study dataset subject metric method_a method_b difference ci_low ci_high p p_holm n protocol".split()
     pd.DataFrame(comparisons, columns=names).to_csv(tables / "comparisons.csv", index=False)
@@ -260,14 +263,7 @@ def _tabulate(root: Path) -> None:
         budgets.append(("fake", "drawings", "subj04", "new", method, trials, metric, value, value - 0.02, value + 0.02, 30, "higher", "1a2b3c4d"))
     pd.DataFrame(budgets, columns=columns).to_csv(tables / "adaptation.csv", index=False)
     sizes = {"unimind-convmixer": 1.9e6, "unimind-vit": 7.4e6, "mindvis": 7.4e6, "ridge": 4.2e5}
-    units = {
-        "parameters": "count",
-        "trainable_parameters": "count",
-        "flops_per_sample": "FLOP",
-        "peak_memory": "bytes",
-        "samples_per_second": "1/s",
-        "seconds": "s",
-    }
+    units = {name: quantity.unit for name, quantity in QUANTITIES.items() if name != "model_parameters"}
     rows = []
     for method, size in sizes.items():
         for stage in (

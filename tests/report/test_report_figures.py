@@ -11,8 +11,11 @@ from report_fakes import METHODS, SUBJECTS
 from scipy.stats import spearmanr
 
 from unimind.errors import InputError
-from unimind.report import figures as module
-from unimind.report.figures import EACH_RANK, IN_ORDER, agreement, figures, similarity
+from unimind.report import charts
+from unimind.report import similarity as module
+from unimind.report.figures import figures
+from unimind.report.pictures import EACH_RANK, IN_ORDER
+from unimind.report.similarity import agreement, similarity
 
 
 def packed(picture):
@@ -49,7 +52,7 @@ def test_every_caption_has_its_picture_and_every_picture_its_caption(drawn):
 def test_grid_shows_the_chosen_stimuli_method_by_method(fake, drawn, subject):
     grid = packed(np.asarray(Image.open(drawn / f"pictures_drawings_{subject}.png").convert("RGB")))
     leading = next(iter(METHODS))
-    rows = json.loads((fake.root / f"metrics/{leading}/drawings/{subject}.json").read_text())["rows"]["reconstruction"]
+    rows = json.loads((fake.root / f"metrics/drawings/{subject}/{leading}.json").read_text())["rows"]["reconstruction"]
     order = np.argsort(-np.array(rows["similarity"]["per_image"]), kind="stable")
     middle = (len(order) - EACH_RANK) // 2
     chosen = [*order[:EACH_RANK], *order[middle : middle + EACH_RANK], *order[-EACH_RANK:], *range(IN_ORDER)]
@@ -108,7 +111,7 @@ def test_responses_are_means_over_test_repeats(fake):
 
 @pytest.mark.parametrize(("value", "shown"), [(420_000, "420 k"), (1.9e6, "1.9 M"), (0.126, "0.126"), (2.5e9, "2.5 G"), (541, "541")])
 def test_large_numbers_are_short(value, shown):
-    assert module._short(value) == shown
+    assert charts._short(value) == shown
 
 
 def test_what_is_not_there_is_left_out(fake, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unimind.report.gallery import Cell, mosaic, ranked, resized, tile_side
+from unimind.report.gallery import Tile, mosaic, ranked, resized, tile_side
 
 
 def pictures(count, side=16, seed=0):
@@ -12,7 +12,7 @@ def pictures(count, side=16, seed=0):
 
 def test_pixels_of_every_cell_are_where_the_boxes_say():
     large, small = pictures(6), pictures(12, seed=1).reshape(6, 2, 16, 16, 3)
-    cells = [[Cell(large[3 * row + column], small[3 * row + column] if column else ()) for column in range(3)] for row in range(2)]
+    cells = [[Tile(large[3 * row + column], small[3 * row + column] if column else ()) for column in range(3)] for row in range(2)]
     drawn = mosaic(cells, ["first", "second"], ["seen", "a-method", "another"], 32, column_colours={1: "#0072B2"}, breaks=[1])
     assert set(drawn.boxes) == {(row, column) for row in range(2) for column in range(3)}
     for (row, column), (top, left, side) in drawn.boxes.items():
@@ -29,7 +29,7 @@ def test_pixels_of_every_cell_are_where_the_boxes_say():
 
 
 def test_an_empty_cell_stays_white():
-    drawn = mosaic([[Cell(None), Cell(pictures(1)[0])]], ["row"], ["", "b"], 32)
+    drawn = mosaic([[Tile(None), Tile(pictures(1)[0])]], ["row"], ["", "b"], 32)
     assert set(drawn.boxes) == {(0, 1)}
     left = drawn.boxes[0, 1][1]
     assert (drawn.pixels[drawn.boxes[0, 1][0] :, left - 40 : left - 8] == 255).all()

@@ -12,6 +12,7 @@ import pytest
 from report_fakes import METHODS, SUBJECTS
 
 from unimind.errors import InputError
+from unimind.evaluation.measures import measure_of, ordered
 from unimind.report import results
 from unimind.report.page import report
 
@@ -85,13 +86,14 @@ def scores(fake):
 )
 def test_every_methods_number_stands_in_its_subjects_table(read, scores, title, subject):
     rows = dict(read.table(title))
-    names = results.ordered(scores.metric)
+    names = ordered(scores.metric)
     own = scores[scores.subject == subject].set_index(["method", "metric"])
     for method in METHODS:
         for name, (exact, shown) in zip(names, rows[method], strict=True):
             entry = own.loc[(method, name)]
             assert float(exact) == pytest.approx(entry.value, rel=1e-5)
-            assert shown == f"{results.text(name, entry.value)}[{results.text(name, entry.ci_low)}, {results.text(name, entry.ci_high)}]"
+            value, low, high = (measure_of(name).shown(x) for x in (entry.value, entry.ci_low, entry.ci_high))
+            assert shown == f"{value}[{low}, {high}]"
     for label, row in (
         ("Shuffled fMRI ridge", "shuffled:ridge"),
         ("Ceiling: true embedding", "embedding-ceiling"),
@@ -112,9 +114,9 @@ def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
 
 
 def test_the_first_words_are_the_tables_numbers(read, scores):
-    mean = scores[(scores.subject == "average:train") & (scores.metric == "study_clip")].set_index("method")
-    new = scores[(scores.subject == "subj04") & (scores.metric == "study_clip")].set_index("method")
-    opening = read.words[read.words.index("From the fMRI") : read.words.index("Dashed: chance")]
+    mean = scores[(scores.subject == "average:train") & (scores.metric == "classifier")].set_index("method")
+    new = scores[(scores.subject == "subj04") & (scores.metric == "classifier")].set_index("method")
+    opening = read.words[read.words.index("From the fMRI") : read.words.index("Intervals and every other metric stand")]
 
     def said(row):
         return f"{100 * row.value:.1f} % [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
@@ -124,6 +126,7 @@ def test_the_first_words_are_the_tables_numbers(read, scores):
         assert said(mean.loc[row]) in opening
     for row in ("unimind-convmixer", "shuffled:unimind-convmixer", "ridge"):
         assert said(new.loc[row]) in opening
+    assert "is that of the network behind Own CLIP and Identification" in opening and "Object class is by another network." in opening
     assert "apart in each of the 3 subjects" in opening and "ridge at" in opening and "(lower, p = 0.03)" in opening
 
 
@@ -196,7 +199,7 @@ def test_recordings_are_called_what_they_are(fake, tmp_path):
 
 def test_bold_is_only_what_a_paired_test_made_sure(page):
     bold = re.findall(r"<td[^>]*title=\"([^\"]*)\"><strong>", page.read_text())
-    assert len(bold) == 1 and bold[0].startswith("Own CLIP: 0.96")
+    assert len(bold) == 1 and bold[0].startswith("Object class: 0.9")
 
 
 def test_rows_of_another_protocol_never_share_a_column(told, scores):
@@ -249,7 +252,7 @@ def test_a_run_with_nothing_says_so(fake, tmp_path):
         "no picture grids",
         "no table of scores",
         "hold no controls",
-        "no result for the new subjects",
+        "no result for the new subject.",
         "no loss curves",
         "hold no protocol",
     ):

@@ -6,7 +6,10 @@ import pytest
 from report_fakes import METHODS, SUBJECTS
 
 from unimind.errors import InputError
+from unimind.evaluation.measures import circular, headline, measure_of
+from unimind.evaluation.tabulate import COLUMNS
 from unimind.report import results
+from unimind.study import Foundations
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +66,31 @@ def test_paired_tests_are_read_in_both_directions():
     ("name", "value", "shown"),
     [("clip", 0.9613, "96.1"), ("mse", 0.01234, "0.0123"), ("pixcorr", 0.3224, "0.322"), ("fid", 123.456, "123.46"), ("unknown", 0.5, "0.500")],
 )
-def test_values_are_printed_as_the_tables_print_them(name, value, shown):
-    assert results.text(name, value) == shown
+def test_values_are_printed_with_their_digits(name, value, shown):
+    assert measure_of(name).shown(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("embedding", "present", "own", "first"),
+    [
+        ({"kind": "study-clip"}, ["study_clip", "squeezenet", "identification"], "study_clip", "squeezenet"),
+        ({"kind": "study-clip"}, ["study_clip", "classifier", "identification"], "study_clip", "classifier"),
+        ({"kind": "study-clip"}, ["identification", "study_clip"], "study_clip", "study_clip"),
+        ({"kind": "squeezenet"}, ["squeezenet", "alexnet5", "lpips_squeeze"], "lpips_squeeze", "alexnet5"),
+        ({"kind": "open-clip", "model": "ViT-L-14", "pretrained": "openai"}, ["clip", "inception"], "clip", "inception"),
+        ({"kind": "open-clip", "model": "ViT-B-32-quickgelu", "pretrained": "openai"}, ["clip", "inception"], "identification", "clip"),
+    ],
+)
+def test_the_page_leads_with_a_measure_by_another_network_than_the_targets(embedding, present, own, first):
+    section = Foundations(embedding=embedding, diffusion={"kind": "study"}).embedding
+    assert own in circular(section) and not {"inception", "classifier", "mse"} & circular(section)
+    assert headline(present, section) == first
 
 
 def test_a_table_without_its_columns_is_refused_in_one_line(fake, tmp_path):
     (tmp_path / "reconstruction.csv").write_text("study,dataset\na,b\n")
     with pytest.raises(InputError, match="reconstruction.csv: no column subject, role"):
         results.read_scores(fake.study, tmp_path)
-    (tmp_path / "reconstruction.csv").write_text(",".join(results.COLUMNS) + "\n")
+    (tmp_path / "reconstruction.csv").write_text(",".join(COLUMNS) + "\n")
     assert results.read_scores(fake.study, tmp_path) is None
     assert results.read_table(tmp_path, "efficiency") is None

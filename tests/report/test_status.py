@@ -141,7 +141,7 @@ def test_refusals_are_the_lines_of_the_jobs_that_refused(tmp_path):
 @pytest.mark.parametrize("last", ["ValueError: a defect", "unimind score: interrupted; what was finished is kept, run again to continue", ""])
 def test_a_job_that_failed_otherwise_leaves_no_refusals(tmp_path, last):
     write_log(tmp_path, "prepared/simulated/subj01.h5", "unimind prepare: refused\n")
-    write_log(tmp_path, "metrics/ridge/simulated/subj01.json", f"unimind fetch: of another stage\n{last}\n" if last else "")
+    write_log(tmp_path, "metrics/simulated/subj01", f"unimind fetch: of another stage\n{last}\n" if last else "")
     assert refusals(STUDY, tmp_path, 0) is None
 
 

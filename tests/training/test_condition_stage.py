@@ -130,7 +130,7 @@ def test_micro_batches_change_nothing(files, diffusion, tmp_path):
     one, other = load_model(tmp_path / "1")[0], load_model(tmp_path / "4")[0]
     start = load_model(diffusion)[0]
     moved = max((one[name] - start[name]).abs().max().item() for name in one if name.startswith("unet."))
-    apart = max((one[name] - other[name]).abs().max().item() for name in one)
+    apart = max((one[name] - other[name]).abs().max().item() for name in one if one[name].numel())
     assert apart < moved / 10
 
 
@@ -209,7 +209,7 @@ def with_token(files, diffusion, tmp_path_factory):
     losses = {"siamese": 0.0, "embedding": 1.0, "subject": 1.0}
     method = {"align": {"losses": losses, "training": training}, "enter": ADAPTER | {"repeats": "mean"}}
     study = make_study(pretrain=None, **method, adapt={"training": SHORT}, condition={"tokens": 3, "train_encoder": False, "training": SHORT})
-    with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}):
+    with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}), patch("unimind.training.align.held_out", lambda subjects: {}):
         align(study, "m", "sim", *files_of(files), None, None, folder / "c", folder / "aligned")
         conditioned(study, files, diffusion, folder / "conditioned", encoder=folder / "aligned")
         adapt(study, "m", "sim", "subj03", files / "subj03.h5", files / "embeddings.h5", folder / "conditioned", folder / "c", folder / "adapted")
@@ -326,7 +326,7 @@ def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pict
             found = []
             for top, left in itertools.product(range(3), repeat=2):  # six of eight pixels
                 cut = Image.fromarray(images[index][top : top + 6, left : left + 6]).resize((8, 8), Image.Resampling.BILINEAR)
-                pixels = torch.from_numpy(np.asarray(cut)).permute(2, 0, 1)[None].float() / 255
+                pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None].float() / 255
                 with torch.no_grad():
                     found.append(((coder.encode(pixels)[0] - latent).abs().max().item(), (top, left)))
             distance, corner = min(found)

@@ -40,4 +40,4 @@ def study_of_methods(**methods):
 def make_study(**changes):
     """A method `m` of the given form, the same with a ViT over three repeats, ridge regression, and a closed form with a body."""
     method = method_of(**changes)
-    return study_of_methods(m=method, vit=method_of(body=VIT, enter=ADAPTER | {"repeats": "channels"}), ridge=RIDGE, decoded=DECODED)
+    return study_of_methods(m=method, vit=method | {"body": VIT, "enter": ADAPTER | {"repeats": "channels"}}, ridge=RIDGE, decoded=DECODED)

@@ -44,7 +44,7 @@ def test_ablations_are_further_methods(bare):
     subjects = yaml.safe_load((ROOT / study).read_text())["datasets"]["simulated"]
     count = len(subjects["training_subjects"]) + len(subjects["new_subjects"])
     before, after = (plan(bare, *files)[0] for files in ((study,), (study, added)))
-    assert after["score_reconstructions"] - before["score_reconstructions"] == len(more) * count
+    assert after["reconstruct_pictures"] - before["reconstruct_pictures"] == len(more) * count and after["score_reconstructions"] == count
     assert after["align_subjects"] - before["align_subjects"] == sum(one["align"] is not None for one in more.values())
     assert after["pretrain_encoder"] - before["pretrain_encoder"] == sum(one["pretrain"] is not None for one in more.values())
     unchanged = [rule for rule in before if rule.startswith(("fetch", "prepare", "train", "embed"))]

@@ -35,7 +35,8 @@ def test_tiny_study_lists_exactly_its_jobs(bare):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_study_in_config_can_be_planned(bare, config):
     planned = bare.planned(configfile=config)
-    assert planned["write_report"] == 1 and planned["score_reconstructions"] == planned["reconstruct_pictures"]
+    methods = yaml.safe_load(config.read_text())["methods"]
+    assert planned["write_report"] == 1 and planned["reconstruct_pictures"] == planned["score_reconstructions"] * len(methods)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,7 +190,13 @@ def test_other_sampling_reruns_reconstructions_and_what_follows(clone):
     }  # fmt: skip
 
 
-def test_other_threads_label_or_batch_of_evaluation_measure_nothing_again(clone):
+def test_another_set_of_methods_is_measured_anew(clone):
+    content = tiny()
+    del content["methods"]["mindvis"]
+    assert clone.planned(configfile=clone.study(content)) == {"score_reconstructions": 3, **AFTER_METRICS}
+
+
+def test_other_threads_or_batch_of_evaluation_measure_nothing_again(clone):
     content = tiny()
     content["threads"] = 1
     assert clone.planned(configfile=clone.study(content)) == {}

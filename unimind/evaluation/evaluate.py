@@ -12,13 +12,13 @@ from unimind.data.sources.base import AGAIN, as_rgb, reading
 from unimind.data.sources.pictures import PICTURE_ENDINGS, natural
 from unimind.errors import InputError
 from unimind.evaluation import layout
-from unimind.evaluation.metrics import CHANCE
+from unimind.evaluation.measures import MEASURES, PANEL
 from unimind.evaluation.panel import Panel, measure, picture_protocol, warnings
-from unimind.evaluation.pictures import SIDE, Pictures, resize
+from unimind.evaluation.pictures import SIDE, PictureSet, resize
 from unimind.evaluation.score import summarise
 from unimind.progress import say
 from unimind.storage import content_hash, whole_file
-from unimind.study import METRICS, Evaluation
+from unimind.study import Evaluation
 
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
 #: Measures that need more than two sets of pictures.
@@ -50,7 +50,7 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     resamples, size = _number(bootstrap, defaults.bootstrap, "--bootstrap"), _number(batch_size, defaults.batch_size, "--batch-size")
     truths, pictures, names = read_pairs(truth, reconstruction)
     n = len(names)
-    wanted = [*(name for name in METRICS if name not in NEED_A_STUDY), "squeezenet", "lpips_squeeze"]
+    wanted = [*(name for name in PANEL if name not in NEED_A_STUDY), "squeezenet", "lpips_squeeze"]
     panel = Panel.of(wanted, weights or defaults.weights, defaults.squeezenet)
     say(f"{n} pairs of pictures; measures: {', '.join(name for name in wanted if name not in panel.absent)}")
     measured = measure(panel, truths, pictures, {"reconstruction": np.arange(n)}, size)
@@ -58,7 +58,7 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
         pictures_of.forms.say(str(path))
     values = summarise(measured, wanted, resamples, seed=0)["reconstruction"]
     protocol = {"pictures": picture_protocol(), "networks": panel.protocol(), "n": n}
-    notes = layout.absences("Absent", [(layout.TITLES[name], reason, "") for name, reason in (panel.absent | NEED_A_STUDY).items()], [""])
+    notes = layout.absences("Absent", [(MEASURES[name].title, reason, "") for name, reason in (panel.absent | NEED_A_STUDY).items()], [""])
     notes += [f"{note}." for note in warnings(measured["reconstruction"], n)]
     with whole_file(out / "metrics.csv") as file, open(file, "w", newline="") as stream:
         writer = csv.writer(stream)
@@ -71,7 +71,7 @@ def evaluate(truth: Path, reconstruction: Path, out: Path, weights: Path | None 
     order = _ranked(measured["reconstruction"], n)
     with whole_file(out / "grid.png") as file:
         _grid(truths, pictures, order).save(file)
-    by = f"similarity in the features of {layout.TITLES[panel.similarity]}" if panel.similarity else layout.TITLES["ssim"]
+    by = f"similarity in the features of {MEASURES[panel.similarity].title}" if panel.similarity else MEASURES["ssim"].title
     say(f"{out / 'metrics.csv'}, metrics.md, grid.png ({min(n, GRID_PAIRS)} pairs from best to worst by {by})")
 
 
@@ -94,7 +94,7 @@ def _number(text: str | None, default: int, option: str) -> int:
     return int(text)
 
 
-def read_pairs(truth: Path, reconstruction: Path) -> tuple[Pictures, Pictures, list[str]]:
+def read_pairs(truth: Path, reconstruction: Path) -> tuple[PictureSet, PictureSet, list[str]]:
     """Both picture sets, brought into the same order, and the pictures' names."""
     first, second = _read(truth), _read(reconstruction)
     if isinstance(first, dict) and isinstance(second, dict):
@@ -104,11 +104,11 @@ def read_pairs(truth: Path, reconstruction: Path) -> tuple[Pictures, Pictures, l
         if surplus:
             raise InputError(f"{truth}: no picture for {_some(surplus)} of {reconstruction}; files are matched by name without ending")
         names = list(first)
-        return Pictures([first[name] for name in names]), Pictures([second[name] for name in names]), names
+        return PictureSet([first[name] for name in names]), PictureSet([second[name] for name in names]), names
     a, b = (list(x.values()) if isinstance(x, dict) else x for x in (first, second))
     if len(a) != len(b):
         raise InputError(f"{reconstruction}: {len(b)} pictures, but {truth} has {len(a)}; give as many reconstructions as truths, in the same order")
-    return Pictures(a), Pictures(b), [str(i) for i in range(len(a))]
+    return PictureSet(a), PictureSet(b), [str(i) for i in range(len(a))]
 
 
 def _some(names: list[str]) -> str:
@@ -182,10 +182,10 @@ def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dic
         "|---|---|---|---|---|",
     ]
     for name, entry in values.items():
-        interval = "-" if entry["ci_low"] is None else f"[{layout.number(name, entry['ci_low'])}, {layout.number(name, entry['ci_high'])}]"
-        chance = layout.number(name, CHANCE[name]) if name in CHANCE else "-"
-        percent = " %" if name in layout.PERCENT else ""
-        lines.append(f"| {layout.TITLES[name]}{percent} | {layout.number(name, entry['value'])} | {interval} | {chance} | {layout.better(name)} |")
+        kind = MEASURES[name]
+        interval = "-" if entry["ci_low"] is None else f"[{kind.shown(entry['ci_low'])}, {kind.shown(entry['ci_high'])}]"
+        chance = "-" if kind.chance is None else kind.shown(kind.chance)
+        lines.append(f"| {kind.title}{' %' if kind.percent else ''} | {kind.shown(entry['value'])} | {interval} | {chance} | {kind.better} |")
     lines += [
         "",
         *(f"- {note}" for note in notes),
@@ -193,7 +193,7 @@ def _markdown(values: dict[str, dict[str, Any]], notes: list[str], protocol: dic
         f"Protocol {content_hash(protocol)[:8]}: pictures brought to {SIDE} x {SIDE} (bilinear, antialiased) and clamped;",
     ]
     lines += [f"SSIM ({protocol['pictures']['ssim']}) and PixCorr at {protocol['pictures']['detail_side']}."]
-    lines += [f"- {layout.TITLES[name]}: {network['network']}, SHA-256 `{network['sha256'][:16]}`" for name, network in protocol["networks"].items()]
+    lines += [f"- {MEASURES[name].title}: {network['network']}, SHA-256 `{network['sha256'][:16]}`" for name, network in protocol["networks"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -203,7 +203,7 @@ def _ranked(measured: dict[str, Any], n: int) -> np.ndarray:
     return order[np.unique(np.linspace(0, n - 1, min(n, GRID_PAIRS)).round().astype(int))]
 
 
-def _grid(truths: Pictures, pictures: Pictures, order: np.ndarray, side: int = 128, across: int = 8) -> Any:
+def _grid(truths: PictureSet, pictures: PictureSet, order: np.ndarray, side: int = 128, across: int = 8) -> Any:
     """Truths above their reconstructions, in reading order."""
     from PIL import Image
 

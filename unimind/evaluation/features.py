@@ -9,7 +9,7 @@ from unimind.data.hdf5 import NewFile
 from unimind.errors import InputError
 from unimind.evaluation import networks
 from unimind.evaluation.panel import Panel, truth_features
-from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.progress import say
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
@@ -32,8 +32,9 @@ def features(study: Study, stimuli: Path, prepared: list[Path], embedding: Path,
         say(f"{name} will be absent: {reason}")
     stimulus = pictures_tested(stimuli, prepared)
     with h5py.File(stimuli) as file:
-        truths = Pictures(file["images"][stimulus])
-    found = truth_features(panel, truths, study.evaluation.batch_size)
+        truths = Joined()
+        truths.add(file["images"], stimulus)
+        found = truth_features(panel, PictureSet(truths), study.evaluation.batch_size)
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = stimulus.astype(np.int32)
         for network in panel.vectors:

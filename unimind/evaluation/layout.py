@@ -3,31 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-LOWER_IS_BETTER = frozenset({"mse", "lpips", "lpips_squeeze", "fid", "effnet", "swav", "perceptual_distance"})
-SIMILARITY = ("clip", "study_clip", "squeezenet", "inception", "alexnet5")  # measures whose features say how alike two pictures are, best first
-SEMANTIC = (*SIMILARITY, "classifier")  # measures that see what is shown, best first
-
-TITLES = {
-    "ssim": "SSIM", "mse": "MSE", "lpips": "LPIPS", "inception_score": "Inception Score", "pixcorr": "PixCorr",
-    "alexnet2": "AlexNet(2)", "alexnet5": "AlexNet(5)",
-    "inception": "Inception", "clip": "CLIP", "effnet": "EffNet-B", "swav": "SwAV", "nway_top1": "50-way top-1", "fid": "FID",
-    "retrieval_forward": "retrieval (image to brain)", "retrieval_backward": "retrieval (brain to image)",
-    "identification": "identification", "study_clip": "own CLIP", "squeezenet": "SqueezeNet", "lpips_squeeze": "LPIPS-squeeze",
-    "classifier": "own classifier", "classifier_score": "own classifier score", "perceptual_distance": "own perceptual distance",
-}  # fmt: skip
-#: The thesis's groups of columns, then the field's panel, then measures of our own.
-GROUPS = {
-    "low level": ("ssim", "mse"),
-    "high level": ("lpips", "inception_score"),
-    "panel": ("pixcorr", "alexnet2", "alexnet5", "inception", "clip", "effnet", "swav", "nway_top1", "fid"),
-    "own": ("study_clip", "identification", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance"),
-}
-RETRIEVAL_GROUPS = {"retrieval": ("retrieval_forward", "retrieval_backward"), "two-way": ("identification",)}
-PERCENT = frozenset({
-    "alexnet2", "alexnet5", "inception", "clip", "nway_top1", "retrieval_forward", "retrieval_backward", "identification", "study_clip", "squeezenet",
-    "classifier",
-})  # fmt: skip
-
+from unimind.evaluation.measures import GROUPS, MEASURES
 
 _LATEX = {character: "\\" + character for character in "&%_#${}"} | {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
@@ -36,7 +12,7 @@ _LATEX = {character: "\\" + character for character in "&%_#${}"} | {
 
 
 @dataclass
-class Cell:
+class Score:
     """One number of a table."""
 
     value: float
@@ -46,39 +22,32 @@ class Cell:
 
 
 @dataclass
-class Block:
+class SubjectRows:
     """The rows of one subject, or of an average over subjects."""
 
     title: str
-    rows: dict[str, dict[tuple[str, str], Cell]] = field(default_factory=dict)  # row label -> (metric, protocol id) -> number
+    rows: dict[str, dict[tuple[str, str], Score]] = field(default_factory=dict)  # row label -> (metric, protocol id) -> number
     separators: set[str] = field(default_factory=set)  # labels before which a line is drawn
 
 
-def better(metric: str) -> str:
-    """`lower` or `higher`."""
-    return "lower" if metric in LOWER_IS_BETTER else "higher"
-
-
-def columns(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+def columns(blocks: Sequence[SubjectRows], groups: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     """(metric, protocol id) that occur, in the groups' order; every protocol has columns of its own."""
     present = {key for block in blocks for row in block.rows.values() for key in row}
     protocols = sorted({protocol for _, protocol in present})
     return [(metric, protocol) for names in groups.values() for metric in names for protocol in protocols if (metric, protocol) in present]
 
 
-def number(metric: str, value: float) -> str:
-    """A value with the digits its measure deserves; shares in percent."""
-    if metric in PERCENT:
-        return f"{100 * value:.1f}"
-    return f"{value:.4f}" if metric == "mse" else f"{value:.2f}" if metric in ("inception_score", "fid", "classifier_score") else f"{value:.3f}"
+def _heading(name: str, protocol: str, several: bool) -> str:
+    measure = MEASURES[name]
+    return f"{measure.title}{' %' if measure.percent else ''} {'↓' if measure.better == 'lower' else '↑'}{f' ({protocol})' if several else ''}"
 
 
-def _heading(metric: str, protocol: str, several: bool, up: str, down: str) -> str:
-    percent = " %" if metric in PERCENT else ""
-    return f"{TITLES[metric]}{percent} {down if metric in LOWER_IS_BETTER else up}{f' ({protocol})' if several else ''}"
+def interval(metric: str, number: Score) -> str:
+    """`[low, high]`, or nothing where there is no interval."""
+    return "" if number.low is None or number.high is None else f"[{MEASURES[metric].shown(number.low)}, {MEASURES[metric].shown(number.high)}]"
 
 
-def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUPS, level: str = "###") -> str:
+def markdown(blocks: Sequence[SubjectRows], groups: dict[str, tuple[str, ...]] = GROUPS, level: str = "###") -> str:
     """One Markdown table per block; a number with its 95 % interval."""
     text = []
     several = len({protocol for _, protocol in columns(blocks, groups)}) > 1
@@ -86,7 +55,7 @@ def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUP
         wanted = columns([block], groups)
         if not wanted:
             continue
-        lines = [f"{level} {block.title}", "", "| | " + " | ".join(_heading(*key, several, "↑", "↓") for key in wanted) + " |", "|---|" + "---|" * len(wanted)]
+        lines = [f"{level} {block.title}", "", "| | " + " | ".join(_heading(*key, several) for key in wanted) + " |", "|---|" + "---|" * len(wanted)]
         for label, row in block.rows.items():
             cells = []
             for metric, protocol in wanted:
@@ -94,9 +63,9 @@ def markdown(blocks: Sequence[Block], groups: dict[str, tuple[str, ...]] = GROUP
                 if cell is None:
                     cells.append("-")
                     continue
-                shown = number(metric, cell.value)
+                shown = MEASURES[metric].shown(cell.value)
                 shown = f"**{shown}**" if cell.bold else shown
-                cells.append(shown if cell.low is None or cell.high is None else f"{shown} [{number(metric, cell.low)}, {number(metric, cell.high)}]")
+                cells.append(f"{shown} {interval(metric, cell)}".rstrip())
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         text.append("\n".join(lines))
     return "\n\n".join(text) + "\n" if text else ""
@@ -127,7 +96,7 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str] = (), groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
+def latex(blocks: Sequence[SubjectRows], caption: str, label: str, notes: Sequence[str] = (), groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
     """One LaTeX table (booktabs, graphicx) with a block of rows per subject."""
     wanted = columns(blocks, groups)
     if not wanted:
@@ -140,7 +109,7 @@ def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str
             spans.append(rf"\multicolumn{{{width}}}{{c}}{{{title}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
             start += width
-    heads = [latex_text(_heading(*key, several, "↑", "↓")) for key in wanted]
+    heads = [latex_text(_heading(*key, several)) for key in wanted]
     lines = [r"\begin{table}[t]", r"\centering", r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'c' * len(wanted)}}}", r"\toprule"]
     lines += [" & ".join(["", *spans]) + r" \\", " ".join(rules), " & ".join(["", *heads]) + r" \\"]
     for block in blocks:
@@ -154,10 +123,10 @@ def latex(blocks: Sequence[Block], caption: str, label: str, notes: Sequence[str
                 if cell is None:
                     cells.append("--")
                     continue
-                shown = rf"\textbf{{{number(metric, cell.value)}}}" if cell.bold else number(metric, cell.value)
-                if cell.low is not None and cell.high is not None:
-                    shown += rf" {{\scriptsize [{number(metric, cell.low)}, {number(metric, cell.high)}]}}"
-                cells.append(shown)
+                shown = MEASURES[metric].shown(cell.value)
+                shown = rf"\textbf{{{shown}}}" if cell.bold else shown
+                within = interval(metric, cell)
+                cells.append(rf"{shown} {{\scriptsize {within}}}" if within else shown)
             lines.append(f"{latex_text(name)} & " + " & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{latex_text(caption)}}}", rf"\label{{{label}}}"]
     lines += [rf"\par\footnotesize {latex_text(note)}" for note in notes]

@@ -1,4 +1,4 @@
-"""Every measure, as a function of float tensors of pictures (n, 3, H, W) in [0, 1] or of network features (n, d).
+"""The functions behind `measures.MEASURES`, of float tensors of pictures (n, 3, H, W) in [0, 1] or of network features (n, d).
 
 A measure of pairs gives one value per image, so that intervals and paired tests can be made of it; a measure of a
 whole set (Inception Score, FID) gives one number. Definitions are written out in `docs/metrics.md`.
@@ -13,9 +13,6 @@ import torch
 from unimind.evaluation.pictures import SIDE, resize
 
 DETAIL = 425  # side at which PixCorr and SSIM are computed: that of NSD's stimuli
-#: Measures for which less is better; for all others more is.
-#: What a measure gives for pictures that have nothing to do with the truths; absent where there is no such constant.
-CHANCE = {name: 0.5 for name in ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet", "identification")} | {"nway_top1": 0.02}
 
 _GREY = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray (ITU-R BT.709)
 _SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
@@ -190,6 +187,15 @@ def correlation_distance(r: np.ndarray, own: np.ndarray | None = None) -> np.nda
     return 1 - r[own, np.arange(r.shape[1])]
 
 
+def embedding_error(truth: torch.Tensor, predicted: torch.Tensor) -> np.ndarray:
+    """1 - R² of predicted embeddings (n, d), one value per image (n,).
+
+    Both are in units of each dimension's standard deviation, from its mean, over the training pictures: their mean, predicted
+    for every picture, has about 1. Dimensions are averaged.
+    """
+    return ((predicted - truth) ** 2).mean(1).numpy()
+
+
 def nway_top1(truth_logits: np.ndarray, logits: np.ndarray, ways: int = 50) -> np.ndarray:
     """n-way top-1: the chance that the truth's class wins against `ways - 1` random other classes in the picture's logits.
 
@@ -211,6 +217,11 @@ def nway_top1(truth_logits: np.ndarray, logits: np.ndarray, ways: int = 50) -> n
     for k in range(drawn):
         value *= np.clip(below - k, 0, None) / (others - k)
     return value
+
+
+def same_class(truth_logits: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Whether a classifier sees in each picture what it sees in its truth: logits (n, K), (n, K) -> (n,)."""
+    return (truth_logits.argmax(1) == logits.argmax(1)).astype(float)
 
 
 def retrieval(truth: np.ndarray, predicted: np.ndarray, pool: int = 300, repeats: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

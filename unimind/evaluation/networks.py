@@ -12,12 +12,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from unimind.device import on_device
 from unimind.errors import InputError
+from unimind.evaluation.measures import MEASURES, OF_THE_STUDY
 from unimind.evaluation.metrics import perceptual_vectors
 from unimind.evaluation.pictures import SIDE, resize
 from unimind.storage import file_hash, read_json
@@ -29,13 +31,15 @@ UNVERIFIED = "unverified"
 #: Pixels that pass through a network together on a CPU: eight pictures at 256 x 256. The maps of more leave its caches.
 PIXELS_AT_ONCE = 8 * SIDE**2
 
-#: Which network's weights a measure of the field's panel needs.
-WEIGHTS_OF = {
-    "alexnet2": "alexnet", "alexnet5": "alexnet", "inception": "inception", "inception_score": "inception", "fid": "inception",
-    "clip": "clip", "effnet": "effnet", "swav": "swav", "nway_top1": "vit_h_14",
-}  # fmt: skip
+HALF = ((0.5,) * 3, (0.5,) * 3)
+#: Networks whose weights lie in the folder of weights, by the measures that need them.
+WEIGHTS_OF = {name: measure.network for name, measure in MEASURES.items() if measure.network and measure.network not in (*OF_THE_STUDY, "squeezenet")}
 #: Kinds of image embedding that are contrastive language-image models.
 CONTRASTIVE = ("study-clip", "open-clip", "clip-vision")
+
+
+#: Side at which MinD-Vis's classifier (torchvision's default weights of ViT-H/14) takes pictures.
+NWAY_SIDE = 518
 
 
 def device() -> torch.device:
@@ -121,6 +125,8 @@ class Network:
         What the protocol says.
     size : int or None
         Side the pictures are brought to (from 256); None where the network takes them as stored.
+    measures : tuple of str
+        Which it computes.
     load : callable
         Gives the function from normalised pictures (n, 3, size, size) to {feature name: (n, d)}. Called once, late.
     """
@@ -129,8 +135,10 @@ class Network:
     shown_as: str
     sha256: str
     size: int | None
+    measures: tuple[str, ...]
     load: Callable[[], Callable[[torch.Tensor], dict[str, torch.Tensor]]]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    interpolation: str = "bilinear"
     _ready: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = field(default=None, repr=False)
 
     @torch.inference_mode()
@@ -146,7 +154,7 @@ class Network:
     def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         assert self._ready is not None
         if self.size is not None:
-            images = resize(resize(images, SIDE), self.size)
+            images = resize(resize(images, SIDE), self.size, self.interpolation)
         if self.normalisation is not None:
             images = normalise(images, self.normalisation).to(device()).contiguous(memory_format=torch.channels_last)
         return {key: value.detach().float().flatten(1).cpu() for key, value in self._ready(images).items()}
@@ -156,7 +164,8 @@ class Network:
         self._ready = None
 
     def protocol(self) -> dict[str, Any]:
-        return {"network": self.shown_as, "sha256": self.sha256, "side": self.size or "as stored"}
+        side = {"side": self.size or "as stored"}
+        return {"network": self.shown_as, "sha256": self.sha256, **side, **({"resize": "bicubic"} if self.interpolation == "bicubic" else {})}
 
 
 def normalise(images: torch.Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
@@ -199,6 +208,34 @@ def _inception(path: Path, score: bool) -> Callable[[torch.Tensor], dict[str, to
     return features
 
 
+def _inception_2015(path: Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """The Inception of FID and Inception Score: TensorFlow's weights of 2015, ported to torchvision's layers.
+
+    TensorFlow's average pooling leaves the border out of its means, its last block pools by the maximum, there are 1008
+    classes, and the score's logits are without the bias (Salimans et al. 2016).
+    """
+    from torchvision.models import inception_v3
+
+    network = inception_v3(weights=None, num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
+    _frozen(network, read_weights(path), path, ignore=("AuxLogits",))
+    for name, block in network.named_children():
+        if hasattr(block, "branch_pool"):
+            block.forward = functools.partial(_tensorflow_block, block, name == "Mixed_7c")
+    classify, network.fc = network.fc.weight, torch.nn.Identity()
+
+    def features(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        pooled = network(x)
+        return {"pooled": pooled, "logits": pooled @ classify.T}
+
+    return features
+
+
+def _tensorflow_block(block: Any, maximum: bool, x: torch.Tensor) -> torch.Tensor:
+    """A block of Inception whose pooling branch is TensorFlow's."""
+    pooled = max_pool2d(x, 3, 1, 1) if maximum else avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    return torch.cat([*block._forward(x)[:-1], block.branch_pool(pooled)], 1)
+
+
 def _effnet(path: Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     from torchvision.models import efficientnet_b1
 
@@ -219,7 +256,7 @@ def _vit_h_14(path: Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     from torchvision.models import vit_h_14
 
     with torch.device("meta"):
-        network = vit_h_14(weights=None)
+        network = vit_h_14(weights=None, image_size=NWAY_SIDE)
     network = _frozen(network.to_empty(device="cpu"), read_weights(path), path)
     return lambda x: {"logits": network(x)}
 
@@ -247,26 +284,42 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
     absent : dict
         Reason per measure that cannot be computed.
     """
-    builders: dict[str, tuple[int, Any, Callable]] = {
-        "alexnet": (256, IMAGENET, _alexnet), "inception": (342, IMAGENET, functools.partial(_inception, score=False)), "clip": (224, OPENAI, _clip),
-        "effnet": (255, IMAGENET, _effnet), "swav": (224, IMAGENET, _swav), "vit_h_14": (224, IMAGENET, _vit_h_14),
-    }  # fmt: skip
     networks: list[Network] = []
     absent: dict[str, str] = {}
-    found = {name: find(name, folder) for name in dict.fromkeys(WEIGHTS_OF[m] for m in metrics if m in WEIGHTS_OF)}
-    for name, place in found.items():
-        users = [m for m in metrics if WEIGHTS_OF.get(m) == name]
+    for kind in BUILDERS:
+        users = tuple(name for name in metrics if WEIGHTS_OF.get(name) == kind.weights and MEASURES[name].kind in kind.serves)
+        place = find(kind.weights, folder) if users else ""
         if isinstance(place, str):
             absent |= dict.fromkeys(users, place)
             continue
         path, sha256 = place
-        shown_as = shown(name, sha256)
-        if set(users) & {"inception_score", "fid"}:
-            networks.append(Network("inception-299", shown_as, sha256, 299, functools.partial(_inception, path, score=True), IMAGENET))
-        if users != ["inception_score"] and set(users) - {"inception_score", "fid"}:
-            size, statistics, build = builders[name]
-            networks.append(Network(name, shown_as, sha256, size, functools.partial(build, path), statistics))
+        load = functools.partial(kind.build, path)
+        networks.append(Network(kind.name, shown(kind.weights, sha256), sha256, kind.size, users, load, kind.normalisation, kind.interpolation))
     return networks, absent
+
+
+class Builder(NamedTuple):
+    """How a network of the panel is made: its weights, the kinds of measures it serves, and how pictures enter."""
+
+    name: str
+    weights: str
+    serves: tuple[str, ...]
+    size: int
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    build: Callable[[Path], Callable[[torch.Tensor], dict[str, torch.Tensor]]]
+    interpolation: str = "bilinear"
+
+
+BUILDERS = (
+    Builder("alexnet", "alexnet", ("two-way",), 256, IMAGENET, _alexnet),
+    Builder("inception-2015", "inception_2015", ("set",), 299, HALF, _inception_2015),
+    Builder("inception-299", "inception", ("set",), 299, IMAGENET, functools.partial(_inception, score=True)),
+    Builder("inception", "inception", ("two-way",), 342, IMAGENET, functools.partial(_inception, score=False)),
+    Builder("clip", "clip", ("two-way",), 224, OPENAI, _clip),
+    Builder("effnet", "effnet", ("distance",), 255, IMAGENET, _effnet),
+    Builder("swav", "swav", ("distance",), 224, IMAGENET, _swav),
+    Builder("vit_h_14", "vit_h_14", ("class",), NWAY_SIDE, IMAGENET, _vit_h_14, "bicubic"),
+)
 
 
 # --- networks of the study --------------------------------------------------------------------------------------
@@ -283,10 +336,10 @@ def study_clip(directory: Path) -> Network | str:
         embedding = load_embedding(directory)
         return lambda x: {"study_clip": embedding.encode(x)}
 
-    return Network("study_clip", foundation_name(directory), model_hash(directory), None, load)
+    return Network("study_clip", foundation_name(directory), model_hash(directory), None, ("study_clip",), load)
 
 
-def study_classifier(directory: Path) -> Network:
+def study_classifier(directory: Path, measures: tuple[str, ...]) -> Network:
     """Logits of the study's own classifier."""
 
     def load() -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
@@ -295,7 +348,7 @@ def study_classifier(directory: Path) -> Network:
         classifier = load_classifier(directory)
         return lambda x: {"logits": classifier(x)}
 
-    return Network("classifier", foundation_name(directory), model_hash(directory), None, load)
+    return Network("classifier", foundation_name(directory), model_hash(directory), None, measures, load)
 
 
 def embedding_kind(directory: Path) -> str:

@@ -1,31 +1,30 @@
 """The panel: all wanted measures of many sets of pictures against the same truths, streamed in batches.
 
-Each distinct picture goes through each network once, however many rows (controls, samples) it stands in, and the
-truths' features come from a file written once per stimulus set. Only correlations with the truths are kept of wide
-features, so memory does not grow with the number of pictures.
+Each distinct picture goes through each network once, however many rows (methods, controls, samples) it stands in, and the
+truths' features come from a file written once per stimulus set. Features are compared batch by batch and forgotten, but for
+those that scores of whole sets need: memory does not grow with the number of samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
-from unimind.evaluation.layout import SIMILARITY
-from unimind.evaluation.pictures import SIDE, Pictures, slices
+from unimind.evaluation.measures import FEW_FOR_A_SET, MEASURES, SIMILARITY, of_kind
+from unimind.evaluation.pictures import SIDE, PictureSet, slices
 from unimind.progress import say, track
 
-LOW_LEVEL = ("mse", "pixcorr", "ssim")
-TWO_WAY = ("alexnet2", "alexnet5", "inception", "clip", "study_clip", "squeezenet")
-DISTANCE = ("effnet", "swav")
-FEW_FOR_INCEPTION_SCORE = 5000
+COMPARED = of_kind("two-way", "distance")  # through the correlations of feature vectors
 # Results depend on neither of these.
 PAIRS_AT_ONCE = 8  # truths per step of the pair measures, whose maps are large
 MAPS_AT_ONCE = 2  # pictures whose maps are made together on a CPU: more than two, and they leave its caches
+
+R = TypeVar("R", bound=Hashable)
 
 
 @dataclass
@@ -94,23 +93,20 @@ class Panel:
                 absent["lpips"] = alex
             else:
                 panel.lpips = networks.lpips("alex", *alex)
-        own = [name for name in ("classifier", "classifier_score", "perceptual_distance") if name in wanted]
+        own = [name for name in wanted if MEASURES[name].network == "classifier"]
         if classifier is None:
             absent |= dict.fromkeys(own, "the study has no classifier of its own")
         else:
-            if set(own) & {"classifier", "classifier_score"}:
-                vectors.append(networks.study_classifier(classifier))
-            if "perceptual_distance" in own:
+            if answers := tuple(name for name in own if MEASURES[name].kind != "maps"):
+                vectors.append(networks.study_classifier(classifier, answers))
+            if len(answers) < len(own):
                 panel.perceptual = networks.of_classifier(classifier)
         panel.absent = {name: absent[name] for name in wanted if name in absent}
         return panel
 
     def protocol(self) -> dict[str, Any]:
         """Networks and weight hashes per measure."""
-        result = {}
-        for network in self.vectors:
-            for name in self._measures_of(network):
-                result[name] = network.protocol()
+        result = {name: network.protocol() for network in self.vectors for name in network.measures}
         for name, maps in (("lpips", self.lpips), ("lpips_squeeze", self.squeeze), ("squeezenet", self.squeeze), ("perceptual_distance", self.perceptual)):
             if maps is not None and name in self.wanted:
                 result[name] = maps.protocol()
@@ -124,17 +120,8 @@ class Panel:
         """The measure in whose network's features a picture's similarity to its truth is taken; None where there is no such network."""
         return next((name for name in SIMILARITY if name in self.protocol()), None)
 
-    def _measures_of(self, network: networks.Network) -> list[str]:
-        names = {
-            "inception-299": ("inception_score", "fid"),
-            "vit_h_14": ("nway_top1",),
-            "classifier": ("classifier", "classifier_score"),
-            "alexnet": ("alexnet2", "alexnet5"),
-        }
-        return [name for name in names.get(network.name, (network.name,)) if name in self.wanted]
 
-
-def truth_features(panel: Panel, truths: Pictures, batch_size: int) -> dict[str, dict[str, np.ndarray]]:
+def truth_features(panel: Panel, truths: PictureSet, batch_size: int) -> dict[str, dict[str, np.ndarray]]:
     """Feature vectors of the truths for every network of the panel: network -> feature -> (n, d)."""
     result = {}
     for network in panel.vectors:
@@ -143,7 +130,7 @@ def truth_features(panel: Panel, truths: Pictures, batch_size: int) -> dict[str,
     return result
 
 
-def _vectors(network: networks.Network, pictures: Pictures, batch_size: int) -> dict[str, np.ndarray]:
+def _vectors(network: networks.Network, pictures: PictureSet, batch_size: int) -> dict[str, np.ndarray]:
     collected: dict[str, np.ndarray] = {}
     for part in track(list(slices(len(pictures), batch_size)), f"features of {network.shown_as}"):
         for key, value in network(pictures.batch(np.arange(part.start, part.stop))).items():
@@ -153,25 +140,25 @@ def _vectors(network: networks.Network, pictures: Pictures, batch_size: int) -> 
 
 def measure(
     panel: Panel,
-    truths: Pictures,
-    pictures: Pictures,
-    rows: dict[str, np.ndarray],
+    truths: PictureSet,
+    pictures: PictureSet,
+    rows: Mapping[R, np.ndarray],
     batch_size: int = 64,
     stored: Callable[[networks.Network], dict[str, np.ndarray] | None] = lambda network: None,
-) -> Measured:
+) -> dict[R, dict[str, "np.ndarray | Whole"]]:
     """All measures of the panel, for every row.
 
     Parameters
     ----------
     panel : Panel
-    truths : Pictures
+    truths : PictureSet
         The n truths.
-    pictures : Pictures
-        The distinct pictures that occur in the rows.
-    rows : dict of str to int array (n,) or (n, k)
+    pictures : PictureSet
+        Pictures, of which those that occur in the rows are read.
+    rows : mapping to int arrays (n,) or (n, k)
         Which picture stands for truth j; with k columns, k samples of it.
     batch_size : int
-        Pictures per forward pass; results do not depend on it beyond float rounding.
+        PictureSet per forward pass; results do not depend on it beyond float rounding.
     stored : callable
         Gives the truths' features of a network where a file has them, in a dictionary that is used up; by default they are computed.
 
@@ -182,13 +169,16 @@ def measure(
         vectors: the pair measures would cost as much again for every sample. Beside the measures, `similarity`: the
         correlation of each picture's features with its truth's, in the network of `Panel.similarity`.
     """
-    result: Measured = {row: {} for row in rows}
+    result: dict[R, dict[str, np.ndarray | Whole]] = {row: {} for row in rows}
+    used = np.unique(np.concatenate([index.ravel() for index in rows.values()]))
+    pictures, rows = pictures.subset(used), {row: np.searchsorted(used, index) for row, index in rows.items()}
     pairs, places = _pairs({row: index for row, index in rows.items() if index.ndim == 1})
-    low = [name for name in LOW_LEVEL if name in panel.wanted]
+    every, where = _pairs(rows)
+    low = [name for name in of_kind("pixels") if name in panel.wanted]
     if low:
 
         def compare(a: m.LowLevel, b: m.LowLevel) -> torch.Tensor:
-            return torch.stack([getattr(a, name)(b) for name in low], 1)
+            return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in low], 1)
 
         values, _ = paired(
             truths, pictures, pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare, min(batch_size, PAIRS_AT_ONCE), "low-level measures"
@@ -200,14 +190,18 @@ def measure(
             only_pictures=names == ["squeezenet"],
         )  # fmt: skip
         for name in names:
-            if name == "squeezenet":
-                assert pooled is not None
-                _fill_correlations(panel, result, rows, name, m.correlations(*(torch.from_numpy(p) for p in pooled)))
-            else:
+            if name != "squeezenet":
                 _spread(result, places, {name: values[:, 0]})
+        if "squeezenet" in names:
+            assert pooled is not None
+            truth, others = (m.standardise(torch.from_numpy(p)) for p in pooled)
+            found = _Compared(every, panel)
+            for part in slices(len(others), batch_size):
+                found.add("squeezenet", part, (truth @ others[part].T).numpy())
+            _spread(result, where, found.values)
     for network in panel.vectors:
         known = stored(network)
-        _measure_network(panel, network, known or _vectors(network, truths, batch_size), pictures, rows, batch_size, result)
+        _measure_network(panel, network, known or _vectors(network, truths, batch_size), pictures, rows, every, where, batch_size, result)
         network.release()
     return result
 
@@ -217,55 +211,68 @@ def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
     return [([name for name in names if name in panel.wanted], maps) for names, maps in known if maps is not None]
 
 
+class _Compared:
+    """What is made, batch by batch, of features that every picture is compared with the truths by: measure -> value of every pair."""
+
+    def __init__(self, pairs: np.ndarray, panel: Panel) -> None:
+        self.similarity = panel.similarity
+        self.order = np.argsort(pairs[:, 1], kind="stable")
+        self.truth, self.picture = pairs[self.order].T
+        self.values: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, part: slice, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Values of the pairs of pictures `part`: of (the pictures' places in the batch, their truths)."""
+        start, stop = np.searchsorted(self.picture, [part.start, part.stop])
+        values = self.values.setdefault(name, np.empty(len(self.order)))
+        values[self.order[start:stop]] = function(self.picture[start:stop] - part.start, self.truth[start:stop])
+
+    def add(self, name: str, part: slice, r: np.ndarray) -> None:
+        """The correlations (n, b) of every truth with the pictures of a batch."""
+        function = getattr(m, MEASURES[name].computed_by)
+        self.put(name, part, lambda here, own: function(r[:, here], own))
+        if name == self.similarity:
+            self.put("similarity", part, lambda here, own: r[own, here])
+
+
 def _measure_network(
-    panel: Panel, network: networks.Network, truth: dict[str, np.ndarray], pictures: Pictures, rows: dict[str, np.ndarray], batch_size: int, result: Measured
+    panel: Panel,
+    network: networks.Network,
+    truth: dict[str, np.ndarray],
+    pictures: PictureSet,
+    rows: Mapping[R, np.ndarray],
+    every: np.ndarray,
+    where: dict[R, np.ndarray],
+    batch_size: int,
+    result: dict[R, dict[str, "np.ndarray | Whole"]],
 ) -> None:
     """Measures of one network's feature vectors, written into `result`; wide features are taken out of `truth`, one copy of them is enough."""
-    wide = [key for key in truth if key in (*TWO_WAY, *DISTANCE) and key in panel.wanted]
-    kept = [key for key in truth if key in ("logits", "pooled")]
-    device = networks.device()
-    unit = {key: m.standardise(torch.from_numpy(truth.pop(key)).to(device)) for key in wide}
-    r = {key: np.empty((len(unit[key]), len(pictures)), np.float32) for key in wide}
-    features: dict[str, list[np.ndarray]] = {key: [] for key in kept}
+    device, found = networks.device(), _Compared(every, panel)
+    unit = {name: m.standardise(torch.from_numpy(truth.pop(name)).to(device)) for name in network.measures if name in COMPARED}
+    classes = [name for name in network.measures if MEASURES[name].kind == "class"]
+    sets = [name for name in network.measures if MEASURES[name].kind == "set"]
+    of_sets = np.unique(np.concatenate([index for index in rows.values() if index.ndim == 1])) if sets else np.empty(0, int)
+    kept: dict[str, list[np.ndarray]] = {"logits": [], "pooled": []}
     for part in track(list(slices(len(pictures), batch_size)), network.shown_as):
         values = network(pictures.batch(np.arange(part.start, part.stop)))
-        for key in wide:
-            r[key][:, part] = (unit[key] @ m.standardise(values[key].to(device)).T).cpu().numpy()
-        for key in kept:
-            features[key].append(values[key].numpy())
-    for key in wide:
-        _fill_correlations(panel, result, rows, key, r[key])
-    if not kept:
-        return
-    logits = np.concatenate(features["logits"])
-    if network.name == "vit_h_14":
-        _fill(result, rows, "nway_top1", lambda index, own: m.nway_top1(truth["logits"][own], logits[index]))
-    if network.name == "classifier" and "classifier" in panel.wanted:
-        _fill(result, rows, "classifier", lambda index, own: (logits[index].argmax(1) == truth["logits"][own].argmax(1)).astype(float))
-    score = {"classifier": "classifier_score", "inception-299": "inception_score"}.get(network.name)
+        for name, truths in unit.items():
+            found.add(name, part, (truths @ m.standardise(values[name].to(device)).T).cpu().numpy())
+        for name in classes:
+            function, logits = getattr(m, MEASURES[name].computed_by), values["logits"].numpy()
+            found.put(name, part, lambda here, own: function(truth["logits"][own], logits[here]))  # noqa: B023
+        for key, parts in kept.items():
+            if sets and key in values:
+                parts.append(values[key].numpy()[of_sets[(of_sets >= part.start) & (of_sets < part.stop)] - part.start])
+    _spread(result, where, found.values)
     for row, index in rows.items():
-        if index.ndim == 1:
-            if score in panel.wanted:
-                result[row][score] = Whole(*m.inception_score(logits[index]))
-            if network.name == "inception-299" and "fid" in panel.wanted and len(index) > 1:
-                result[row]["fid"] = Whole(m.fid(truth["pooled"], np.concatenate(features["pooled"])[index]))
+        at = np.searchsorted(of_sets, index)
+        for name in sets if index.ndim == 1 else ():
+            if MEASURES[name].computed_by == "inception_score":
+                result[row][name] = Whole(*m.inception_score(np.concatenate(kept["logits"])[at]))
+            elif len(index) > 1:
+                result[row][name] = Whole(m.fid(truth["pooled"], np.concatenate(kept["pooled"])[at]))
 
 
-def _fill_correlations(panel: Panel, result: Measured, rows: dict[str, np.ndarray], name: str, r: np.ndarray) -> None:
-    """What is made of the correlations (n, m) of every truth with every picture in one network's features."""
-    measure = m.two_way if name in TWO_WAY else m.correlation_distance
-    _fill(result, rows, name, lambda index, own: measure(r[:, index], own))
-    if name == panel.similarity:
-        _fill(result, rows, "similarity", lambda index, own: r[own, index])
-
-
-def _fill(result: Measured, rows: dict[str, np.ndarray], name: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-    for row, index in rows.items():
-        own = np.broadcast_to(np.arange(len(index)).reshape(-1, *[1] * (index.ndim - 1)), index.shape)
-        result[row][name] = np.asarray(function(index.ravel(), own.ravel()), float).reshape(index.shape)
-
-
-def _pairs(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _pairs(rows: Mapping[R, np.ndarray]) -> tuple[np.ndarray, dict[R, np.ndarray]]:
     """Distinct (truth, picture) pairs (p, 2), sorted by truth, and for every row the place of its pairs."""
     lists = {row: np.stack([np.broadcast_to(np.arange(len(i)).reshape(-1, *[1] * (i.ndim - 1)), i.shape).ravel(), i.ravel()], 1) for row, i in rows.items()}
     pairs, back = np.unique(np.concatenate(list(lists.values())), axis=0, return_inverse=True)
@@ -274,7 +281,7 @@ def _pairs(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarra
     return pairs, {row: part.reshape(rows[row].shape) for row, part in zip(rows, parts, strict=True)}
 
 
-def _spread(result: Measured, places: dict[str, np.ndarray], values: dict[str, np.ndarray]) -> None:
+def _spread(result: dict[R, dict[str, "np.ndarray | Whole"]], places: Mapping[R, np.ndarray], values: Mapping[str, np.ndarray]) -> None:
     for row, place in places.items():
         for name, value in values.items():
             result[row][name] = value[place].astype(float)
@@ -303,8 +310,8 @@ def chained(pairs: np.ndarray, n: int) -> np.ndarray:
 
 
 def paired(
-    truths: Pictures,
-    pictures: Pictures,
+    truths: PictureSet,
+    pictures: PictureSet,
     pairs: np.ndarray,
     prepare: Callable[[torch.Tensor], tuple[Any, torch.Tensor | None]],
     compare: Callable[[Any, Any], torch.Tensor],
@@ -319,7 +326,7 @@ def paired(
     pairs : int array (p, 2)
         (truth, picture), sorted by truth.
     prepare : callable
-        Pictures (b, 3, H, W) -> what is compared (to be sliced), and a vector per picture or None.
+        PictureSet (b, 3, H, W) -> what is compared (to be sliced), and a vector per picture or None.
     compare : callable
         One prepared truth, one prepared picture -> (1, measures).
     only_pictures : bool
@@ -374,14 +381,10 @@ def paired(
     return values, (torch.stack([vectors[0][i] for i in range(len(truths))]).numpy(), torch.stack([vectors[1][i] for i in range(count)]).numpy())
 
 
-def warnings(measured: dict[str, Any], n: int) -> list[str]:
+def warnings(measured: Mapping[str, Any], n: int) -> list[str]:
     """What a reader of the numbers must know."""
-    found = []
-    for name, title in (("inception_score", "Inception Score"), ("classifier_score", "The classifier score")):
-        if name in measured and n < FEW_FOR_INCEPTION_SCORE:
-            found.append(f"{title} from {n} images: unstable below {FEW_FOR_INCEPTION_SCORE}")
-    if "fid" in measured and n < FEW_FOR_INCEPTION_SCORE:
-        found.append(f"FID from {n} images: a reference only")
+    names = [name for name in of_kind("set") if name in measured and n < FEW_FOR_A_SET]
+    found = [f"{MEASURES[name].title} from {n} images: unstable below {FEW_FOR_A_SET}" for name in names]
     for message in found:
         say(message)
     return found

@@ -1,8 +1,9 @@
-"""Stage `score`: every measure of one method's reconstructions of one subject, with its controls and its protocol."""
+"""Stage `score`: every measure of all methods' reconstructions of one subject, with their controls and protocols."""
 
+import contextlib
 import json
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,17 +13,26 @@ import numpy as np
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
-from unimind.evaluation.controls import OF_THE_SUBJECT, Row, Views, distinct, mean_training_image, of_another_image
+from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS, mean_training_image, of_another_image
 from unimind.evaluation.features import panel_of, stored_features
+from unimind.evaluation.measures import MEASURES, of_kind
 from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
-from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.statistics import bootstrap
-from unimind.storage import content_hash, write_json
+from unimind.reconstruction.tested import FIRST
+from unimind.storage import content_hash, whole_directory, write_json
 from unimind.study import Study
 
-RETRIEVAL = ("retrieval_forward", "retrieval_backward")
 POOL, REPEATS = 300, 30
-SAMPLES = "samples"  # row of all samples, folded into `reconstruction` before writing
+#: Standard deviation of a dimension of the (normalised) image embedding that training pictures do not tell from a constant.
+LEAST = 1e-6
+#: Rows of which a method predicts an image embedding, and where a reconstruction file has it.
+PREDICTED = {"reconstruction": "predicted", "body-removed": "predicted_without_body", "shuffled": "predicted_shuffled"}
+#: Keys of a data set that say who takes part, where files lie and in which form: no part of what was measured.
+WHO_WHERE_AND_FORM: dict[str, Any] = dict.fromkeys(
+    ("training_subjects", "new_subjects", "root", "form", "roi_labels", "imagery", "responses", "key", "orientation", "images", "images_key",
+     "images_shape", "images_transposed", "trials", "units"), True,
+) | {"split": {"images"}, "blocks": {"labels"}}  # fmt: skip
 
 
 class Made(NamedTuple):
@@ -37,7 +47,7 @@ class Made(NamedTuple):
     samples : int
         Pictures drawn per test picture.
     choice_of_sample : str
-        How the one shown was chosen.
+        How this method chose the one shown.
     """
 
     stimulus: np.ndarray
@@ -47,12 +57,23 @@ class Made(NamedTuple):
     choice_of_sample: str
 
 
+@dataclass
+class Reconstructions:
+    """What one method made of a subject: pictures as numbers of a joint set, everything in the order of the test pictures."""
+
+    made: Made
+    attributes: dict[str, Any]
+    rows: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]
+    absent_rows: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
 def score(
     study: Study,
-    method: str,
     dataset: str,
     subject: str,
-    reconstruction: Path,
+    reconstructions: Sequence[Path],
     controls: Path,
     features: Path,
     stimuli: Path,
@@ -62,159 +83,178 @@ def score(
     classifier: Path | None,
     out: Path,
 ) -> None:
-    """Write the metrics file of one subject and method.
+    """Write the folder of a subject's metrics files, `<method>.json` for every method of the study.
+
+    Truths, controls and their features are read once for all methods; pictures stay on disk and are read a batch at a time.
 
     Raises
     ------
     InputError
-        When the files do not belong together (other pictures, other sizes).
+        When the files do not belong together (other methods, pictures, sizes).
     """
     section = study.evaluation
     panel = panel_of(study, embedding, classifier)
-    with ExitStack() as files:
-        made, rows, predicted, attributes, absent_rows = _rows(files, reconstruction, controls, stimuli, prepared, study.seed)
-        stimulus = made.stimulus
-        if not study.leads(method):  # rows that are the same for all methods of a protocol are measured once
-            rows = {name: row for name, row in rows.items() if name not in OF_THE_SUBJECT}
-        pictures, index = distinct(rows)
-        seen = files.enter_context(h5py.File(stimuli))["images"]
-        row = Row(seen, _known(seen, stimulus))
-        truths = Views([(row, number) for number in range(len(stimulus))])
-        known = partial(stored_features, features, stimulus)
-        measured = measure(panel, Pictures(truths), Pictures(pictures), index, section.batch_size, known)
-    with h5py.File(embeddings) as file:
+    with contextlib.ExitStack() as stack:
+        files = _opened(reconstructions, stack)
+        images = stack.enter_context(h5py.File(stimuli))["images"]
+        stimulus = np.sort(next(iter(files.values()))["stimulus"][:].astype(int))
+        truths, pictures = Joined(), Joined()
+        truths.add(images, stimulus)
+        found = {method: _reconstructions(method, file, stimulus, images, pictures, study.seed) for method, file in files.items()}
+        shared, absent_shared, drawn = _controls(stack.enter_context(h5py.File(controls)), stimulus, mean_training_image(stimuli, prepared), pictures)
+        rows = {(method, row): index for method, one in found.items() for row, index in one.rows.items()}
+        rows |= {("", row): index for row, index in shared.items()}
+        sets = PictureSet(truths), PictureSet(pictures)
+        measured = measure(panel, *sets, rows, section.batch_size, lambda network: stored_features(features, stimulus, network))
+    with h5py.File(embeddings) as file, h5py.File(prepared) as trials:
         true_embeddings = rows_at(file["embedding"], stimulus)
-        with h5py.File(prepared) as trials_file:
-            split, shown = trials_file["split"][:], trials_file["stimulus"][:]
-        training = rows_at(file["embedding"], np.unique(shown[split == 0]))
-    absent = dict(panel.absent)
-    absent |= embedding_measures(section.metrics, measured, true_embeddings, predicted, training, embedding, study.seed)
-    trials = int(attributes.get("trials", (split == 0).sum()))
-    protocol, tested = protocol_of(study, dataset, subject, panel, embedding, stimuli, made)
-    averaged = measured.pop(SAMPLES, {})
-    table = summarise(measured, section.metrics, section.bootstrap, study.seed, averaged)
-    for name, entry in summarise(measured, ["similarity"], section.bootstrap, study.seed)["reconstruction"].items():
-        table["reconstruction"][name] = {**entry, "network": protocol["networks"][panel.similarity]["network"]}
-    notes = warnings(measured["reconstruction"], len(stimulus))
-    if made.samples > 1 and not predicted:
-        notes.append(f"{method} predicts no image embedding: the first of its {made.samples} samples is shown")
-    content = {
-        "study": study.name,
-        "method": method,
-        "dataset": dataset,
-        "subject": subject,
-        "role": study.role(dataset, subject),
-        "trials": trials,
-        "stimulus": stimulus.tolist(),
-        "sampling": {key: value if isinstance(value, str) else float(value) for key, value in attributes.items() if np.ndim(value) == 0},
-        "protocol": protocol,
-        "tested": tested,
-        "rows": table,
-        "absent": absent,
-        "absent_rows": absent_rows,
-        "warnings": notes,
-    }
-    write_json(out, content)
+        training = rows_at(file["embedding"], np.unique(trials["stimulus"][:][trials["split"][:] == 0]))
+        available = int((trials["split"][:] == 0).sum())
+    led: set[str] = set()
+    with whole_directory(out) as folder:
+        for method, one in found.items():
+            own: Measured = {row: measured[method, row] for row in one.rows} | {row: {} for row in one.predicted if row not in one.rows}
+            if "samples" in own:
+                own["samples-mean"] = {name: values.mean(1) for name, values in own.pop("samples").items() if isinstance(values, np.ndarray)}
+            absent = panel.absent | embedding_measures(section.metrics, own, true_embeddings, one.predicted, training, embedding, study.seed)
+            protocol, tested = protocol_of(study, dataset, subject, panel, embedding, stimuli, one.made)
+            absent_rows = one.absent_rows
+            if protocol["id"] not in led:  # rows that do not depend on the method stand once per protocol
+                led.add(protocol["id"])
+                own |= {row: measured["", row] for row in shared}
+                absent_rows = absent_rows | absent_shared
+                if "embedding-ceiling" in own and (drawn != one.made.samples or one.made.choice_of_sample == FIRST):
+                    del own["embedding-ceiling"]
+                    absent_rows["embedding-ceiling"] = _other_choice(drawn, one.made)
+            own = {row: own[row] for row in ROWS if row in own}
+            table = summarise(own, section.metrics, section.bootstrap, study.seed)
+            for name, entry in summarise(own, ["similarity"], section.bootstrap, study.seed)["reconstruction"].items():
+                table["reconstruction"][name] = {**entry, "network": protocol["networks"][panel.similarity]["network"]}
+            write_json(folder / f"{method}.json", {
+                "study": study.name, "method": method, "dataset": dataset, "subject": subject,
+                "role": study.role(dataset, subject), "trials": int(one.attributes.get("trials", available)), "stimulus": stimulus.tolist(),
+                "sampling": {key: value if isinstance(value, str) else float(value) for key, value in one.attributes.items() if np.ndim(value) == 0},
+                "protocol": protocol, "tested": tested, "rows": table, "absent": absent, "absent_rows": absent_rows,
+                "warnings": [*warnings(own["reconstruction"], len(stimulus)), *one.notes],
+            })  # fmt: skip
+
+
+def _other_choice(drawn: int, made: Made) -> str:
+    if drawn == made.samples:
+        return f"the picture is the best of {drawn} samples, with which a method that shows {made.choice_of_sample} does not compare"
+    return f"the picture is the best of {drawn} samples, with which methods that have {made.samples} do not compare"
+
+
+def _opened(reconstructions: Sequence[Path], stack: contextlib.ExitStack) -> dict[str, h5py.File]:
+    """The reconstruction files by method, in the order given."""
+    files: dict[str, h5py.File] = {}
+    for path in reconstructions:
+        file = stack.enter_context(h5py.File(path))
+        if not len(file["stimulus"]):
+            raise InputError(f"{path}: holds no reconstruction; run the reconstruct stage again")
+        method = str(file.attrs["method"])
+        if method in files:
+            raise InputError(f"--reconstructions: {files[method].filename} and {path} are both of the method {method}; give one file of each")
+        files[method] = file
+    return files
 
 
 def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
     """Rows of an HDF5 data set in any order."""
-    wanted, back = np.unique(_known(values, index), return_inverse=True)
+    wanted, back = np.unique(index, return_inverse=True)
+    if len(wanted) and wanted[-1] >= len(values):
+        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {wanted[-1]} is asked for; these files do not belong together")
     return values[wanted][back]
 
 
-def _known(values: Any, index: np.ndarray) -> np.ndarray:
-    """The index; InputError where it reaches beyond an HDF5 data set."""
-    if len(index) and index.max() >= len(values):
-        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {index.max()} is asked for; these files do not belong together")
-    return index
-
-
-def _rows(
-    files: ExitStack, reconstruction: Path, controls: Path, stimuli: Path, prepared: Path, seed: int
-) -> tuple[Made, dict[str, Row], dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
-    """How the pictures were made, pictures of every row, predicted embeddings, the reconstruction file's attributes, reasons for absent rows.
-
-    The pictures stay in their files, which `files` holds open.
-    """
-    file, images, drawn = (files.enter_context(h5py.File(path)) for path in (reconstruction, stimuli, controls))
-    stimulus = file["stimulus"][:].astype(int)
-    if not len(stimulus):
-        raise InputError(f"{reconstruction}: holds no reconstruction; run the reconstruct stage again")
-    n, samples = file["samples"].shape[:2]
-    every = np.arange(n * samples).reshape(n, samples)
-    shown = every[np.arange(n), file["shown"][:].astype(int)]
-    rows = {"reconstruction": Row(file["samples"], shown), "shuffled": Row(file["shuffled"], np.arange(n))}
-    predicted = {row: file[key][:] for row, key in (("reconstruction", "predicted"), ("shuffled", "predicted_shuffled")) if key in file}
-    attributes = dict(file.attrs)
-    made = Made(stimulus, attributes["repeats"], attributes["trials_per_picture"], samples, attributes["choice"])
-    if n > 1:
-        rows["chance"] = Row(file["samples"], of_another_image(shown, seed))
-        if "reconstruction" in predicted:
-            predicted["chance"] = of_another_image(predicted["reconstruction"], seed)
+def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images: h5py.Dataset, pictures: Joined, seed: int) -> Reconstructions:
+    """One method's rows, its pictures joined to the others'."""
+    order = np.argsort(file["stimulus"][:])
+    if not np.array_equal(file["stimulus"][:][order], stimulus):
+        raise InputError(f"{file.filename}: reconstructs other test pictures than the other methods do; run the reconstruct stage of all methods again")
+    attributes, absent_rows, notes = dict(file.attrs), {}, []
+    each = file["samples"].shape[1]
+    drawn = each if attributes.get("strength", 1) else 1  # nothing is drawn by chance then, and all samples are equal
+    choice = str(attributes["choice"])
+    samples = pictures.add(file["samples"], order)
+    shown = samples[np.arange(len(order)), file["shown"][:].astype(int)[order]]
+    rows = {"reconstruction": shown, "shuffled": pictures.add(file["shuffled"], order)}
+    predicted = {row: file[key][:][order] for row, key in PREDICTED.items() if key in file}
+    if "body-removed" not in predicted:
+        absent_rows["body-removed"] = "the method has no body" if predicted else "the method predicts no image embedding"
+    if len(order) > 1:
+        rows["chance"] = of_another_image(shown, seed)
     if "predicted_train_nearest" in file:
-        rows["nearest-training-image"] = Row(images["images"], _known(images["images"], file["predicted_train_nearest"][:]))
-    rows["mean-training-image"] = Row(mean_training_image(stimuli, prepared)[None], np.zeros(n, int))
-    known = {int(s): i for i, s in enumerate(drawn["stimulus"][:])}
-    missing = [s for s in stimulus.tolist() if s not in known]
-    if missing:
-        raise InputError(f"{controls}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again with {stimuli}")
-    place = np.array([known[s] for s in stimulus.tolist()])
+        nearest, back = np.unique(file["predicted_train_nearest"][:][order], return_inverse=True)
+        rows["nearest-training-image"] = pictures.add(images, nearest)[back]
+    if drawn > 1:
+        rows["samples"] = samples
+    else:
+        absent_rows["samples-mean"] = "all samples of a picture are the same" if each > 1 else "one sample is drawn of each picture"
+    if choice == FIRST:
+        notes.append(f"{method} predicts no image embedding: the first of its {each} samples is shown")
+    elif drawn > 1 and (control := int(attributes.get("shuffled_samples", 1))) != each:
+        notes.append(f"{method}: the control shuffled is chosen of {control} sample{'' if control == 1 else 's'}, the picture shown of {each}")
+    made = Made(stimulus, str(attributes["repeats"]), str(attributes["trials_per_picture"]), each, choice)
+    return Reconstructions(made, attributes, rows, predicted, absent_rows, notes)
+
+
+def _controls(file: h5py.File, stimulus: np.ndarray, mean: np.ndarray, pictures: Joined) -> tuple[dict[str, np.ndarray], dict[str, str], int]:
+    """Rows that do not depend on the method, reasons for those that are absent, and of how many samples the ceiling is the best."""
+    known = file["stimulus"][:].astype(int)
+    missing = np.setdiff1d(stimulus, known)
+    if len(missing):
+        raise InputError(f"{file.filename}: has no controls for stimulus {missing[0]}; run the reconstruct-controls stage again with this subject's stimuli")
+    order = np.argsort(known)
+    place = order[np.searchsorted(known, stimulus, sorter=order)]
+    rows = {"mean-training-image": np.repeat(pictures.add(mean[None]), len(stimulus))}
     for row in OF_THE_SUBJECT[1:]:
-        if row.replace("-", "_") in drawn:
-            rows[row] = Row(drawn[row.replace("-", "_")], place)
-    absent = json.loads(drawn.attrs["absent"])
-    if "embedding-ceiling" in rows and (count := int(drawn.attrs["samples"])) != samples:
-        del rows["embedding-ceiling"]
-        absent["embedding-ceiling"] = f"the picture is the best of {count} samples, with which methods that have {samples} do not compare"
-    if samples > 1:
-        rows[SAMPLES] = Row(file["samples"], every)
-    if len({row.size for row in rows.values()}) > 1:
-        shown_sizes = ", ".join(f"{name} {row.size[0]} x {row.size[1]}" for name, row in rows.items())
-        raise InputError(f"{reconstruction}: pictures of different sizes ({shown_sizes}); run the stages of one picture_size again")
-    return made, rows, predicted, attributes, absent
+        if row.replace("-", "_") in file:
+            rows[row] = pictures.add(file[row.replace("-", "_")], place)
+    return rows, json.loads(file.attrs["absent"]), int(file.attrs["samples"])
 
 
 def embedding_measures(
     wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], training: np.ndarray, embedding: Path, seed: int
 ) -> dict[str, str]:
-    """Identification and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent.
+    """Identification, error and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent.
 
-    For identification every dimension is standardised by the subject's training images (n, d), never by test images:
-    embeddings of all images share most of their direction, and raw correlations say little.
+    For identification and error every dimension is standardised by the subject's training images (n, d), never by test images:
+    embeddings of all images share most of their direction, and raw correlations say little. No picture is involved: in the row
+    `chance` stands the level of chance itself.
     """
     import torch
 
     absent = {}
-    names = [name for name in ("identification", *RETRIEVAL) if name in wanted]
+    names = [name for name in of_kind("embedding") if name in wanted]
     if not predicted:
         return dict.fromkeys(names, "the method predicts no image embedding")
     if next(iter(predicted.values())).shape[1:] != truth.shape[1:]:
         return dict.fromkeys(names, "the method's embedding is not the image embedding's space")
-    clip = networks.embedding_kind(embedding) in networks.CONTRASTIVE
-    if not clip:
-        absent = {
-            name: f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}"
-            for name in names
-            if name in RETRIEVAL
-        }
-    mean, deviation = training.mean(0), training.std(0).clip(1e-6)
+    if networks.embedding_kind(embedding) not in networks.CONTRASTIVE:
+        space = f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}"
+        absent = {name: space for name in names if MEASURES[name].group == "retrieval"}
+        names = [name for name in names if name not in absent]
+    mean, deviation = training.mean(0), training.std(0).clip(LEAST)
+    varies = torch.from_numpy(deviation > LEAST)
     standard = torch.from_numpy((truth - mean) / deviation)
     for row, values in predicted.items():
-        if "identification" in names:
-            measured[row]["identification"] = m.two_way(m.correlations(standard, torch.from_numpy((values - mean) / deviation)))
-        if clip:
-            both = dict(zip(RETRIEVAL, m.retrieval(truth, values, POOL, REPEATS, seed), strict=True))
-            measured[row].update({name: both[name] for name in names if name in both})
+        own = torch.from_numpy((values - mean) / deviation)
+        found = {"identification": m.two_way(m.correlations(standard, own)), "embedding_error": m.embedding_error(standard[:, varies], own[:, varies])}
+        if any(MEASURES[name].group == "retrieval" for name in names):
+            found |= dict(zip(("retrieval_forward", "retrieval_backward"), m.retrieval(truth, values, POOL, REPEATS, seed), strict=True))
+        measured[row].update({name: found[name] for name in names if name in found})
+    if "chance" in measured:
+        measured["chance"] |= {name: np.full(len(truth), MEASURES[name].level_of_chance(min(POOL, len(truth)))) for name in names}
     return absent
 
 
-def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, samples: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def summarise(measured: Mapping[str, Mapping[str, Any]], wanted: Sequence[str], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     """Value and 95 % interval of every measure in every row, in the order of `wanted`, as plain JSON types.
 
-    A measure per image has a percentile bootstrap over images; Inception Score its mean +- 1.96 standard errors over its
-    parts; FID no interval. `samples` are measures of all samples (n, k): averaged within each stimulus, they
-    give `samples_mean` of the row `reconstruction`.
+    A measure per image (n,) has a percentile bootstrap over images; one of several drawings of the trials (d, n) over drawings
+    and images, and its values per image are means over drawings. Inception Score has its mean +- 1.96 standard errors over its
+    parts; FID no interval.
     """
     rows: dict[str, dict[str, Any]] = {}
     for row, values in measured.items():
@@ -228,17 +268,21 @@ def summarise(measured: Measured, wanted: list[str], resamples: int, seed: int, 
                 if error is not None:
                     rows[row][name]["standard_error"] = error
                 continue
-            known = np.isfinite(value)
+            of_drawing = np.atleast_2d(value)
+            known = np.isfinite(of_drawing).all(0)
             if not known.any():
                 continue
-            low, high = bootstrap(value[known], resamples, seed)
-            rows[row][name] = {
-                "value": float(value[known].mean()), "ci_low": float(low), "ci_high": float(high), "n": int(known.sum()),
-                "per_image": [round(float(v), 7) if np.isfinite(v) else None for v in value],
+            low, high = bootstrap(of_drawing[:, known], resamples, seed, drawings=True)
+            entry = {
+                "value": float(of_drawing[:, known].mean()), "ci_low": float(low), "ci_high": float(high), "n": int(known.sum()),
+                "per_image": _plain(np.where(known, of_drawing.mean(0), np.nan)),
             }  # fmt: skip
-            if row == "reconstruction" and samples and name in samples:
-                rows[row][name]["samples_mean"] = float(np.nanmean(samples[name].mean(1)))
+            rows[row][name] = entry | ({"per_drawing": [_plain(one) for one in of_drawing]} if len(of_drawing) > 1 else {})
     return rows
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [round(float(v), 7) if np.isfinite(v) else None for v in values]
 
 
 def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embedding: Path, stimuli: Path, made: Made) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -259,7 +303,9 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         "pictures": len(pictures), "hash": content_hash(pixels), "trials_per_picture": made.trials_per_picture, "retrieval_pool": min(POOL, len(pictures)),
     }  # fmt: skip
     section = study.datasets[dataset]
-    data = section.model_dump(mode="json", exclude={"training_subjects", "new_subjects", "root"})
+    data = section.model_dump(mode="json", exclude=WHO_WHERE_AND_FORM)
+    if data.get("mask"):
+        data["mask"] = Path(data["mask"]).name.partition(".")[0]  # which voxels, not where the file lies
     if section.source == "simulated":
         data |= {"study_seed": study.seed}
     content = {

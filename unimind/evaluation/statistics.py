@@ -2,6 +2,7 @@
 
 The unit is the test image: several samples of one stimulus are averaged first, and what several subjects saw is one unit,
 drawn or flipped for all of them together, because an image that is easy to decode is so in every brain. Subjects are fixed.
+Where a budget of trials was drawn several times, an interval counts the drawings as well as the images.
 """
 
 from collections.abc import Hashable, Sequence
@@ -9,10 +10,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 CONFIDENCE = 0.95
+FLIPPED_AT_ONCE = 5000  # sign flips in memory together
 Images = Sequence[Sequence[Hashable]]
 
 
-def resampled_means(values: Sequence[np.ndarray], images: Images, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+def resampled_means(values: Sequence[np.ndarray], images: Images, resamples: int = 2000, seed: int = 0, drawings: bool = False) -> np.ndarray:
     """Means over subjects of their means over images, the images drawn with replacement: (resamples,) or (resamples, m).
 
     Subjects that share images, directly or through others, get the same draws from all the images they saw; other
@@ -24,10 +26,27 @@ def resampled_means(values: Sequence[np.ndarray], images: Images, resamples: int
         counts = random.multinomial(len(seen), np.full(len(seen), 1 / len(seen)), size=resamples).astype(float)
         for subject in subjects:
             own = counts[:, [seen[image] for image in images[subject]]]
-            drawn = own.sum(1).reshape(-1, *[1] * (values[subject].ndim - 1))
-            with np.errstate(invalid="ignore"):
-                total = total + own @ values[subject] / drawn / len(values)
+            of_drawing = _spread(np.asarray(values[subject], float)) if drawings else np.asarray(values[subject], float)[None]
+            number = len(of_drawing)
+            weights = random.multinomial(number, np.full(number, 1 / number), size=resamples) / number if number > 1 else np.ones((resamples, 1))
+            for value, weight in zip(of_drawing, weights.T, strict=True):
+                known = np.isfinite(value)
+                with np.errstate(invalid="ignore"):
+                    mean = (own @ np.where(known, value, 0)) / (own @ known)
+                total = total + weight.reshape(-1, *[1] * (value.ndim - 1)) * mean / len(values)
     return np.asarray(total)
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Values (d, n, ...) of d drawings whose means are spread by sqrt(d / (d - 1)).
+
+    d drawings taken with replacement vary by (d - 1) / d of their variance about the mean of all; so spread, by all of it.
+    """
+    count = len(values)
+    if count < 2:
+        return values
+    means = np.nanmean(values, axis=1, keepdims=True)
+    return values + (np.sqrt(count / (count - 1)) - 1) * (means - means.mean(0))
 
 
 def _sharing(images: Images) -> list[tuple[dict[Hashable, int], list[int]]]:
@@ -44,29 +63,34 @@ def _numbered(images: Images) -> dict[Hashable, int]:
     return {image: k for k, image in enumerate(dict.fromkeys(image for own in images for image in own))}
 
 
-def bootstrap(values: np.ndarray | Sequence[np.ndarray], resamples: int = 2000, seed: int = 0, images: Images | None = None) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap(
+    values: np.ndarray | Sequence[np.ndarray], resamples: int = 2000, seed: int = 0, images: Images | None = None, drawings: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile bootstrap interval of a mean over test images, or of the mean of several subjects' means.
 
     Parameters
     ----------
     values : array of shape (n,) or (n, m), or a list of such arrays, one per subject
-        One value per image.
+        One value per image; NaN where there is none.
     images : list of lists of length n, optional
         Which image each value is of, for every subject. By default no two subjects share an image.
+    drawings : bool
+        Values have shape (d, n) or (d, n, m): of d drawings of the trials a method got. Drawings and images are then both
+        drawn with replacement, apart (the pigeonhole bootstrap of Owen 2007), each subject's drawings for itself.
 
     Returns
     -------
     low, high : arrays of shape () or (m,)
     """
     subjects = [np.asarray(v, float) for v in values] if isinstance(values, (list, tuple)) else [np.asarray(values, float)]
-    means = resampled_means(subjects, images or _own(subjects), resamples, seed)
+    means = resampled_means(subjects, images or _own(subjects, int(drawings)), resamples, seed, drawings)
     low, high = np.nanquantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)  # NaN: a draw without an image of some subject
     return low, high
 
 
-def _own(values: Sequence[np.ndarray]) -> Images:
+def _own(values: Sequence[np.ndarray], axis: int = 0) -> Images:
     """Images that no two subjects share."""
-    return [[(subject, k) for k in range(len(v))] for subject, v in enumerate(values)]
+    return [[(subject, k) for k in range(v.shape[axis])] for subject, v in enumerate(values)]
 
 
 def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, seed: int = 0, images: Images | None = None) -> np.ndarray:
@@ -75,8 +99,8 @@ def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, see
     Parameters
     ----------
     differences : list of arrays of shape (n_subject, m)
-        One array per subject; per image, the difference of two methods in m measures. The statistic is the mean over
-        subjects of the mean over images.
+        One array per subject; per image, the difference of two methods in m measures, NaN where there is none. The
+        statistic is the mean over subjects of the mean over images.
     images : list of lists of length n_subject, optional
         Which image each difference is of, as for `bootstrap`: an image has one sign for all who saw it.
 
@@ -89,10 +113,14 @@ def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, see
     place = _numbered(images)
     parts = np.zeros((len(place), differences[0].shape[1]))  # every image's part of the statistic
     for own, d in zip(images, differences, strict=True):
-        np.add.at(parts, [place[image] for image in own], d / len(d) / len(differences))
-    signs = np.random.default_rng(seed).integers(0, 2, (permutations, len(parts)), dtype=np.int8).astype(np.float32) * 2 - 1
-    observed, null = np.abs(parts.sum(0)), np.abs(signs @ parts.astype(np.float32))
-    return (1 + (null >= observed * (1 - 1e-5)).sum(0)) / (1 + permutations)
+        known = np.isfinite(d)
+        np.add.at(parts, [place[image] for image in own], np.where(known, d, 0) / known.sum(0).clip(1) / len(differences))
+    random = np.random.default_rng(seed)
+    observed, extreme = np.abs(parts.sum(0)) * (1 - 1e-5), np.zeros(parts.shape[1], int)
+    for start in range(0, permutations, FLIPPED_AT_ONCE):
+        signs = random.integers(0, 2, (min(FLIPPED_AT_ONCE, permutations - start), len(parts)), dtype=np.int8).astype(np.float32) * 2 - 1
+        extreme += (np.abs(signs @ parts.astype(np.float32)) >= observed).sum(0)
+    return (1 + extreme) / (1 + permutations)
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -13,14 +13,15 @@ from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure
-from unimind.evaluation.pictures import Pictures
+from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
 from unimind.reconstruction.predict import predict_pictures
-from unimind.reconstruction.reconstruct import REPEATS, choice_of_sample, trials_per_picture
+from unimind.reconstruction.reconstruct import REPEATS, trials_per_picture
+from unimind.reconstruction.tested import choice_of_sample
 from unimind.stages import STAGES
 from unimind.storage import read_json, write_json
 from unimind.study import Study
@@ -171,9 +172,9 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         norms = norms_for(generator, files.embeddings, known)
         pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label)
         with h5py.File(files.stimuli) as file:
-            truths = Pictures(rows_at(file["images"], stimulus))
+            truths = PictureSet(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}
-        found = measure(panel, truths, Pictures(pictures), index, batch, lambda network: stored_features(files.features, stimulus, network))
+        found = measure(panel, truths, PictureSet(pictures), index, batch, lambda network: stored_features(files.features, stimulus, network))
     with h5py.File(files.embeddings) as file:
         predicted = {} if prediction.embedding is None else {"reconstruction": prediction.embedding.cpu().numpy()}
         absent |= embedding_measures(
@@ -203,8 +204,8 @@ def _pictures_of(cell: Cell, data: PreparedSubject) -> np.ndarray:
 def _entry(
     study: Study, method: str, dataset: str, subject: str, way: str, trials: str, available: int, parts: list[dict[str, Any]], files: _Files
 ) -> dict[str, Any]:
-    """One way and budget, its drawings averaged image by image: the images, not the drawings, are what an interval is over."""
-    measured = {"reconstruction": {name: np.mean([part["measures"][name] for part in parts], axis=0) for name in parts[0]["measures"]}}
+    """One way and budget; its intervals are over drawings and images."""
+    measured = {"reconstruction": {name: np.array([part["measures"][name] for part in parts], float) for name in parts[0]["measures"]}}
     wanted = [name for name in study.evaluation.metrics if name in measured["reconstruction"]]
     panel = Panel.of([name for name in wanted if name in OF_PICTURES], study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
     made = Made(np.array(parts[0]["stimulus"]), REPEATS, parts[0]["trials_per_picture"], 1, choice_of_sample(1))
@@ -222,7 +223,6 @@ def _entry(
         "protocol": protocol,
         "tested": tested,
         "rows": summarise(measured, wanted, study.evaluation.bootstrap, study.seed),
-        "per_drawing": {name: [float(np.nanmean(part["measures"][name])) for part in parts] for name in wanted},
         "costs": {name: float(np.mean([part["costs"][name] for part in parts])) for name in COSTS},
         "absent": parts[0]["absent"],
     }

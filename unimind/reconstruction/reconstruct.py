@@ -18,7 +18,7 @@ from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.predict import predict_pictures, taken, training_features
-from unimind.reconstruction.tested import derangement
+from unimind.reconstruction.tested import choice_of_sample, derangement
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 from unimind.training.checkpoint import fingerprint
@@ -27,11 +27,6 @@ from unimind.training.checkpoint import fingerprint
 REPEATS = "all test trials of a picture"
 #: Columns of the grid.
 SHOWN = 24
-
-
-def choice_of_sample(samples: int) -> str:
-    """How one of a picture's samples is chosen to be shown, in the protocol's words."""
-    return "agrees best with the method's own predicted embedding; the first where it predicts none" if samples > 1 else "the only one"
 
 
 def trials_per_picture(prepared: PreparedSubject) -> str:
@@ -120,7 +115,8 @@ def reconstruct(
         file.attrs.update({
             **drawing_protocol(generator, sampling, norms),
             "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": chosen,
-            "choice": choice_of_sample(sampling.samples), "repeats": REPEATS, "trials_per_picture": trials,
+            "shuffled_samples": sampling.samples,
+            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS, "trials_per_picture": trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip

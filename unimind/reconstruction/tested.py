@@ -1,4 +1,4 @@
-"""Which pictures a stimulus set is tested on, and which of them change places in the controls."""
+"""Which pictures a stimulus set is tested on, which of them change places in the controls, and which of its samples is shown of each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 
 from unimind.data.prepared import SPLITS, Stimuli
 from unimind.errors import InputError
+
+#: How a method shows one of several samples that it cannot choose among, in the protocol's words.
+FIRST = "the first of them"
+
+
+def choice_of_sample(samples: int, chosen: bool = True) -> str:
+    """How one of a picture's samples comes to be shown, in the protocol's words; `chosen` says whether the method predicts what to choose by."""
+    if samples == 1:
+        return "the only one"
+    return "agrees best with the method's own predicted embedding" if chosen else FIRST
 
 
 def pictures_tested(stimuli: Path, prepared: Sequence[Path] = ()) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ RANKING = {"similarity": 1, "lpips": -1, "lpips_squeeze": -1, "perceptual_distan
 
 
 @dataclass(frozen=True)
-class Cell:
+class Tile:
     """A place in a mosaic: one picture (H, W, 3) uint8, and beside it, at half the size, further ones (m, H, W, 3)."""
 
     picture: np.ndarray | None
@@ -54,7 +54,7 @@ def resized(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def mosaic(
-    cells: Sequence[Sequence[Cell]],
+    cells: Sequence[Sequence[Tile]],
     rows: Sequence[str],
     columns: Sequence[str],
     tile: int,
@@ -66,8 +66,8 @@ def mosaic(
 
     Parameters
     ----------
-    cells : sequence of rows of Cell
-        An empty cell (`Cell(None)`) stays white.
+    cells : sequence of rows of Tile
+        An empty cell (`Tile(None)`) stays white.
     rows, columns : sequence of str
         Labels, at the left and on top; broken into lines where too long.
     tile : int

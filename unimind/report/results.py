@@ -1,84 +1,35 @@
-"""What figures and page share: reading the tables, and the names, units and colours under which results are shown."""
+"""What figures and page share: reading the tables, and the names and colours under which results are shown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from unimind.errors import InputError
+from unimind.evaluation import measures
+from unimind.evaluation.rows import AVERAGES
+from unimind.evaluation.tabulate import COLUMNS
 from unimind.study import Study
 
 #: Okabe and Ito's colours, told apart by colour-blind readers too; methods take them in the study's order.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31")
 CONTROL_COLOUR = "#8A9099"
-#: `subject` of a row that is an average over the subjects of a role.
-AVERAGE = {"train": "average:train", "new": "average:new"}
-COLUMNS = ("study", "dataset", "subject", "role", "method", "trials", "metric", "value", "ci_low", "ci_high", "n_test", "better", "protocol")
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: its name, direction, whether as per cent, its chance level, and what it says in one line."""
-
-    label: str
-    better: str
-    percent: bool = False
-    chance: float | None = None
-    low_level: bool = False
-    meaning: str = ""
-
-
-_TWO_WAY = "how often the reconstruction is closer to the seen picture than to another test picture, in the features of {}"
-METRICS: dict[str, Metric] = {
-    "clip": Metric("CLIP", "higher", True, 0.5, meaning=_TWO_WAY.format("a CLIP image network")),
-    "study_clip": Metric("Own CLIP", "higher", True, 0.5, meaning=_TWO_WAY.format("the small CLIP trained in the study, which saw none of these pictures")),
-    "squeezenet": Metric("SqueezeNet", "higher", True, 0.5, meaning=_TWO_WAY.format("SqueezeNet 1.1")),
-    "inception": Metric("Inception", "higher", True, 0.5, meaning=_TWO_WAY.format("Inception-v3")),
-    "alexnet5": Metric("AlexNet(5)", "higher", True, 0.5, meaning=_TWO_WAY.format("AlexNet, fifth convolution")),
-    "alexnet2": Metric("AlexNet(2)", "higher", True, 0.5, meaning=_TWO_WAY.format("AlexNet, second convolution")),
-    "identification": Metric(
-        "Embedding",
-        "higher",
-        True,
-        0.5,
-        meaning="how often the embedding predicted from the brain, before any picture is drawn, is closer to the seen picture's than to another test picture's",
-    ),
-    "retrieval_forward": Metric(
-        "Image to brain", "higher", True, meaning="how often the right one of many predicted embeddings is the nearest to the picture's embedding"
-    ),
-    "retrieval_backward": Metric(
-        "Brain to image", "higher", True, meaning="how often the seen picture, among many test pictures, is the nearest to the predicted embedding"
-    ),
-    "classifier": Metric(
-        "Object class", "higher", True, meaning="how often the study's own classifier sees the same object in the reconstruction as in the seen picture"
-    ),
-    "nway_top1": Metric(
-        "50-way top-1", "higher", True, 0.02, meaning="how often the seen picture's class wins against 49 random other classes in the reconstruction"
-    ),
-    "effnet": Metric("EffNet-B", "lower", meaning="correlation distance of EfficientNet features"),
-    "swav": Metric("SwAV", "lower", meaning="correlation distance of SwAV ResNet-50 features"),
-    "lpips": Metric("LPIPS", "lower", meaning="learned perceptual distance by AlexNet"),
-    "lpips_squeeze": Metric("LPIPS-squeeze", "lower", meaning="learned perceptual distance by SqueezeNet 1.1; does not compare with LPIPS by AlexNet"),
-    "perceptual_distance": Metric("Perceptual distance", "lower", meaning="distance of the feature maps of the study's own classifier"),
-    "fid": Metric("FID", "lower", meaning="distance of the two sets' Inception feature distributions"),
-    "inception_score": Metric("Inception Score", "higher", meaning="sharpness and variety of the pictures by Inception-v3; knows nothing of what was seen"),
-    "classifier_score": Metric(
-        "Classifier score", "higher", meaning="sharpness and variety of the pictures by the study's own classifier; knows nothing of what was seen"
-    ),
-    "pixcorr": Metric("PixCorr", "higher", low_level=True, meaning="correlation of pixel values"),
-    "ssim": Metric("SSIM", "higher", low_level=True, meaning="structural similarity of the grey pictures"),
-    "mse": Metric("MSE", "lower", low_level=True, meaning="mean squared difference of pixel values in [0, 1]"),
-}
-#: Metrics that say whether the right picture was read, in the order in which one becomes the page's headline.
-HEADLINES = ("clip", "study_clip", "squeezenet", "inception", "alexnet5", "identification", "classifier", "nway_top1")
 #: Stages in the order in which they run.
-STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "fit", "align", "condition", "adapt", "reconstruct")
-#: A paired test between two methods counts below this (Holm-adjusted) p.
-LEVEL = 0.05
-
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "teach", "enter", "align", "condition", "adapt", "reconstruct")
+#: The control whose numbers stand in a table of their own: it has no picture.
+BODY_REMOVED = "body-removed"
 #: Control -> (name shown, what it is and what it tells, in one sentence), both with a place for what was recorded.
 CONTROLS: dict[str, tuple[str, str]] = {
+    "samples-mean": (
+        "Mean of all samples",
+        "The measure of every sample the method draws of a picture, averaged: what it scores when no sample is chosen.",
+    ),
+    BODY_REMOVED: (
+        "Body removed",
+        "The same model, its shared body giving its mean over the training pictures for every trial: what is lost by that is what the body adds.",
+    ),
     "shuffled": ("Shuffled {signal}", "The same model given the {signal} of another test picture: whatever it still scores does not come from the brain."),
     "chance": (
         "Chance",
@@ -108,32 +59,9 @@ CONTROLS: dict[str, tuple[str, str]] = {
 }
 
 
-def metric(name: str) -> Metric:
-    """How a metric is shown; a metric unknown here keeps its own name."""
-    return METRICS.get(name, Metric(name, "higher"))
-
-
-def ordered(metrics: Iterable[str]) -> list[str]:
-    """Metrics in the order shown: identification first, distances next, low-level last, unknown ones at the end."""
-    known = list(METRICS)
-    return sorted(set(metrics), key=lambda name: (known.index(name) if name in known else len(known), name))
-
-
 def stage_order(stage: str) -> int:
     """Place of a stage, or of a model of it (`align/all`), in the order in which they run."""
     return next((place for place, known in enumerate(STAGES) if stage.startswith(known)), len(STAGES))
-
-
-def lower_is_better(rows: pd.DataFrame) -> bool:
-    """Direction of one metric's rows, as the table says it."""
-    return str(rows.better.iloc[0]).lower() == "lower"
-
-
-def text(name: str, value: float) -> str:
-    """A value as the tables print it, without its unit."""
-    if metric(name).percent:
-        return f"{100 * value:.1f}"
-    return f"{value:.4f}" if name == "mse" else f"{value:.2f}" if name in ("inception_score", "fid", "classifier_score") else f"{value:.3f}"
 
 
 def labels(study: Study) -> dict[str, str]:
@@ -178,7 +106,20 @@ def read_table(tables: Path, name: str) -> pd.DataFrame | None:
 
 
 @dataclass(frozen=True)
-class Losses:
+class Figure:
+    """A PNG file of the report: the section it belongs to, what it shows in a sentence, and in words for those who cannot see it."""
+
+    file: str
+    section: str
+    caption: str
+    alt: str
+    title: str = ""
+    dataset: str = ""
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class LossCurves:
     """Loss curves of one trained part: its method (`foundations` for the study's own networks), its place in it, and `losses.csv`."""
 
     owner: str
@@ -197,7 +138,7 @@ class Kept:
     value: float
 
 
-def read_losses(study: Study, models: Sequence[Path]) -> list[Losses]:
+def read_losses(study: Study, models: Sequence[Path]) -> list[LossCurves]:
     """The `losses.csv` of model folders, methods in the study's order and stages in the flow's.
 
     Raises
@@ -215,7 +156,7 @@ def read_losses(study: Study, models: Sequence[Path]) -> list[Losses]:
             raise InputError(f"{model}/losses.csv: no column {', '.join(sorted(missing))}; delete the model and train again")
         place = next((number for number, part in enumerate(model.parts) if part in study.methods and model.parts[number - 1] == "models"), None)
         owner, name = (model.parts[place], " · ".join(model.parts[place + 1 :])) if place is not None else ("foundations", model.name)
-        found.append(Losses(owner, name, table))
+        found.append(LossCurves(owner, name, table))
     owners = [*study.methods, "foundations"]
     return sorted(found, key=lambda one: (owners.index(one.owner), stage_order(one.name), one.name))
 
@@ -266,7 +207,7 @@ def _control(row: tuple[str, str], keys: dict[str, str]) -> tuple[str | None, st
 
 def single(scores: pd.DataFrame) -> pd.DataFrame:
     """Rows of single subjects."""
-    return scores[~scores.subject.isin(AVERAGE.values())]
+    return scores[~scores.subject.isin(AVERAGES.values())]
 
 
 def over_subjects(scores: pd.DataFrame, role: str) -> pd.DataFrame:
@@ -275,17 +216,17 @@ def over_subjects(scores: pd.DataFrame, role: str) -> pd.DataFrame:
     Where the table has neither, the plain mean of the subjects stands in, without an interval.
     """
     records = scores.to_dict("records")
-    members = {(row["dataset"], row["subject"]) for row in records if row["role"] == role and row["subject"] not in AVERAGE.values()}
+    members = {(row["dataset"], row["subject"]) for row in records if row["role"] == role and row["subject"] not in AVERAGES.values()}
     groups: dict[tuple, list[dict]] = {}
     for row in records:
-        if row["subject"] == AVERAGE[role] or (row["dataset"], row["subject"]) in members:
+        if row["subject"] == AVERAGES[role] or (row["dataset"], row["subject"]) in members:
             groups.setdefault((row["dataset"], row["method"], row["metric"], str(row["protocol"])), []).append(row)
     rows = []
     for group in groups.values():
-        row = next((row for row in group if row["subject"] == AVERAGE[role]), group[0])
-        if row["subject"] != AVERAGE[role] and len(group) > 1:
+        row = next((row for row in group if row["subject"] == AVERAGES[role]), group[0])
+        if row["subject"] != AVERAGES[role] and len(group) > 1:
             nothing = float("nan")
-            row = row | {"value": sum(one["value"] for one in group) / len(group), "ci_low": nothing, "ci_high": nothing, "subject": AVERAGE[role]}
+            row = row | {"value": sum(one["value"] for one in group) / len(group), "ci_low": nothing, "ci_high": nothing, "subject": AVERAGES[role]}
         rows.append(row)
     found = pd.DataFrame(rows, columns=scores.columns)
     return found.assign(**{column: found[column].astype(object).where(found[column].notna(), None) for column in ("control", "of")})
@@ -301,10 +242,9 @@ def main_role(scores: pd.DataFrame) -> str:
     return "train" if (scores.role == "train").any() else "new"
 
 
-def headline(scores: pd.DataFrame) -> str | None:
-    """The metric the page opens with: the best known identification metric that the table has."""
-    present = set(scores.metric)
-    return next((name for name in HEADLINES if name in present), None)
+def headline(study: Study, scores: pd.DataFrame) -> str | None:
+    """The measure the page opens with (`measures.headline`)."""
+    return measures.headline(scores.metric, study.foundations.embedding)
 
 
 def compared(comparisons: pd.DataFrame | None, dataset: str, subject: str, name: str, a: str, b: str) -> tuple[float, float] | None:

@@ -1,7 +1,7 @@
 """The study: everything a user decides, typed.
 
 This package is the one source of the schema (`unimind schema`), of the defaults and of the reference in
-`config/README.md`. It imports nothing of the rest but its errors, and nothing slow: Snakemake reads it too.
+`config/README.md`. It imports nothing of the rest but its errors and the names of measures, and nothing slow: Snakemake reads it too.
 """
 
 from unimind.study.base import Section, Training
@@ -25,7 +25,7 @@ from unimind.study.data import (
     SplitRule,
     Unpaired,
 )
-from unimind.study.evaluation import METRICS, OWN_METRICS, Evaluation, Transfer
+from unimind.study.evaluation import Evaluation, Transfer
 from unimind.study.foundations import (
     ClipVisionEmbedding,
     DrawnPictures,

@@ -4,21 +4,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from unimind.evaluation.measures import NAMES
 from unimind.study.base import Name, Positive, Section
 from unimind.study.methods import Method
-
-METRICS = (
-    "mse", "pixcorr", "ssim", "lpips", "inception_score", "fid", "alexnet2", "alexnet5", "inception", "clip", "effnet",
-    "swav", "nway_top1", "retrieval_forward", "retrieval_backward",
-)  # fmt: skip
-#: Measures of our own beside the field's panel: named for the network that computes them, never as its stand-in.
-OWN_METRICS = ("identification", "study_clip", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance")
 
 
 class Evaluation(Section):
     """What is measured, and how surely."""
 
-    metrics: list[str] = Field([*METRICS, *OWN_METRICS], description="Measures to compute; one whose network is absent is left out of the tables with the reason.")
+    metrics: list[str] = Field([*NAMES], description="Measures to compute; one whose network is absent is left out of the tables with the reason.")
     bootstrap: Positive = Field(2000, description="Resamples of the test images for the 95 % intervals.")
     batch_size: Positive = 64
     weights: str = Field("$UNIMIND_WEIGHTS", description="Folder with the panel's weights (see config/weights.tsv).")
@@ -26,9 +20,9 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _known(self) -> "Evaluation":
-        unknown = [name for name in self.metrics if name not in (*METRICS, *OWN_METRICS)]
+        unknown = [name for name in self.metrics if name not in NAMES]
         if unknown:
-            raise ValueError(f"metrics: {', '.join(unknown)} unknown; known are {', '.join((*METRICS, *OWN_METRICS))}")
+            raise ValueError(f"metrics: {', '.join(unknown)} unknown; known are {', '.join(NAMES)}")
         return self
 
 

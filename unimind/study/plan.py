@@ -22,7 +22,7 @@ NETWORKS = ("embedding", "autoencoder", "diffusion", "classifier")
 class Job:
     """One result of a study: the stage that makes it, what the stage works on, and its path below `results/<study>/`."""
 
-    part: str  # data, foundations, controls, report, or a method's name
+    part: str  # data, foundations, controls, metrics, report, or a method's name
     stage: str
     names: dict[str, str]
     path: str
@@ -110,10 +110,6 @@ class Plan:
     def all_methods(self) -> list[str]:
         """The study's methods, then those of its comparison over trial budgets alone."""
         return list(dict.fromkeys([*self.methods, *(self.transfer.baselines if self.transfer else ())]))
-
-    def leads(self, method: str) -> bool:
-        """Whether no method before it draws as many samples: the controls that methods of one protocol share are measured with it."""
-        return method == next(name for name, other in self.methods.items() if other.sampling.samples == self.methods[method].sampling.samples)
 
     # --- who is trained on whom, and served by what ---
 
@@ -205,11 +201,11 @@ class Plan:
                 yield from _jobs(method, stage, _MODELS[stage], names)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
             yield from _jobs(method, "reconstruct", layout.RECONSTRUCTION, own)
-            yield from _jobs(method, "score", layout.METRICS, own)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
             yield from _jobs(method, "transfer", layout.TRANSFER, new if method in self.transferred() else [])
         yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
         yield from _jobs("controls", "features", layout.FEATURES, sets)
+        yield from _jobs("metrics", "score", layout.METRICS, pairs)
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)
         yield from _jobs("report", "report", layout.REPORT)

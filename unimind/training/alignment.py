@@ -24,8 +24,8 @@ from unimind.training.objectives.subject import SubjectAdversary, SubjectClassif
 #: Parameter of the Beta distribution of MixCo's weights (MindEye).
 MIXCO = 0.15
 
-#: Of the cosines that validation names pictures by: pictures whose cosines differ by more than this are told apart for sure.
-RETRIEVAL_TEMPERATURE = 0.1
+#: Of the cosines that validation names pictures by; the one that suits predictions best counts, so that sure ones are not preferred to right ones.
+TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 100.0)
 
 #: Penalties and folds of the ridge regressions that adapters start at.
 ALPHAS, FOLDS = tuple(float(10**k) for k in range(-1, 7)), 5
@@ -191,10 +191,11 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
     """How well held-out pictures are told apart, averaged over subjects.
 
     First, what is minimised: `retrieval`, the cross-entropy of naming the right one of the subject's held-out pictures by the cosine of
-    predicted and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), over a temperature of 0.1. Like
-    identification it does not depend on the predictions' length, which contrastive losses are free to change; unlike it, it is smooth
-    for few pictures. Then the distance that is trained, and two-way identification about the held-out pictures' mean. One picture is
-    told from no other: only the distance is left. All are of the image embedding or, where none is predicted, of the latent.
+    predicted and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), at the temperature that suits it best:
+    ln n for n pictures that cannot be told apart. Like identification it does not depend on the predictions' length, which contrastive
+    losses are free to change; unlike it, it is smooth for few pictures. Then the distance that is trained, and two-way identification.
+    One picture is told from no other: only the distance is left. All are of the image embedding or, where none is predicted, of the
+    latent.
     """
     space, target = encoder.space, encoder.targets[0]
     device = space.embedding_mean.device
@@ -210,9 +211,8 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
         if len(pictures) > 1:
             middle = shown.mean(0)
             cosine = torch.nn.functional.normalize(own - shown, dim=1) @ torch.nn.functional.normalize(candidates - middle, dim=1).T
-            retrieved.append(float(torch.nn.functional.cross_entropy(cosine / RETRIEVAL_TEMPERATURE, right)))
-            centre = candidates.mean(0)  # what the pictures share identifies none of them
-            identified.append(two_way(own - centre, candidates[right] - centre))
+            retrieved.append(min(float(torch.nn.functional.cross_entropy(cosine / temperature, right)) for temperature in TEMPERATURES))
+            identified.append(two_way(own - shown, candidates[right] - shown))
     values = {target: float(np.mean(distances))}
     return {"retrieval": float(np.mean(retrieved)), **values, "identification": float(np.mean(identified))} if retrieved else values
 

@@ -26,7 +26,10 @@ rule extract_features:
 
 rule score_reconstructions:
     input:
-        reconstruction=made(layout.RECONSTRUCTION),
+        reconstructions=lambda wildcards: [
+            made(layout.RECONSTRUCTION, method=method, **wildcards)
+            for method in STUDY.methods
+        ],
         controls=stimuli_of_subject(layout.CONTROLS),
         features=stimuli_of_subject(layout.FEATURES),
         stimuli=stimuli_of_subject(layout.STIMULI),
@@ -35,7 +38,7 @@ rule score_reconstructions:
         embedding=network("embedding"),
         classifier=network("classifier"),
     output:
-        made(layout.METRICS),
+        directory(made(layout.METRICS)),
     log:
         log_of(layout.METRICS),
     benchmark:
@@ -48,7 +51,7 @@ rule score_reconstructions:
     params:
         **call_of("score"),
     message:
-        "Measure the reconstructions of {wildcards.subject} ({wildcards.dataset}) by {wildcards.method}, with controls"
+        "Measure the reconstructions of {wildcards.subject} ({wildcards.dataset}) by all methods, with controls"
     shell:
         "{params.command} 2> {log}"
 
