@@ -120,8 +120,9 @@ def main() -> None:
                         seen = STAGES["enter"].view(own, method=method, dataset=dataset, subject=subject)
                         enter(seen, method, dataset, subject, *files(subject), taught, place)
                 view = STAGES["align"].view(own, method=method, group=dataset)
-                align(view, method, dataset, None, [files(subject)[1] for _, subject in members], places, None, Path(folder, "checkpoints"), Path(folder, "out"))
-                runs.append(scores(load_encoder(Path(folder, "out"))[0]))
+                out = Path(folder, "out")
+                align(view, method, dataset, None, [files(subject)[1] for _, subject in members], places, None, Path(folder, "checkpoints"), out)
+                runs.append(scores(load_encoder(out)[0]))
         cells = [f"{np.mean([one[b] for one in runs]):.3f} [{np.std([one[b] for one in runs]):.3f}]" for b in budgets]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 

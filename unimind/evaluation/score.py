@@ -303,7 +303,7 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         "pictures": len(pictures), "hash": content_hash(pixels), "trials_per_picture": made.trials_per_picture, "retrieval_pool": min(POOL, len(pictures)),
     }  # fmt: skip
     section = study.datasets[dataset]
-    data = section.model_dump(mode="json", exclude=WHO_WHERE_AND_FORM)
+    data = section.model_dump(mode="json", exclude=set(WHO_WHERE_AND_FORM))
     for key, file in (("split", "images"), ("blocks", "labels")):
         if isinstance(data.get(key), dict):
             data[key].pop(file, None)

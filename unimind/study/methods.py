@@ -238,7 +238,7 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _drawn(self) -> "Sampling":
         if self.strength == 0:
-            idle(self, ("sampler", "steps", "guidance"), "with strength 0 the autoencoder alone decodes")
+            idle(self, ("sampler", "steps", "guidance", "precision"), "with strength 0 the autoencoder alone decodes")
         return self
 
 
