@@ -20,7 +20,7 @@ from unimind.training.loop import fingerprint
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests/workflow/studies/tiny.yaml"
 CONVMIXER = {"method": "unimind-convmixer"}
-TRAININGS = ("foundation", "pretrain", "align", "fit", "condition", "adapt")
+TRAININGS = ("foundation", "pretrain", "align", "condition", "adapt")
 
 
 def content() -> dict:
@@ -122,7 +122,7 @@ EDITS = {
     "samples": ("methods.unimind-vit.sampling.samples", 3, {"unimind-vit reconstruct"}),
     "metric": ("evaluation.metrics", ["mse", "ssim"], {"features", "score"} | of_all("transfer")),
     "bootstrap": ("evaluation.bootstrap", 60, {"score"} | of_all("transfer")),
-    "another method": ("methods.ridge.enter.folds", 3, {"ridge enter", "ridge reconstruct", "ridge transfer"}),
+    "another method": ("methods.ridge.enter.folds", 3, {"ridge enter", "ridge transfer"}),
     "adapt.rank": ("methods.unimind-vit.adapt.rank", 4, {"unimind-vit adapt", "unimind-vit transfer"}),
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
@@ -160,7 +160,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study = content() | {"threads": 1}
     study["datasets"]["simulated"] |= {"training_subjects": ["subj01"]}
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
-    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"other": {**study["methods"]["unimind-vit"], "trained_on": {"subjects": 1, "trials": 40}}}}
+    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": {**study["methods"]["unimind-vit"], "trained_on": {"subjects": 1, "trials": 40}}}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
