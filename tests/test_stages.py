@@ -160,7 +160,8 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study = content() | {"threads": 1}
     study["datasets"]["simulated"] |= {"training_subjects": ["subj01"]}
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
-    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": {**study["methods"]["unimind-vit"], "trained_on": {"subjects": 1, "trials": 40}}}}
+    other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
+    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
