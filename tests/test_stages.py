@@ -126,7 +126,10 @@ EDITS = {
     "adapt.rank": ("methods.unimind-vit.adapt.rank", 4, {"unimind-vit adapt", "unimind-vit transfer"}),
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
-    "dropout of voxels": ("methods.unimind-vit.enter.dropout", 0.1, {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")}),
+    "dropout of voxels": (
+        "methods.unimind-vit.enter.dropout", 0.1,
+        {f"unimind-vit {stage}" for stage in ("pretrain", "align", "condition", "adapt", "reconstruct", "transfer")},
+    ),  # fmt: skip
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),
     "threads": ("threads", 1, None),
 }
@@ -157,7 +160,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study = content() | {"threads": 1}
     study["datasets"]["simulated"] |= {"training_subjects": ["subj01"]}
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
-    other = {**study["methods"]["unimind-vit"], "trained_on": {"subjects": 1, "trials": 40}}
+    other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
     study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))

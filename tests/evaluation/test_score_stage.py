@@ -42,8 +42,8 @@ ABSENT = {
     "clip", "squeezenet", "lpips_squeeze",
 }  # fmt: skip
 CONTROLS = {
-    "samples-mean:good", "body-removed:good", "shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional", "embedding-ceiling",
-    "autoencoder-ceiling",
+    "samples-mean:good", "body-removed:good", "shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional",
+    "embedding-ceiling", "autoencoder-ceiling",
 }  # fmt: skip
 
 
