@@ -320,7 +320,7 @@ def test_a_method_s_name_and_label_decide_no_weight(files, tmp_path):
     for name in ("m", "n"):
         folder, checkpoints = tmp_path / name, tmp_path / "checkpoints"
         pretrain(study, name, [files / "rest1.h5"], checkpoints, folder / "pretrain")
-        align(study, name, "sim", *group(files), folder / "pretrain", checkpoints, folder / "align")
+        align(study, name, "sim", *group(files), None, folder / "pretrain", checkpoints, folder / "align")
         adapt(study, name, "sim", "subj03", *own, folder / "align", checkpoints, folder / "adapt")
         scratch(study, name, "sim", "subj03", *own, checkpoints, folder / "scratch", "20", "1")
     for stage in ("pretrain", "align", "adapt", "scratch"):
