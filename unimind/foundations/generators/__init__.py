@@ -99,7 +99,7 @@ def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
         A value is not finite.
     """
     if not pictures.isfinite().all():
-        raise InputError("pictures drawn are no finite numbers: half precision overflows, or weights are not whole; write precision: bf16 or fp32")
+        raise InputError("pictures drawn are no finite numbers: a network overflows in half precision, or lacks weights; write precision: bf16 or fp32")
     return pictures.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
