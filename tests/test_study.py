@@ -306,10 +306,10 @@ def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
         (lambda s: s["foundations"]["diffusion"].update(encoder="x"), "diffusion.encoder: given, but only an adapter that takes tokens"),
         (lambda s: s["foundations"]["diffusion"].update(weights="models/a.bin"), "foundations.diffusion.weights: string should match"),
         (lambda s: s["foundations"].update(diffusion={"kind": "kandinsky-2.2", "size": 500}), "foundations.diffusion.size: input should be a multiple of 64"),
-        (lambda s: s["methods"]["ridge"]["sampling"].update(guidance=0.5), "methods.ridge.sampling.guidance: 0.5 given, but the pipelines"),
+        (lambda s: s["methods"]["unimind"]["sampling"].update(guidance=0.5), "methods.unimind.sampling.guidance: 0.5 given, but the pipelines"),
         (lambda s: (s["foundations"].update(diffusion={"kind": "kandinsky-2.2"}), s["methods"]["ridge"]["sampling"].update(sampler="plms")), "write dpm"),
         (lambda s: s["methods"]["unimind"].update(condition={}), "methods.unimind.condition: given, but foundations.diffusion.kind ip-adapter is"),
-        (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "methods.unimind.condition: missing"),
+        (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "autoencoder nothing else is drawn than the predicted latent; write 0"),
     ],
 )
 def test_what_a_frozen_generator_does_not_take_is_refused(change, words):
