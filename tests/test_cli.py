@@ -46,7 +46,7 @@ def test_check_says_what_a_valid_study_holds(capsys):
 
 
 def test_further_files_are_added_to_a_study(tmp_path, capsys):
-    (tmp_path / "more.yaml").write_text("methods: {plain: {scope: subject, encoder: {kind: ridge}}}\n")
+    (tmp_path / "more.yaml").write_text("methods: {plain: {scope: subject, enter: {kind: ridge}}}\n")
     files = [str(TINY), str(tmp_path / "more.yaml")]
     assert main(["check", *files]) == 0
     assert capsys.readouterr().out == f"{', '.join(files)}: a valid study, 3 subjects, 5 methods\n"

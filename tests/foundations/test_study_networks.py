@@ -24,7 +24,7 @@ def study():
     return parse_study({
         "name": "networks", "picture_size": 32,
         "datasets": {"d": {"source": "simulated", "training_subjects": ["subj01"]}},
-        "methods": {"ridge": {"scope": "subject", "encoder": {"kind": "ridge"}}},
+        "methods": {"ridge": {"scope": "subject", "enter": {"kind": "ridge"}}},
         "foundations": {
             "drawn": {"count": 96},
             "embedding": {"kind": "study-clip", "dim": 16, "training": short},
