@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 #: Voxels of nsdgeneral of subjects 1, 2, 5 and 7, and of 3, 4, 6 and 8.
 VOXELS = {"subj01": 15724, "subj02": 14278, "subj05": 13039, "subj07": 12682, "subj03": 15226, "subj04": 13153, "subj06": 17907, "subj08": 14386}
 DIM, LATENT, FEATURES = 1024, (4, 32, 32), 200
-UNIMIND = {
+UNIMIND: dict[str, Any] = {
     "enter": {"kind": "decoded"}, "body": {"kind": "mlp", "width": 1024, "depth": 2, "dropout": 0.3},
     "align": {"losses": {"siamese": 0.0, "softclip": 0.6}, "temperature": 0.1, "noise": 0.4},
     "sampling": {"strength": 0.5},
@@ -61,7 +62,7 @@ def write(folder: Path, subjects: list[str], pictures: int) -> None:
                 latent[rows] = (seen[rows] @ unfold).reshape(-1, *LATENT) / 10
         count = VOXELS[subject]
         weights = random.normal(size=(FEATURES, count)).astype(np.float32) / np.sqrt(1 + np.arange(FEATURES, dtype=np.float32))[:, None]
-        blocks = (seen[rows] @ weights + 2 * random.normal(size=(len(rows), count)).astype(np.float32) for rows in np.array_split(np.arange(pictures), 40))
+        blocks = ((seen[rows] @ weights + 2 * random.normal(size=(len(rows), count))).astype(np.float32) for rows in np.array_split(np.arange(pictures), 40))
         split = np.where(np.arange(pictures) % 10 == 0, 1, 0)
         split[-50:] = 2
         write_prepared(folder / f"{subject}.h5", blocks, stimulus=np.arange(pictures), session=np.zeros(pictures, int), split=split, stimuli=pictures,

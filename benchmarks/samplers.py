@@ -20,10 +20,10 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import rows_at
 from unimind.evaluation.statistics import bootstrap
-from unimind.foundations import load_autoencoder, load_diffusion
+from unimind.foundations import load_autoencoder
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.draw import draw_pictures
-from unimind.reconstruction.predict import predict_pictures, taken
+from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
+from unimind.reconstruction.predict import predict_pictures
 from unimind.study import Sampling, read_study
 
 
@@ -40,18 +40,17 @@ def main() -> None:
     method = given.method or next(iter(study.methods))
     results, device = Path(study.results), on_device()
     own = f"{given.dataset}/{study.stimuli(given.dataset, given.subject)}.h5"
-    network = load_diffusion(results / "foundations/diffusion")
-    with h5py.File(results / "embeddings" / own) as file:
-        network.take_latents(file["latent"].shape[1:], own)
     model = results / study.serving_model(method, given.dataset, given.subject)
     entered = study.entered(method, given.dataset, given.subject)
     own_map = results / entered if entered and results / entered != model else None
-    decoder = Decoder(model, own_map, network, given.dataset, given.subject).to(device)
+    decoder = Decoder(model, own_map, given.dataset, given.subject).to(device)
     coder = load_autoencoder(results / "foundations/autoencoder").to(device)
+    generator = generator_for(results / "foundations/diffusion", coder, study.picture_size, results / "embeddings" / own, device)
+    decoder.prepare(generator)
     settings = study.methods[method]
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
         stimulus, prediction = predict_pictures(decoder, data, "test", study.evaluation.batch_size)
-    prediction = taken(prediction, np.arange(len(stimulus)), 1, device)
+        norms = norms_for(generator, results / "embeddings" / own, data.images("train"))
     with h5py.File(results / "prepared" / own) as file:
         truths = PictureSet(rows_at(file["images"], stimulus))
     classifier = results / "foundations/classifier" if study.foundations.classifier else None
@@ -64,7 +63,7 @@ def main() -> None:
         sampling = Sampling(sampler=sampler, steps=int(steps), guidance=given.guidance, samples=1)
         torch.manual_seed(study.seed)
         begun = time.perf_counter()
-        drawn = draw_pictures(network, coder, prediction.condition, decoder.null(), sampling, keys, study.evaluation.batch_size, way, prediction.latent)
+        drawn = draw_pictures(generator, prediction, norms, sampling, keys, study.evaluation.batch_size, device, way)
         pictures.append(drawn)
         seconds.append(time.perf_counter() - begun)
     n = len(stimulus)

@@ -42,14 +42,14 @@ def test_help_and_check_load_nothing_slow():
 
 def test_check_says_what_a_valid_study_holds(capsys):
     assert main(["check", str(TINY)]) == 0
-    assert "3 subjects, 4 methods" in capsys.readouterr().out
+    assert "3 subjects, 5 methods" in capsys.readouterr().out
 
 
 def test_further_files_are_added_to_a_study(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text("methods: {plain: {scope: subject, enter: {kind: ridge}}}\n")
     files = [str(TINY), str(tmp_path / "more.yaml")]
     assert main(["check", *files]) == 0
-    assert capsys.readouterr().out == f"{', '.join(files)}: a valid study, 3 subjects, 5 methods\n"
+    assert capsys.readouterr().out == f"{', '.join(files)}: a valid study, 3 subjects, 6 methods\n"
     assert main(["status", "--directory", str(tmp_path), "--study", *files]) == 0
     assert "\nplain\n" in capsys.readouterr().out
     (tmp_path / "more.yaml").write_text("- methods\n")

@@ -20,7 +20,7 @@ from unimind.training.loop import fingerprint
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests/workflow/studies/tiny.yaml"
 CONVMIXER = {"method": "unimind-convmixer"}
-TRAININGS = ("foundation", "pretrain", "align", "fit", "condition", "adapt")
+TRAININGS = ("foundation", "pretrain", "align", "condition", "adapt")
 
 
 def content() -> dict:
@@ -40,11 +40,11 @@ STUDY = parse_study(content())
         ("align", CONVMIXER, lambda study: study.title),
         ("align", CONVMIXER, lambda study: study.method("unimind-convmixer").sampling),
         ("align", CONVMIXER, lambda study: study.methods["unimind-vit"]),
-        ("align", CONVMIXER, lambda study: study.method("ridge").encoder),
+        ("align", CONVMIXER, lambda study: study.method("ridge").enter),
         ("align", CONVMIXER, lambda study: study.datasets),
         ("adapt", CONVMIXER, lambda study: study.method("unimind-convmixer").align.training),
-        ("score", {"method": "ridge", "dataset": "simulated", "subject": "subj01"}, lambda study: study.role("simulated", "subj02")),
-        ("score", {"method": "ridge", "dataset": "simulated", "subject": "subj01"}, lambda study: study.methods["ridge"].label),
+        ("score", {"dataset": "simulated", "subject": "subj01"}, lambda study: study.role("simulated", "subj02")),
+        ("score", {"dataset": "simulated", "subject": "subj01"}, lambda study: study.methods["ridge"].label),
         ("prepare-unpaired", {"subject": "100307"}, lambda study: study.unpaired_root()),
         ("embed", {}, lambda study: study.evaluation.metrics),
         ("foundation", {"name": "embedding"}, lambda study: study.foundations.autoencoder),
@@ -60,16 +60,16 @@ def test_an_undeclared_key_is_refused(stage, names, read):
 def test_a_stage_sees_what_it_declared():
     seen = STAGES["align"].view(STUDY, **CONVMIXER, group="simulated")
     method, own = seen.method("unimind-convmixer"), STUDY.methods["unimind-convmixer"]
-    assert (seen.seed, method.align, method.label, method.fitted) == (STUDY.seed, own.align, own.label, False)
+    assert (seen.seed, method.align, method.label, method.closed) == (STUDY.seed, own.align, own.label, False)
     assert isinstance(method, type(own)) and isinstance(seen, type(STUDY))
     assert seen.members("unimind-convmixer", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
     assert list(seen.methods) == ["unimind-convmixer"]
-    assert method.model_dump(mode="json") == own.model_dump(mode="json", include={"voxels", "encoder", "align", "trained_on"})
+    assert method.model_dump(mode="json") == own.model_dump(mode="json", include={"enter", "body", "align", "trained_on"})
 
 
 def test_a_baseline_of_the_comparison_is_a_method_too():
     seen = STAGES["transfer"].view(STUDY, method="prior", dataset="simulated", subject="subj03")
-    assert seen.method("prior").encoder == STUDY.transfer.baselines["prior"].encoder and seen.role("simulated", "subj03") == "new"
+    assert seen.method("prior").enter == STUDY.transfer.baselines["prior"].enter and seen.role("simulated", "subj03") == "new"
     with pytest.raises(Undeclared):
         seen.method("prior").sampling.samples  # noqa: B018
     assert list(seen.transfer.baselines) == ["prior"] and seen.transfer.trials == [20, "all"]
@@ -119,14 +119,17 @@ EDITS = {
     "label": ("methods.unimind-vit.label", "Another", set()),
     "title": ("title", "Another", set()),
     "signal": ("signal", "spikes", set()),
-    "samples": ("methods.unimind-vit.sampling.samples", 3, {"unimind-vit reconstruct", "unimind-vit score"}),
-    "metric": ("evaluation.metrics", ["mse", "ssim"], {"features"} | of_all("score", "transfer")),
-    "bootstrap": ("evaluation.bootstrap", 60, of_all("score", "transfer")),
+    "samples": ("methods.unimind-vit.sampling.samples", 3, {"unimind-vit reconstruct"}),
+    "metric": ("evaluation.metrics", ["mse", "ssim"], {"features", "score"} | of_all("transfer")),
+    "bootstrap": ("evaluation.bootstrap", 60, {"score"} | of_all("transfer")),
     "another method": ("methods.ridge.enter.folds", 3, {"ridge enter", "ridge transfer"}),
     "adapt.rank": ("methods.unimind-vit.adapt.rank", 4, {"unimind-vit adapt", "unimind-vit transfer"}),
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
-    "dropout of voxels": ("methods.unimind-vit.enter.dropout", 0.1, {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")}),
+    "dropout of voxels": (
+        "methods.unimind-vit.enter.dropout", 0.1,
+        {f"unimind-vit {stage}" for stage in ("pretrain", "align", "condition", "adapt", "reconstruct", "transfer")},
+    ),  # fmt: skip
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),
     "threads": ("threads", 1, None),
 }
@@ -157,7 +160,8 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study = content() | {"threads": 1}
     study["datasets"]["simulated"] |= {"training_subjects": ["subj01"]}
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
-    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"other": {**study["methods"]["unimind-vit"], "trained_on": {"subjects": 1, "trials": 40}}}}
+    other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
+    study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)

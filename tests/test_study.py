@@ -163,11 +163,11 @@ def test_files_are_merged_as_snakemake_merges_them(tmp_path, monkeypatch, additi
 
 
 def test_groups_and_members_follow_the_scope(tiny):
-    tiny["datasets"]["second"] = tiny["datasets"]["simulated"] | {"training_subjects": ["subj04"], "new_subjects": []}
+    tiny["datasets"]["second"] = tiny["datasets"]["simulated"] | {"training_subjects": ["subj04", "subj05"], "new_subjects": []}
     tiny["methods"]["together"] = tiny["methods"]["unimind-vit"] | {"scope": "study"}
     study = parse_study(tiny)
     assert study.group("together", "second", "subj04") == "all"
-    assert study.members("together", "all") == [("simulated", "subj01"), ("simulated", "subj02"), ("second", "subj04")]
+    assert study.members("together", "all") == [("simulated", "subj01"), ("simulated", "subj02"), ("second", "subj04"), ("second", "subj05")]
     assert study.group("unimind-vit", "simulated", "subj03") == "simulated"
     assert study.members("unimind-vit", "simulated") == [("simulated", "subj01"), ("simulated", "subj02")]
     assert study.members("ridge", "simulated-subj03") == [("simulated", "subj03")]
@@ -246,39 +246,54 @@ def test_fewer_training_subjects_are_for_the_comparison_alone(tiny):
         parse_study(tiny)
 
 
-def test_an_addition_to_a_study_differs_from_its_method_in_who_it_is_trained_on_alone():
-    whole, added = (yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("macaque_v4.yaml", "additions/training_subjects_of_macaque_v4.yaml"))
-    own = {"label", "condition", "sampling", "trained_on"}
-    for method in added["transfer"]["baselines"].values():
-        assert {k: v for k, v in method.items() if k not in own} == {k: v for k, v in whole["methods"]["unimind-convmixer"].items() if k not in own}
-    whole["transfer"]["baselines"] |= added["transfer"]["baselines"]
-    study = parse_study(whole)
-    assert [len(study.members(name, "v4")) for name in added["transfer"]["baselines"]] == [1, 3, 7]
-    assert [study.share(name) for name in added["transfer"]["baselines"]] == [952, 317, 136]
+# --- additions --------------------------------------------------------------------------------------------------------
+
+
+def differences(a: dict, b: dict, path: str = "") -> dict[str, tuple]:
+    """Paths of the keys in which two methods differ, with both values."""
+    out: dict[str, tuple] = {}
+    for key in sorted(a.keys() | b.keys()):
+        own, other = a.get(key), b.get(key)
+        if isinstance(own, dict) and isinstance(other, dict):
+            out |= differences(own, other, f"{path}{key}.")
+        elif own != other:
+            out[path + key] = (own, other)
+    return out
+
+
+def test_training_subjects_of_the_addition_are_all_that_differs():
+    study = read_study(ROOT / "config/macaque_v4.yaml", ROOT / "config/additions/training_subjects_of_macaque_v4.yaml")
+    method = study.methods["unimind"].model_dump()
+    rows = {name: baseline.model_dump() for name, baseline in study.transfer.baselines.items() if baseline.trained_on}
+    assert all(differences(method, row).keys() == {"label", "trained_on"} for row in rows.values())
+    assert {name: (len(study.members(name, "v4")), study.share(name)) for name in rows} == {"of-3": (3, 317), "of-7": (7, 136), "of-3-whole": (3, None)}
 
 
 def test_ablations_leave_out_one_thing_each():
-    whole, added = (yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("config.yaml", "additions/ablations_of_embedded.yaml"))
-    whole["methods"] |= added["methods"]
-    study = resolved(parse_study(whole))
-    reference = study["methods"]["unimind-convmixer"]
+    study = read_study(ROOT / "config/config.yaml", ROOT / "config/additions/ablations_of_embedded.yaml")
+    added = study.methods.keys() - read_study(ROOT / "config/config.yaml").methods.keys()
+    methods = {name: method.model_dump() for name, method in study.methods.items()}
+    found = {name: differences(methods["mindvis" if name.startswith("mindvis") else "thesis-convmixer"], methods[name]) for name in added}
+    assert all(paths.pop("label") for paths in found.values())
+    assert found.pop("no-pretraining").keys() == {"pretrain"}
+    assert found == {
+        "no-cross-attention": {"condition.cross_attention": (True, False)},
+        "no-time": {"condition.time": (True, False)},
+        "no-siamese": {"align.losses.siamese": (0.5, 0.0)},
+        "shuffled-labels": {"align.shuffle_labels": (False, True)},
+        "interpolate": {"enter.kind": ("adapter", "interpolate"), "adapt.strategy": ("adapter", "low-rank")},
+        "mindvis-no-crops": {"condition.crop": (0.5, 0.0)},
+    }
 
-    def differences(name: str) -> set[str]:
-        own = study["methods"][name]
-        parts = [(key, reference[key], own[key]) for key in reference if key not in ("label", "scope")]
-        return {f"{key}.{k}" for key, a, b in parts if a and b for k in a if a[k] != b[k]} | {key for key, a, b in parts if bool(a) != bool(b)}
 
-    assert {name: differences(name) for name in added["methods"]} == {
-        "no-cross-attention": {"condition.cross_attention"},
-        "no-time": {"condition.time"},
-        "no-pretraining": {"pretrain"},
-        "no-alignment": {"align", "adapt", "condition.train_encoder"},
-        "no-alignment-longer": {"align", "adapt", "condition.train_encoder", "condition.training"},
-        "shuffled-labels": {"align.shuffle_labels"},
-        "plain": {"align.start"},
-        "plain-no-pretraining": {"align.start", "pretrain"},
-        "plain-shuffled-labels": {"align.start", "align.shuffle_labels"},
-        "plain-siamese": {"align.start", "align.losses"},
+def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
+    thesis = ROOT / "config/thesis.yaml"
+    before, after = (resolved(study) for study in (read_study(thesis), read_study(thesis, ROOT / "config/additions/faithful_of_thesis.yaml")))
+    found = differences(before, after)
+    assert {path: new for path, (_, new) in found.items()} == {
+        f"methods.{name}.condition.training.{key}": value
+        for name in ("thesis-convmixer", "thesis-vit", "mindvis")
+        for key, value in (("steps", None), ("epochs", 500))
     }
 
 
@@ -291,10 +306,10 @@ def test_ablations_leave_out_one_thing_each():
         (lambda s: s["foundations"]["diffusion"].update(encoder="x"), "diffusion.encoder: given, but only an adapter that takes tokens"),
         (lambda s: s["foundations"]["diffusion"].update(weights="models/a.bin"), "foundations.diffusion.weights: string should match"),
         (lambda s: s["foundations"].update(diffusion={"kind": "kandinsky-2.2", "size": 500}), "foundations.diffusion.size: input should be a multiple of 64"),
-        (lambda s: s["methods"]["ridge"]["sampling"].update(guidance=0.5), "methods.ridge.sampling.guidance: 0.5 given, but the pipelines"),
+        (lambda s: s["methods"]["unimind"]["sampling"].update(guidance=0.5), "methods.unimind.sampling.guidance: 0.5 given, but the pipelines"),
         (lambda s: (s["foundations"].update(diffusion={"kind": "kandinsky-2.2"}), s["methods"]["ridge"]["sampling"].update(sampler="plms")), "write dpm"),
         (lambda s: s["methods"]["unimind"].update(condition={}), "methods.unimind.condition: given, but foundations.diffusion.kind ip-adapter is"),
-        (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "methods.unimind.condition: missing"),
+        (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "autoencoder nothing else is drawn than the predicted latent; write 0"),
     ],
 )
 def test_what_a_frozen_generator_does_not_take_is_refused(change, words):

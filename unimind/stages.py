@@ -216,7 +216,7 @@ STAGES: dict[str, Stage] = {
     "pretrain": Stage(
         "unimind.training.pretrain", "pretrain", "Self-supervised pretraining of an encoder on unpaired fMRI.",
         {"method": "text", "prepared": "files", **_TRAINED},
-        reads=("seed", "methods.{method}: enter body pretrain"),
+        reads=("seed", "methods.{method}: body pretrain", "methods.{method}.enter: kind order size"),
         knows=(LABEL,), memory=24000, minutes=1440, gpu=True, parallel=True,
     ),
     "teach": Stage(
@@ -253,7 +253,7 @@ STAGES: dict[str, Stage] = {
         "unimind.reconstruction.reconstruct", "reconstruct", "Prepared test trials in, pictures out; with the shuffled-fMRI control.",
         {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", **_PICTURES, "stimuli": "file", "out": "file",
          "grid": "file?"},
-        reads=("seed", "picture_size", "methods.{method}: sampling enter"),
+        reads=("seed", "picture_size", "methods.{method}: sampling"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
     "reconstruct-controls": Stage(

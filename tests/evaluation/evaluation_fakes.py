@@ -123,6 +123,8 @@ class TinyStudy:
                     predicted = embedding[self.test[order]] + np.random.default_rng(k).normal(0, noise / 200, (n_test, 12))
                     file["predicted"] = predicted.astype(np.float32)
                     file["predicted_shuffled"] = np.roll(predicted, 1, 0).astype(np.float32)
+                    cut = predicted + np.random.default_rng(10 + k).normal(0, noise / 100, (n_test, 12))
+                    file["predicted_without_body"] = cut.astype(np.float32)
                     file["predicted_train_nearest"] = np.random.default_rng(k).choice(train, n_test)
                     file.attrs.update(method=method, repeats="all test trials of a picture", trials_per_picture="1", choice="agrees best")
 

@@ -19,7 +19,7 @@ from unimind.evaluation.pictures import Joined
 from unimind.evaluation.score import _opened
 from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.tabulate import COLUMNS, tabulate
-from unimind.reconstruction.reconstruct import choice_of_sample
+from unimind.reconstruction.tested import choice_of_sample
 from unimind.study import parse_study, read_study
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
@@ -30,6 +30,7 @@ MEASURED = (
     "ssim",
     "study_clip",
     "identification",
+    "embedding_error",
     "retrieval_forward",
     "retrieval_backward",
     "classifier",
@@ -41,8 +42,8 @@ ABSENT = {
     "clip", "squeezenet", "lpips_squeeze",
 }  # fmt: skip
 CONTROLS = {
-    "samples-mean:good", "shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional", "embedding-ceiling",
-    "autoencoder-ceiling",
+    "samples-mean:good", "body-removed:good", "shuffled:good", "chance:poor", "nearest-training-image:good", "mean-training-image", "unconditional",
+    "embedding-ceiling", "autoencoder-ceiling",
 }  # fmt: skip
 
 
@@ -117,23 +118,37 @@ def test_the_methods_of_a_study_in_config_share_one_protocol(config):
 
 
 def test_choosing_among_samples_is_another_protocol_than_having_one():
-    assert choice_of_sample(5) == choice_of_sample(2) != choice_of_sample(1)
+    assert choice_of_sample(5) == choice_of_sample(2) != choice_of_sample(1) == choice_of_sample(1, chosen=False)
+    assert choice_of_sample(2) != choice_of_sample(2, chosen=False) == "the first of them"
 
 
 def test_a_method_that_cannot_choose_says_so(tiny):
     with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
-        del file["predicted"], file["predicted_shuffled"]
-        file.attrs["shown"], file["shown"][:] = "first", 0
+        del file["predicted"], file["predicted_shuffled"], file["predicted_without_body"]
+        file.attrs["choice"], file["shown"][:] = choice_of_sample(2, chosen=False), 0
     found = {method: json.loads(path.read_text()) for method, path in tiny.score("subj01", tiny.features()).items()}
-    assert "Poor predicts no image embedding: the first of its 2 samples is shown" in found["poor"]["warnings"]
+    assert "poor predicts no image embedding: the first of its 2 samples is shown" in found["poor"]["warnings"]
     assert found["good"]["protocol"]["choice_of_sample"] == "agrees best" and found["poor"]["protocol"]["choice_of_sample"] == "the first of them"
     assert found["good"]["protocol"]["id"] != found["poor"]["protocol"]["id"], "the first sample and the best one share no column"
     assert "embedding-ceiling" in found["good"]["rows"] and "which a method that shows the first of them" in found["poor"]["absent_rows"]["embedding-ceiling"]
 
 
+def test_the_embedding_is_measured_whole_and_with_the_body_cut(tiny):
+    with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
+        del file["predicted_without_body"]
+    good, poor = (json.loads(path.read_text()) for path in tiny.score("subj01", tiny.features()).values())
+    with h5py.File(tiny.path("embeddings.h5")) as embeddings, h5py.File(tiny.path("good-subj01.h5")) as file:
+        truth, train = embeddings["embedding"][:][file["stimulus"][:]], np.delete(embeddings["embedding"][:], tiny.test, 0)
+        for row, key in (("reconstruction", "predicted"), ("body-removed", "predicted_without_body")):
+            expected = ((file[key][:] - truth) ** 2 / train.var(0)).mean(1)[np.argsort(file["stimulus"][:])]
+            np.testing.assert_allclose(good["rows"][row]["embedding_error"]["per_image"], expected, rtol=1e-4)
+    assert set(good["rows"]["body-removed"]) == {"identification", "embedding_error", "retrieval_forward", "retrieval_backward"}, "of which no picture is drawn"
+    assert "body-removed" not in poor["rows"] and poor["absent_rows"] == {"body-removed": "the method has no body"}
+
+
 def test_a_control_chosen_of_fewer_samples_is_named(tiny):
     features = tiny.features()
-    words = "Good: the control shuffled is chosen of 1 sample, the picture shown of 2"
+    words = "good: the control shuffled is chosen of 1 sample, the picture shown of 2"
     assert words in tiny.content("good", "subj01", features)["warnings"]
     with h5py.File(tiny.path("good-subj01.h5"), "a") as file:
         file.attrs["shuffled_samples"] = 2
@@ -322,14 +337,8 @@ def test_files_that_do_not_belong_together_are_refused(tiny):
         kept = file["stimulus"][1:]
         del file["stimulus"]
         file["stimulus"] = kept
-    with pytest.raises(InputError, match="none of them"):
-        tiny.study.methods["third"] = tiny.study.methods["good"]
-        try:
-            score_of_two = [tiny.path(f"{method}-subj01.h5") for method in ("good", "poor")]
-            with contextlib.ExitStack() as stack:
-                _opened(tiny.study, score_of_two, stack)
-        finally:
-            del tiny.study.methods["third"]
+    with pytest.raises(InputError, match="good-subj01.h5 and .*good-subj02.h5 are both of the method good"), contextlib.ExitStack() as stack:
+        _opened([tiny.path("good-subj01.h5"), tiny.path("good-subj02.h5")], stack)
     with pytest.raises(InputError, match="no controls for stimulus"):
         tiny.score("subj01", features, "good")
 

@@ -176,15 +176,15 @@ def test_bold_is_corrected_over_all_measures_of_a_block(scored, tmp_path):
 def test_a_ratio_above_one_means_better(scored, tmp_path):
     tiny, _ = scored
     content = tiny.study.model_dump(mode="json")
-    network = {"align": {}, "adapt": {}}
+    network = {"enter": {"kind": "adapter"}, "align": {}, "adapt": {}}
     content["methods"] = {
-        "light": {**network, "label": "Light", "encoder": {"kind": "convmixer"}}, "large": {**network, "label": "Large", "encoder": {"kind": "vit"}},
+        "light": {**network, "label": "Light", "body": {"kind": "convmixer"}}, "large": {**network, "label": "Large", "body": {"kind": "vit"}},
     }  # fmt: skip
     for method, (size, speed) in {"light": (2, 30.0), "large": (8, 10.0)}.items():
         folder = tmp_path / "models" / method / "align" / "all"
         folder.mkdir(parents=True)
         (folder / "efficiency.json").write_text(json.dumps({"parameters": 999, "samples_per_second": speed}))
-        save_file({"encoder.a": torch.zeros(size)}, folder / "model.safetensors")
+        save_file({"encoder.a": torch.zeros(size), "encoder.mean_tokens": torch.zeros(7)}, folder / "model.safetensors")
     tabulate(parse_study(content), [], [tmp_path / "models"], tmp_path / "tables")
     for suffix in (".md", ".tex"):
         text = (tmp_path / "tables" / f"efficiency{suffix}").read_text().replace(r"$\times$", "×")
@@ -247,7 +247,7 @@ def test_a_study_without_ridge_says_why(scored, tmp_path):
     tiny.study = study.model_copy(update={"methods": dict.fromkeys(study.methods, other)})
     try:
         text = (tables(tiny, files, tmp_path / "tables") / "reconstruction.md").read_text()
-        assert "Absent rows: ridge regression: the study has no method with a ridge encoder." in text
+        assert "Absent rows: ridge regression: the study has no method that enters by ridge." in text
     finally:
         tiny.study = study
 

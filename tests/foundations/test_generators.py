@@ -185,13 +185,15 @@ def test_without_inputs_the_null_condition_draws(kind, ready, repositories):
     torch.testing.assert_close(drawn, torch.from_numpy(expected).permute(0, 3, 1, 2), **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["sd", "xl-plus", "kandinsky"])
-def test_a_start_is_diffusers_image_to_image(kind, ready, repositories, pictures):
+@pytest.mark.parametrize(("kind", "sampler"), [("sd", "ddim"), ("sd", "dpm-solver++"), ("xl-plus", "ddim"), ("kandinsky", "ddim")])
+def test_a_start_is_diffusers_image_to_image(kind, sampler, ready, repositories, pictures, monkeypatch):
     generator, encoder, _ = ready(kind)
     classes = {"sd": diffusers.StableDiffusionImg2ImgPipeline, "xl-plus": diffusers.StableDiffusionXLImg2ImgPipeline}
     pipe = stock(kind, repositories, classes.get(kind, diffusers.KandinskyV22Img2ImgPipeline))
     start = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    sampling = SAMPLING.model_copy(update={"steps": 4, "strength": 0.5})
+    if sampler == "dpm-solver++":
+        monkeypatch.setattr(pipe, "scheduler", diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++"))
+    sampling = SAMPLING.model_copy(update={"sampler": sampler, "steps": 4, "strength": 0.5})
     own = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 2.0, "generator": [random_generator("noise", *KEYS[0])], "output_type": "np"}
     picture = Image.fromarray(pictures[0])
     if kind == "kandinsky":

@@ -1,5 +1,6 @@
 """Foundations trained in a study: the arithmetic of their losses, their latents' scale, what they are trained on."""
 
+import csv
 import re
 
 import h5py
@@ -9,6 +10,7 @@ import torch
 
 from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, draw, kinds
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
+from unimind.foundations.diffusion import Condition
 from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
 from unimind.training.foundations.build import foundation
@@ -63,6 +65,24 @@ def test_interfaces(study, built):
     condition = diffusion.conditioner(vectors)
     assert diffusion(latents, torch.tensor([3]), condition).shape == latents.shape
     assert not any(parameter.requires_grad for network in (embedding, autoencoder, classifier, diffusion) for parameter in network.parameters())
+
+
+def test_the_unet_sees_a_sketch_that_training_brings_nearer_to_the_latent(study, built):
+    images = drawn_pictures(study).images.float() / 255
+    embedding, autoencoder, diffusion = load_embedding(built / "embedding"), load_autoencoder(built / "autoencoder"), load_diffusion(built / "diffusion")
+    latents, condition, null = autoencoder.encode(images), diffusion.conditioner(embedding.encode(images)), diffusion.null()
+    sketch = diffusion.sketch(condition.time)
+    assert sketch.shape == latents.shape and not diffusion.sketch(null.time).any()
+    assert (sketch[0] - sketch[1]).abs().max() > 1e-4
+    timestep, noise = torch.full((2,), 900), torch.randn(2, *latents.shape[1:])
+    same, other = (Condition(null.context.expand(2, -1, -1), time) for time in (condition.time[[0, 0]], condition.time[[0, 1]]))
+    seen, drawn = sketch[:2], diffusion(noise, timestep, other)
+    torch.testing.assert_close(drawn, diffusion(noise, timestep, other, seen))
+    assert (drawn - diffusion(noise, timestep, other, seen.flip(0))).abs().max() > 1e-4  # the sketch alone differs
+    torch.testing.assert_close(diffusion(noise, timestep, null.expand(2)), diffusion(noise, timestep, null.expand(2), torch.zeros_like(seen)))
+    rows = csv.DictReader((built / "diffusion" / "losses.csv").open())
+    error = [float(row["value"]) for row in rows if (row["split"], row["term"]) == ("validation", "sketch")]
+    assert len(error) > 1 and error[-1] < error[0], error
 
 
 def test_latents_have_unit_scale(study, built):

@@ -16,9 +16,10 @@ from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
 SUBJECTS = {"subj01": "train", "subj02": "train", "subj03": "train", "subj04": "new"}
-PANEL = ("mse", "pixcorr", "ssim", "study_clip", "classifier", "identification", "perceptual_distance")
-LOWER = ("mse", "perceptual_distance")
-OF_A_METHOD = ("samples-mean", "shuffled", "chance", "nearest-training-image")
+PANEL = ("mse", "pixcorr", "ssim", "study_clip", "classifier", "identification", "embedding_error", "perceptual_distance")
+OF_THE_EMBEDDING = ("identification", "embedding_error")
+LOWER = ("mse", "embedding_error", "perceptual_distance")
+OF_A_METHOD = ("samples-mean", "body-removed", "shuffled", "chance", "nearest-training-image")
 
 
 def fake_study() -> Study:
@@ -158,9 +159,11 @@ def _reconstruct(root: Path, method: str, subject: str, truths, shown, embedding
 
 
 def _entry(metric: str, level: float, rng: np.random.Generator, n: int, per_image: bool) -> dict:
-    value = {"mse": 0.11 - 0.1 * level, "pixcorr": level - 0.2, "ssim": 0.5 * level, "perceptual_distance": 0.9 - 0.6 * level, "classifier": level - 0.05}.get(
-        metric, level
-    )
+    special = {
+        "mse": 0.11 - 0.1 * level, "pixcorr": level - 0.2, "ssim": 0.5 * level, "perceptual_distance": 0.9 - 0.6 * level,
+        "embedding_error": 1.5 - level, "classifier": level - 0.05,
+    }  # fmt: skip
+    value = special.get(metric, level)
     half = 0.012 + 0.004 * rng.random()
     scores = (value + 0.1 * rng.normal(size=n)).tolist() if per_image else None
     return {"value": value, "ci_low": value - half, "ci_high": value + half, "n": n, "per_image": scores}
@@ -173,6 +176,8 @@ def _score(root: Path, method: str, subject: str, skill: float, n: int, rng: np.
         "unconditional": 0.5, "embedding-ceiling": 0.992, "autoencoder-ceiling": 0.999,
     }  # fmt: skip
     rows = {row: {metric: _entry(metric, level, rng, n, row == "reconstruction") for metric in PANEL} for row, level in levels.items()}
+    if method != "ridge":  # has no body
+        rows["body-removed"] = {metric: _entry(metric, skill - 0.2, rng, n, False) for metric in OF_THE_EMBEDDING}
     rows["mean-training-image"]["ssim"] |= {"value": 0.61, "ci_low": 0.59, "ci_high": 0.63}
     rows["reconstruction"]["similarity"] = _entry("similarity", skill, rng, n, True) | {"network": "study CLIP, 64-d"}
     networks = {
@@ -198,7 +203,7 @@ def _train(root: Path, method: str, rng: np.random.Generator) -> None:
         "adapt/drawings-subj04": ["siamese", "embedding"],
     }
     own = {"pretrain": ["masked"]} | {f"condition/drawings-{subject}": ["noise"] for subject in SUBJECTS}
-    places = {"ridge": {f"fit/drawings-{subject}": [] for subject in SUBJECTS}, "mindvis": own}.get(method, shared)
+    places = {"ridge": {f"enter/drawings-{subject}": [] for subject in SUBJECTS}, "mindvis": own}.get(method, shared)
     for place, terms in places.items():
         folder = root / "models" / method / place
         folder.mkdir(parents=True)
@@ -222,7 +227,7 @@ def _tabulate(root: Path) -> None:
         for subject, role in SUBJECTS.items():
             content = json.loads((root / f"metrics/drawings/{subject}/{method}.json").read_text())
             for row, scores in content["rows"].items():
-                for metric, entry in ((metric, scores[metric]) for metric in PANEL):
+                for metric, entry in ((metric, scores[metric]) for metric in PANEL if metric in scores):
                     name = method if row == "reconstruction" else f"{row}:{method}" if row in OF_A_METHOD else row
                     kind = role if row == "reconstruction" else "control"
                     better = "lower" if metric in LOWER else "higher"
@@ -267,7 +272,7 @@ def _tabulate(root: Path) -> None:
     rows = []
     for method, size in sizes.items():
         for stage in (
-            ("fit",)
+            ("enter/drawings-subj01",)
             if method == "ridge"
             else ("pretrain", "condition/drawings-subj01")
             if method == "mindvis"

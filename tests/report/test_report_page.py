@@ -103,6 +103,16 @@ def test_every_methods_number_stands_in_its_subjects_table(read, scores, title, 
             assert float(exact) == pytest.approx(own.loc[(row, name)].value, rel=1e-5)
 
 
+def test_what_the_body_is_worth_is_the_embedding_with_and_without_it(read, scores):
+    rows = read.table("What the body is worth")
+    bodies = [method for method in METHODS if method != "ridge"]
+    assert [label for label, _ in rows] == 2 * bodies, "of training subjects, then of the new one"
+    for number, (method, cells) in enumerate(rows):
+        own = scores[scores.subject == ("average:train" if number < len(bodies) else "subj04")].set_index(["method", "metric"]).value
+        expected = [own[row, name] for name in ("embedding_error", "identification") for row in (method, f"body-removed:{method}")]
+        assert [float(exact) for exact, _ in cells] == pytest.approx(expected, rel=1e-5)
+
+
 def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
     rows = dict(read.table("What each subject brings"))
     overview = pd.read_csv(fake.overview, dtype={"subject": str})
@@ -126,7 +136,7 @@ def test_the_first_words_are_the_tables_numbers(read, scores):
         assert said(mean.loc[row]) in opening
     for row in ("unimind-convmixer", "shuffled:unimind-convmixer", "ridge"):
         assert said(new.loc[row]) in opening
-    assert "is that of the network behind Own CLIP and Identification" in opening and "Object class is by another network." in opening
+    assert "is that of the network behind Own CLIP, Identification and Embedding error" in opening and "Object class is by another network." in opening
     assert "apart in each of the 3 subjects" in opening and "ridge at" in opening and "(lower, p = 0.03)" in opening
 
 

@@ -1,17 +1,17 @@
 """How the rows of a batch are shared by subjects, and by micro-batches: what is possible works, the rest is refused before anything runs."""
 
+import re
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-import yaml
 from test_condition_stage import files_of
 from tiny_training import TRAINING, make_study
 
 from unimind.errors import InputError
 from unimind.storage import load_model
-from unimind.study import Study, Training, parse_study, resolved
+from unimind.study import Study, Training, parse_study, read_study, resolved
 from unimind.training.adapt import adapt
 from unimind.training.align import align
 from unimind.training.batches import part_of
@@ -19,7 +19,6 @@ from unimind.training.data import turns
 from unimind.training.objectives.siamese import cross_subject_pairs
 
 CONFIG = Path(__file__).parents[2] / "config"
-BASES = {"ablations_of_embedded": "config", "training_subjects_of_macaque_v4": "macaque_v4"}
 STUDIES = [*sorted(CONFIG.glob("*.yaml")), *sorted(CONFIG.glob("additions/*.yaml"))]
 
 
@@ -28,16 +27,10 @@ def on_cpu(monkeypatch):
     monkeypatch.setenv("UNIMIND_DEVICE", "cpu")
 
 
-def added(below: dict, above: dict) -> dict:
-    """One configuration with another's keys, as Snakemake adds a second file."""
-    return below | {key: added(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value for key, value in above.items()}
-
-
 def read(path: Path) -> Study:
-    content = yaml.safe_load(path.read_text())
-    if path.parent != CONFIG:
-        content = added(yaml.safe_load((CONFIG / f"{BASES[path.stem]}.yaml").read_text()), content)
-    return parse_study(content)
+    """A study, or an addition to the study that its first lines name."""
+    base = re.search(rf"--configfile (config/\w+\.yaml) config/additions/{path.name}", path.read_text())
+    return read_study(*([CONFIG.parent / base[1]] if base else []), path)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -56,7 +49,7 @@ def test_every_micro_batch_of_every_stage_has_rows(path):
                     parts = [part_of({"index": rows}, part, training.accumulate)["index"] for part in range(training.accumulate)]
                     assert {len(part) for part in parts} == {training.batch_size // training.accumulate} and len(rows) == training.batch_size
             stages += 1
-    assert stages >= 3
+    assert stages
 
 
 @pytest.mark.parametrize("size", [2, 3, 16, 17])

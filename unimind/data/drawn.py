@@ -19,19 +19,16 @@ COLOURS = {
     "cyan": (60, 205, 215), "blue": (45, 85, 215), "purple": (145, 65, 180), "white": (246, 246, 246),
 }  # fmt: skip
 #: How a picture is said to lie in its background, and how that is said.
-BACKGROUNDS = {
-    "meadow": "on a meadow", "desert": "in the desert", "sea": "by the sea", "night": "in the night", "dusk": "at dusk", "room": "in a room",
-}  # fmt: skip
-TEXTURES = ("plain", "striped", "dotted")
+BACKGROUNDS = {"meadow": "on a meadow", "sea": "by the sea", "night": "in the night", "room": "in a room"}
+TEXTURES = ("plain", "halved")
 RELATIONS = {"left": "left of", "above": "above", "front": "in front of", "inside": "inside"}
-SIZES = ("small", "medium", "big")
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "centre", "right")
+SIZES = ("small", "big")
+ROWS = ("top", "bottom")
+COLUMNS = ("left", "right")
 
 #: Radii of the first and the second object for each size of the first, as shares of the picture's side.
 _RADII = {
-    "left": ((0.17, 0.26), (0.21, 0.22), (0.25, 0.18)), "above": ((0.17, 0.26), (0.21, 0.22), (0.25, 0.18)),
-    "front": ((0.19, 0.29), (0.23, 0.27), (0.27, 0.25)), "inside": ((0.15, 0.40), (0.185, 0.40), (0.22, 0.40)),
+    "left": ((0.19, 0.25), (0.25, 0.19)), "above": ((0.19, 0.25), (0.25, 0.19)), "front": ((0.20, 0.28), (0.27, 0.25)), "inside": ((0.17, 0.40), (0.22, 0.40)),
 }  # fmt: skip
 #: Where the second object is as seen from the first, in units of the sum of their radii.
 _DIRECTIONS = {"left": (1.04, 0.0), "above": (0.0, 1.04), "front": (0.5, -0.42), "inside": (0.0, 0.0)}
@@ -140,7 +137,7 @@ def draw(numbers: NDArray, size: int) -> Drawn:
     low, high = ((places + sign * radii[:, :, None]) for sign in (-1, 1))
     low, high = low.min(1), high.max(1)
     free = 1 - 2 * _MARGIN - (high - low)
-    centres = (places + (_MARGIN - low + free * np.stack([column, row], 1) / 2)[:, None]).astype(np.float32)
+    centres = (places + (_MARGIN - low + free * np.stack([column, row], 1))[:, None]).astype(np.float32)
 
     behind = np.stack([_background(name, size) for name in BACKGROUNDS])
     images = np.empty((len(kind), size, size, 3), np.uint8)
@@ -182,10 +179,6 @@ def _background(name: str, size: int) -> Field:
         picture = shade((120, 175, 225), (205, 228, 240), 0, 0.6)
         picture = over(picture, shade((95, 140, 105), (95, 140, 105)), cover(0.54 - 0.05 * np.sin(5 * x + 1) - y))
         picture = over(picture, shade((140, 170, 85), (85, 125, 55), 0.55, 1), cover(0.62 + 0.025 * np.sin(7 * x) - y))
-    elif name == "desert":
-        picture = shade((150, 190, 205), (240, 225, 190), 0, 0.6)
-        picture = over(picture, shade((205, 165, 115), (190, 145, 95), 0.5, 0.9), cover(0.6 - 0.06 * np.sin(4.5 * x + 2.4) - y))
-        picture = over(picture, shade((225, 190, 140), (180, 135, 90), 0.6, 1), cover(0.74 + 0.06 * np.sin(5 * x - 0.4) - y))
     elif name == "sea":
         picture = shade((165, 195, 210), (225, 225, 215), 0, 0.5)
         picture = over(picture, shade((60, 110, 130), (30, 70, 95), 0.5, 0.85), cover(0.5 - y))
@@ -197,10 +190,6 @@ def _background(name: str, size: int) -> Field:
         for column, row in np.random.default_rng(7).uniform(0.03, 0.97, (22, 2)) * (1, 0.8):
             picture = over(picture, np.float32(225), 0.8 * spot(column, row, 0.009))
         picture = over(picture, shade((18, 26, 34), (10, 16, 22)), cover(0.84 - 0.05 * np.sin(6 * x + 2) - y))
-    elif name == "dusk":
-        picture = over(shade((92, 66, 118), (196, 110, 110), 0, 0.45), shade((196, 110, 110), (238, 180, 120), 0.4, 0.75), np.clip((y - 0.35) / 0.15, 0, 1))
-        picture = over(picture, shade((250, 215, 150), (250, 215, 150)), spot(0.7, 0.7, 0.09))
-        picture = over(picture, shade((70, 48, 80), (48, 34, 60)), cover(0.76 - 0.09 * abs(np.sin(5.5 * x + 0.5)) - y))
     else:
         picture = shade((196, 186, 172), (176, 165, 152), 0, 0.7) - 9 * (np.floor(x * 8) % 2)
         picture = over(picture, shade((150, 108, 78), (112, 78, 56), 0.7, 1) - 14 * (np.floor((x - 0.5) / (0.4 + y) * 9) % 2), cover(0.72 - y))
@@ -240,10 +229,8 @@ def _paint(canvas: Field, shape: NDArray, colour: NDArray, texture: NDArray, cen
 
 def _pattern(name: str, x: Field, y: Field, pixels: Field) -> Field:
     """How much of the second tone there is, from 0 to 1."""
-    if name == "striped":
-        wave = abs(np.mod((x + y) / 0.74, 1) - 0.5) * 0.74 / math.sqrt(2) - 0.13
-    elif name == "dotted":
-        wave = 0.17 - np.hypot(np.mod(x / 0.62 + 0.5, 1) - 0.5, np.mod(y / 0.62 + 0.5, 1) - 0.5) * 0.62
+    if name == "halved":  # the lower half
+        wave = y - 0.05
     else:
         return np.zeros_like(x)
     return np.clip(0.5 + wave * pixels, 0, 1)

@@ -29,10 +29,10 @@ LEAST = 1e-6
 #: Rows of which a method predicts an image embedding, and where a reconstruction file has it.
 PREDICTED = {"reconstruction": "predicted", "body-removed": "predicted_without_body", "shuffled": "predicted_shuffled"}
 #: Keys of a data set that say who takes part, where files lie and in which form: no part of what was measured.
-WHO_WHERE_AND_FORM: dict[str, Any] = dict.fromkeys(
-    ("training_subjects", "new_subjects", "root", "form", "roi_labels", "imagery", "responses", "key", "orientation", "images", "images_key",
-     "images_shape", "images_transposed", "trials", "units"), True,
-) | {"split": {"images"}, "blocks": {"labels"}}  # fmt: skip
+WHO_WHERE_AND_FORM = frozenset({
+    "training_subjects", "new_subjects", "require_signal", "root", "derivatives", "form", "roi_labels", "imagery", "responses", "key", "orientation",
+    "images", "images_key", "images_shape", "images_transposed", "picture", "trials", "count_from", "units",
+})  # fmt: skip
 
 
 class Made(NamedTuple):
@@ -119,6 +119,9 @@ def score(
             absent = panel.absent | embedding_measures(section.metrics, own, true_embeddings, one.predicted, training, embedding, study.seed)
             protocol, tested = protocol_of(study, dataset, subject, panel, embedding, stimuli, one.made)
             absent_rows = one.absent_rows
+            if own.get("body-removed") == {}:
+                del own["body-removed"]
+                absent_rows = absent_rows | {"body-removed": "no measure of the predicted embedding is computed"}
             if protocol["id"] not in led:  # rows that do not depend on the method stand once per protocol
                 led.add(protocol["id"])
                 own |= {row: measured["", row] for row in shared}
@@ -303,7 +306,10 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         "pictures": len(pictures), "hash": content_hash(pixels), "trials_per_picture": made.trials_per_picture, "retrieval_pool": min(POOL, len(pictures)),
     }  # fmt: skip
     section = study.datasets[dataset]
-    data = section.model_dump(mode="json", exclude=WHO_WHERE_AND_FORM)
+    data = section.model_dump(mode="json", exclude=set(WHO_WHERE_AND_FORM))
+    for key, file in (("split", "images"), ("blocks", "labels")):
+        if isinstance(data.get(key), dict):
+            data[key].pop(file, None)
     if data.get("mask"):
         data["mask"] = Path(data["mask"]).name.partition(".")[0]  # which voxels, not where the file lies
     if section.source == "simulated":

@@ -214,7 +214,7 @@ def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
     notes = layout.absences("Absent rows", of_methods, {file["label"] for file in files})
     notes += layout.absences("Absent rows", of_subjects, {file["subject"] for file in files})
     if files and not any(method.enter.kind == "ridge" for method in study.methods.values()):
-        notes.append("Absent rows: ridge regression: the study has no method with a ridge encoder.")
+        notes.append("Absent rows: ridge regression: the study has no method that enters by ridge.")
     return notes
 
 

@@ -5,11 +5,13 @@ identity` in diffusers' words), so that any diffusers UNet - trained in the stud
 taken from the hub - is conditioned in the same way, without a parameter of its own for it.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu
 
 from unimind.errors import InputError
 from unimind.storage import load_model
@@ -87,6 +89,55 @@ def coordinate_channels(latent: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy")).expand(n, -1, -1, -1)
 
 
+class Modulated(nn.Module):
+    """A residual block whose maps are scaled and shifted, channel by channel, by a vector (FiLM; Perez et al. 2018)."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.first, self.second = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
+        self.scale_shift = nn.Linear(dim, 2 * width)
+
+    def forward(self, maps: Tensor, vector: Tensor) -> Tensor:
+        """Maps (n, width, h, w) under vectors (n, dim)."""
+        scale, shift = self.scale_shift(vector)[:, :, None, None].chunk(2, 1)
+        return maps + self.second(silu(self.first(silu(self.norm(maps))) * (1 + scale) + shift))
+
+
+class Sketch(nn.Module):
+    """The condition's time vector -> the latent to be expected for it, which the UNet sees beside the noised one.
+
+    A regression learns which object is where in a small part of the steps a small UNet takes; the UNet then has to draw what the
+    regression leaves blurred.
+
+    Parameters
+    ----------
+    time_dim : int
+        Length of the time vector.
+    latent_shape : tuple of int
+        (c, h, w).
+    width, hidden : int
+        Channels of the maps, and width of the layers before them.
+    """
+
+    def __init__(self, time_dim: int, latent_shape: tuple[int, int, int], width: int, hidden: int) -> None:
+        super().__init__()
+        channels, *self.size = latent_shape
+        self.start = (width, *(-(-side // 2) for side in self.size))
+        self.hidden = nn.Sequential(nn.Linear(time_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.maps = nn.Linear(hidden, math.prod(self.start))
+        self.blocks = nn.ModuleList(Modulated(width, hidden) for _ in range(2))
+        self.out = nn.Conv2d(width, channels, 3, 1, 1)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Time vectors (n, time_dim) to latents (n, c, h, w); zero for the zero vector, the null condition's."""
+        vector = self.hidden(time)
+        maps = interpolate(silu(self.maps(vector)).unflatten(1, self.start), size=self.size)
+        for block in self.blocks:
+            maps = block(maps, vector)
+        return self.out(maps) * time.any(1)[:, None, None, None]
+
+
 class Diffusion(nn.Module):
     """A UNet, its noise schedule, and its own conditioner where it was trained in the study.
 
@@ -102,20 +153,24 @@ class Diffusion(nn.Module):
         (c, h, w) of one latent.
     coordinates : bool
         Whether the UNet also sees where it is (CoordConv; Liu et al. 2018): a small network then learns places sooner.
+    sketch : Sketch or None
+        What the UNet sees of the picture to be expected under the condition.
     """
 
     def __init__(
         self, name: str, unet: dict[str, Any], scheduler: dict[str, Any], latent_shape: tuple[int, int, int],
-        conditioner: dict[str, Any] | None, coordinates: bool = False,
+        conditioner: dict[str, Any] | None, coordinates: bool = False, sketch: dict[str, int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.arguments = {
-            "name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner, "coordinates": coordinates,
+            "name": name, "unet": unet, "scheduler": scheduler, "latent_shape": list(latent_shape), "conditioner": conditioner,
+            "coordinates": coordinates, "sketch": sketch,
         }  # fmt: skip
         self.coordinates = coordinates
         self.name, self.scheduler, self.latent_shape = name, dict(scheduler), tuple(latent_shape)
         self.unet = build_unet(unet)
         self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
+        self.sketch = Sketch(self.time_dim, latent_shape, **sketch) if sketch else None
 
     @property
     def context_dim(self) -> int:
@@ -145,11 +200,14 @@ class Diffusion(nn.Module):
         """Recompute the UNet's activations in the backward pass."""
         self.unet.enable_gradient_checkpointing()
 
-    def forward(self, latent: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """Prediction (noise or velocity, as the schedule says) for latents (n, c, h, w) at timesteps (n,)."""
+    def forward(self, latent: Tensor, timestep: Tensor, condition: Condition, sketch: Tensor | None = None) -> Tensor:
+        """Prediction (noise or velocity, as the schedule says) for latents (n, c, h, w) at timesteps (n,); `sketch` where it is known already."""
+        seen = [latent]
         if self.coordinates:
-            latent = torch.cat([latent, coordinate_channels(latent)], dim=1)
-        return self.unet(latent, timestep, condition.context, class_labels=condition.time).sample
+            seen.append(coordinate_channels(latent))
+        if self.sketch is not None:
+            seen.append(self.sketch(condition.time) if sketch is None else sketch)
+        return self.unet(torch.cat(seen, dim=1), timestep, condition.context, class_labels=condition.time).sample
 
 
 def noised(latent: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,7 @@ def taken(prediction: Prediction, rows: NDArray, times: int, device: torch.devic
     return prediction.each(lambda values: values[index].to(device))
 
 
-def training_features(
-    decoder: Decoder, prepared: PreparedSubject, embeddings: Path, predicts_embedding: bool, batch: int
-) -> tuple[NDArray, Tensor]:
+def training_features(decoder: Decoder, prepared: PreparedSubject, embeddings: Path, predicts_embedding: bool, batch: int) -> tuple[NDArray, Tensor]:
     """Training pictures in the space in which predictions are compared: their image embeddings, or what the method makes of their responses.
 
     Returns

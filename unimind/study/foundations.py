@@ -10,7 +10,7 @@ from unimind.study.base import Fraction, Positive, Section, Sha256, Training
 class DrawnPictures(Section):
     """Drawn, captioned pictures that no subject sees, for foundations trained inside the study."""
 
-    count: Positive = Field(6400, description="Of the 4.9 million possible ones that no simulated subject sees; 256 more are held out.")
+    count: Positive = Field(6400, description="Of the 430 000 possible ones that no simulated subject sees; 256 more are held out.")
     seed: int = 1
 
 

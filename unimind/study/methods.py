@@ -238,7 +238,7 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _drawn(self) -> "Sampling":
         if self.strength == 0:
-            idle(self, ("sampler", "steps", "guidance"), "with strength 0 the autoencoder alone decodes")
+            idle(self, ("sampler", "steps", "guidance", "precision"), "with strength 0 the autoencoder alone decodes")
         return self
 
 
@@ -304,7 +304,7 @@ class Method(Section):
             raise ValueError(f"enter.size: {self.enter.size} is not a multiple of body.patch = {self.body.patch}")
         if isinstance(self.body, ViT) and self.body.width % self.body.heads:
             raise ValueError(f"body.width: {self.body.width} is not a multiple of body.heads = {self.body.heads}")
-        if self.adapt is not None:
+        if self.adapt is not None and self.targets:
             for name, target in (("embedding", "embedding"), ("softclip", "embedding"), ("latent", "latent")):
                 if (given := getattr(self.adapt.losses, name)) > 0 and target not in self.targets:
                     raise ValueError(f"adapt.losses.{name}: {given:g} given, but no loss of `align` predicts the {target}; write 0")

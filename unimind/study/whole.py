@@ -61,6 +61,10 @@ class Study(Section, Plan):
                 raise ValueError(f"{where}.condition: given, but foundations.diffusion.kind {diffusion.kind} is taken as it is and trained no further; leave it out")
             if 0 <= method.sampling.guidance < 1:
                 raise ValueError(f"{where}.sampling.guidance: {method.sampling.guidance:g} given, but the pipelines of foundations.diffusion.kind {diffusion.kind} guide from 1 (none) upwards")
+            if method.sampling.strength > 0 and self.foundations.target not in method.targets:
+                raise ValueError(f"{where}: foundations.diffusion.target {self.foundations.target} given, which no method predicts; take an adapter of the pooled embedding")
+            if method.sampling.precision != "fp32":
+                raise ValueError(f"{where}.sampling.precision: {method.sampling.precision} given, but a pipeline that is taken as it is draws in foundations.diffusion.precision; leave it out")
             if diffusion.kind == "kandinsky-2.2" and method.sampling.sampler == "plms":
                 raise ValueError(f"{where}.sampling.sampler: plms given, but Kandinsky's pipeline cannot step it; write dpm-solver++ or ddim")
             return
@@ -73,6 +77,10 @@ class Study(Section, Plan):
                 raise ValueError(f"foundations.diffusion.drop_condition: 0 given, but {where}.sampling.guidance {method.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
             return
         kind = diffusion.kind
+        if kind == "autoencoder":
+            if method.sampling.strength > 0:
+                raise ValueError(f"{where}.sampling.strength: {method.sampling.strength:g} given, but with foundations.diffusion.kind autoencoder nothing else is drawn than the predicted latent; write 0")
+            return
         only = f"only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {kind!r} given"
         if "latent" not in method.targets:
             raise ValueError(f"{where}.condition: missing; {only}")

@@ -38,8 +38,8 @@ class ConditionedDiffusion(nn.Module):
 
     def __init__(self, encoder: Encoder, condition: ConditionStage, diffusion: Diffusion, train_encoder: bool) -> None:
         super().__init__()
-        self.encoder, self.condition, self.unet = encoder, condition, diffusion.unet
-        self.diffusion = [diffusion]  # not a submodule: its UNet is
+        self.encoder, self.condition, self.unet, self.sketch = encoder, condition, diffusion.unet, diffusion.sketch
+        self.diffusion = [diffusion]  # not a submodule: its UNet and its sketch are
         self.train_encoder = train_encoder
 
     def train(self, mode: bool = True) -> "ConditionedDiffusion":
@@ -168,7 +168,7 @@ def condition(
                         n_samples=sum(len(t.images("train")) for t, _ in subjects.values()), validate=validate if held_out else None)  # fmt: skip
         if stage.train_encoder:
             remember_body(model_encoder.eval(), subjects)
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("unet.") or name in changed}
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(("unet.", "sketch.")) or name in changed}
     config = {
         "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments,
         "inputs": mark, "held_out": trained.validation,

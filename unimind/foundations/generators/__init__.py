@@ -91,7 +91,15 @@ def load_generator(
 
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
-    """Pictures (n, 3, H, W) in [0, 1] as they are stored: uint8 (n, H, W, 3)."""
+    """Pictures (n, 3, H, W) in [0, 1] as they are stored: uint8 (n, H, W, 3).
+
+    Raises
+    ------
+    InputError
+        A value is not finite.
+    """
+    if not pictures.isfinite().all():
+        raise InputError("pictures drawn are no finite numbers: a network overflows in half precision, or lacks weights; write precision: bf16 or fp32")
     return pictures.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -179,7 +179,11 @@ def _shorten(scheduler: Any, sampling: Sampling) -> None:
 
     def set_timesteps(*arguments: Any, **named: Any) -> None:
         whole(*arguments, **named)
-        scheduler.timesteps = begin(scheduler, sampling)
+        kept = begin(scheduler, sampling)
+        if hasattr(scheduler, "sigmas"):  # DPM-Solver++ counts its steps by them, and knows the last one by the number of timesteps
+            scheduler.sigmas = scheduler.sigmas[len(scheduler.timesteps) - len(kept) :]
+            scheduler.set_begin_index(0)
+        scheduler.timesteps = kept
 
     scheduler.set_timesteps = set_timesteps
 
