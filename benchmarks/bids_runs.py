@@ -60,7 +60,7 @@ def main() -> None:
             "source": "bids", "root": folder, "training_subjects": ["01"], "derivatives": "derivatives/fmriprep", "images": "pictures",
             "rois": {"all": {"file": "mask.nii.gz"}}, "estimate": {"kind": "lss", "confounds": []},
         }  # fmt: skip
-        method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+        method = {"enter": {"kind": "ridge"}, "scope": "subject"}
         study = parse_study({"name": "s", "datasets": {"lab": section}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
         begun, spent = time.perf_counter(), time.process_time()
         raw = open_source(study, "lab").subject("01")

@@ -46,7 +46,7 @@ def study_of(root: Path) -> Study:
         "source": "bids", "root": str(root), "training_subjects": ["01"], "derivatives": "derivatives/glmsingle", "task": "images", "space": "T1w",
         "rois": {"visual": {"file": "derivatives/masks/sub-{subject}_dseg.nii.gz", "labels": LABELS}}, "images": "stimuli", "split": {"every": 3},
     }  # fmt: skip
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     common = {"name": "s", "picture_size": 24, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}}
     return parse_study({**common, "datasets": {"lab": section}})
 

@@ -16,7 +16,7 @@ def small_study(root: Path, **changes) -> Study:
 
 
 def study_with(dataset: dict, **more) -> Study:
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     common = {"name": "small", "picture_size": 32, "methods": {"ridge": method}, "foundations": {"diffusion": {"kind": "study"}}}
     return parse_study({**common, "datasets": {"sim": dataset}, **more})
 

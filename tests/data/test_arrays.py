@@ -26,7 +26,7 @@ ORDER = RNG.permutation(N)  # in which order archives are written
 
 def source_of(root: Path, **section):
     given = {"source": "arrays", "root": str(root), "training_subjects": ["s1"], "responses": "r.npy", "images": "pictures", **section}
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "s", "datasets": {"own": given}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
     return open_source(study, "own")
 

@@ -38,7 +38,7 @@ def block(name: str, root: Path) -> dict:
 
 def study_of(datasets: dict, **changes):
     ((dataset, section),) = datasets.items()
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     content = {"name": "s", "picture_size": 24, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}}
     return content | {"datasets": {dataset: section | changes}}
 

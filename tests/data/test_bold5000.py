@@ -11,7 +11,7 @@ RNG = np.random.default_rng(8)
 
 def source_of(root, **section):
     given = {"source": "bold5000", "root": str(root), "training_subjects": ["CSI1"], **section}
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "s", "datasets": {"b": given}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
     return open_source(study, "b")
 

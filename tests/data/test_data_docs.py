@@ -13,7 +13,7 @@ from unimind.data.sources.hcp import HcpSource
 from unimind.study import parse_study, read_study, resolved
 
 ROOT = Path(__file__).parents[2]
-METHODS = {"methods": {"m": {"encoder": {"kind": "ridge"}, "scope": "subject"}}, "foundations": {"diffusion": {"kind": "study"}}}
+METHODS = {"methods": {"m": {"enter": {"kind": "ridge"}, "scope": "subject"}}, "foundations": {"diffusion": {"kind": "study"}}}
 
 
 def table() -> list[dict[str, str]]:

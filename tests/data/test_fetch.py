@@ -21,7 +21,7 @@ from unimind.study import parse_study
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 ACCESS = "sign the agreement at https://example.org"
-METHOD = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+METHOD = {"enter": {"kind": "ridge"}, "scope": "subject"}
 
 
 def study_of(unpaired: dict | None = None, **datasets: dict):

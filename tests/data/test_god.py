@@ -13,7 +13,7 @@ bdpy = pytest.importorskip("bdpy", reason="bdpy writes GOD's files here; it need
 
 def source_of(root, **section):
     given = {"source": "god", "root": str(root), "training_subjects": ["Subject1"], **section}
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "s", "datasets": {"god": given}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
     return open_source(study, "god")
 

@@ -80,7 +80,7 @@ def site(tmp_path_factory):
 
 def study_of(root, **changes):
     section = {"source": "laion-fmri", "root": str(root), "training_subjects": ["sub-03"], "sessions": SESSIONS, "validation_fraction": 0, **changes}
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     return {"name": "s", "picture_size": 24, "datasets": {"laion": section}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}}
 
 

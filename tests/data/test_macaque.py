@@ -31,7 +31,7 @@ def source():
         "source": "arrays", "root": str(FOLDER), "training_subjects": TRAINING, "new_subjects": NEW, "responses": "{subject}/responses.npy",
         "orientation": "voxels_by_trials", "images": "{subject}/images.zip", "split": {"every": 5},
     }  # fmt: skip
-    method = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "m", "datasets": {"v4": section}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
     return open_source(study, "v4")
 

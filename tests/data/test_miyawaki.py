@@ -28,7 +28,7 @@ def read(section: dict):
         {
             "name": "m",
             "datasets": {"v1": content},
-            "methods": {"m": {"encoder": {"kind": "ridge"}, "scope": "subject"}},
+            "methods": {"m": {"enter": {"kind": "ridge"}, "scope": "subject"}},
             "foundations": {"diffusion": {"kind": "study"}},
         }
     )

@@ -22,7 +22,7 @@ def study():
         {
             "name": "s",
             "datasets": {"d": {"source": "simulated", "training_subjects": ["subj01"], "new_subjects": ["subj02"]}},
-            "methods": {"m": {"encoder": {"kind": "ridge"}, "scope": "subject"}},
+            "methods": {"m": {"enter": {"kind": "ridge"}, "scope": "subject"}},
             "foundations": {"diffusion": {"kind": "study"}},
         }
     )

@@ -26,7 +26,7 @@ def embedded(tmp_path_factory):
         "diffusion": {"kind": "ip-adapter", "target": "tokens", "weights": "models/plus.safetensors"},
     }
     data = {"source": "arrays", "training_subjects": ["a"], "responses": "a.npy", "images": "pictures"}
-    ridge = {"encoder": {"kind": "ridge"}, "scope": "subject"}
+    ridge = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "x", "datasets": {"own": data}, "methods": {"ridge": ridge}, "foundations": foundations, "evaluation": {"batch_size": 3}})
     for name, section in (("embedding", ClipVisionEmbedding(**foundations["embedding"])), ("autoencoder", HubAutoencoder(**foundations["autoencoder"]))):
         (place / name).mkdir()

@@ -119,6 +119,9 @@ def score(
             absent = panel.absent | embedding_measures(section.metrics, own, true_embeddings, one.predicted, training, embedding, study.seed)
             protocol, tested = protocol_of(study, dataset, subject, panel, embedding, stimuli, one.made)
             absent_rows = one.absent_rows
+            if own.get("body-removed") == {}:
+                del own["body-removed"]
+                absent_rows = absent_rows | {"body-removed": "no measure of the predicted embedding is computed"}
             if protocol["id"] not in led:  # rows that do not depend on the method stand once per protocol
                 led.add(protocol["id"])
                 own |= {row: measured["", row] for row in shared}
