@@ -16,7 +16,7 @@ import pytest
 import torch
 from apart import killed, started
 from safetensors.torch import load_file
-from tiny_training import make_study
+from tiny_training import ADAPTER, make_study
 from torch import nn
 
 from unimind import study
@@ -239,7 +239,7 @@ def test_fingerprint_changes_with_settings_data_and_not_with_place(tmp_path):
         (tmp_path / name).write_bytes(content)
     marks = [
         loop.fingerprint(make_study(**changes), [tmp_path / name], "unimind.training.loop")
-        for changes, name in (({}, "a"), ({}, "b"), ({}, "c"), ({"voxels": {"size": 64}}, "a"))
+        for changes, name in (({}, "a"), ({}, "b"), ({}, "c"), ({"enter": ADAPTER | {"size": 64}}, "a"))
     ]
     assert marks[0] == marks[1] and len(set(marks)) == 3
 
