@@ -341,7 +341,7 @@ def test_the_tutorial_shows_what_is_printed(tutorial):
 def test_the_tutorials_new_subject_leaves_shared_weights_alone(tutorial):
     before, after = list(tutorial[1].values())[2:4]
     assert before.items() <= after.items()
-    assert after.keys() - before.keys() == {f"models/{model}/simulated-subj03/model.safetensors" for model in ("ridge/fit", "unimind/adapt")}
+    assert after.keys() - before.keys() == {f"models/{model}/simulated-subj03/model.safetensors" for model in ("ridge/enter", "unimind/enter")}
 
 
 @pytest.mark.slow
