@@ -354,7 +354,7 @@ def test_what_the_tutorial_says_of_its_tables(tutorial):
     assert found.ci_low["ridge"] > 0.6 and found.ci_low["shuffled:ridge"] < 0.5 < found.ci_high["shuffled:ridge"]
     assert pixels.value["mean-training-image"] > pixels.value["ridge"]
     curve = pd.read_csv(clone / "results/tutorial/tables/adaptation.csv")
-    assert set(curve.method) == {"unimind", "unimind from scratch", "ridge"} and curve.trials.nunique() == 2
+    assert set(curve.method) == {"unimind", "ridge"} and curve.trials.nunique() == 2
 
 
 # --- the examples of extending ----------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ def small() -> dict:
     """The example's study with foundations and trainings that take seconds."""
     quick = tiny()
     study = STUDY | {"picture_size": 32, "threads": 1, "foundations": quick["foundations"], "evaluation": quick["evaluation"]}
-    like = quick["methods"]["unimind-convmixer"]
-    for key in ("voxels", "encoder", "align", "condition", "adapt", "sampling"):
-        study["methods"]["unimind"][key] = like[key] | {name: value for name, value in STUDY["methods"]["unimind"].get(key, {}).items() if key == "adapt"}
+    own = STUDY["methods"]["unimind"]
+    like = {key: quick["methods"]["unimind"][key] for key in ("body", "sampling")}
+    study["methods"]["unimind"] = own | like | {"align": own["align"] | {"training": {"steps": 4, "batch_size": 8}}}
     study["methods"]["ridge"]["sampling"] = quick["methods"]["ridge"]["sampling"]
     return study | {"transfer": STUDY["transfer"] | {"seeds": 1}}
 
@@ -79,7 +79,8 @@ def test_betas_become_z_scored_voxels_of_the_pictures_they_were_shown_with(labor
     assert main(check.split()[1:]) == 0
     assert main("check --data my_lab.yaml".split()) == 0
     assert f"mine anna: session 1 trial 1: {shown['anna'][0]}" in capsys.readouterr().out
-    assert "adapt_subject" in run(clone, plan).stdout + run(clone, plan).stderr
+    planned = run(clone, plan)
+    assert "teach_closed_form" in planned.stdout + planned.stderr
     run(clone, prepare)
     prepared = clone.folder / "results/my_lab/prepared/mine"
     with Stimuli(prepared / "stimuli.h5") as stimuli, PreparedSubject(prepared / "anna.h5") as subject:
@@ -103,7 +104,7 @@ def test_the_whole_path_ends_in_the_curve_of_the_new_person(laboratory):
     assert (results / "report.html").stat().st_size > 10_000
     table = pd.read_csv(results / "tables/adaptation.csv")
     bert = table[table.subject == "bert"]
-    assert set(bert.method) == {"unimind", "unimind from scratch", "ridge"}
+    assert set(bert.method) == {"unimind", "ridge"}
     assert set(bert.trials) == {25, 50, 100, 128}
     assert (bert.trainable_parameters <= bert.parameters).all() and (bert.seconds > 0).all()
 
