@@ -13,6 +13,8 @@ import yaml
 from slurm_node import SlurmNode, Unavailable, install, wait_until
 from workflow_clone import ROOT, Clone, tiny
 
+from unimind.stages import STAGES
+
 PROFILE = ROOT / "workflow/profiles/slurm"
 
 # Snakemake, asking for the state of its jobs every second, where SLURM's plugin waits longer each time.
@@ -96,9 +98,11 @@ def submitted(node: SlurmNode, folder: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def rules_with_card() -> set[str]:
-    """Rules that ask for a card, as their files say."""
+    """Rules that ask for a card, as their stages are declared."""
     text = "".join(file.read_text() for file in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    return {name for name, body in re.findall(r"^rule (\w+):(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL) if re.search(r"^\s+gpu=", body, re.MULTILINE)}
+    rules = re.findall(r"^rule (\w+):(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    asked = {name: re.search(r'resources_of\("([\w-]+)"\)', body) for name, body in rules}
+    return {name for name, stage in asked.items() if stage and STAGES[stage[1]].gpu}
 
 
 def test_profile_names_every_rule_with_a_card():
