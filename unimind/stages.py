@@ -128,7 +128,7 @@ def _targets(study: "Study", names: Names) -> Iterable[str]:
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
-        further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -roi_labels -require_signal"
+        further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -require_signal"
         yield f"datasets.{{dataset}} -training_subjects -new_subjects{further}"
         if any(section.source == "simulated" for name, section in study.datasets.items() if dataset in (None, name)):
             yield "picture_size"
@@ -176,7 +176,7 @@ STAGES: dict[str, Stage] = {
     "fetch": Stage(
         "unimind.data.fetch", "fetch", "Get a data set's files, or simulate them, and write their manifest.",
         {"dataset": "text?", "subject": "text?", "stimuli": "flag", "unpaired": "flag", "list": "flag", "out": "file?"},
-        reads=_fetched, knows=("datasets.*: training_subjects new_subjects", "unpaired: subjects"), minutes=1440,
+        reads=_fetched, knows=("datasets.*", "unpaired: subjects"), minutes=1440,
     ),
     "stimuli": Stage(
         "unimind.data.stimuli", "stimuli", "Bring a data set's pictures to one HDF5 file.",

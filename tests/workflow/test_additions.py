@@ -62,5 +62,6 @@ def test_training_subjects_are_further_baselines_of_the_comparison(bare):
     grown = {rule: after[rule] - before.get(rule, 0) for rule in after if after[rule] != before.get(rule)}
     trained_on = sum(min(one["trained_on"]["subjects"], len(recordings["training_subjects"])) for one in more.values())
     assert grown == {
-        "teach_closed_form": len(more), "enter_subject": trained_on, "align_subjects": len(more), "compare_budgets": len(more) * len(recordings["new_subjects"]),
+        "teach_closed_form": len(more), "enter_subject": trained_on, "align_subjects": len(more),
+        "compare_budgets": len(more) * len(recordings["new_subjects"]),
     }  # fmt: skip
