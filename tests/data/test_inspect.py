@@ -30,7 +30,7 @@ def test_nothing_is_said_of_whole_files(noise):
 
 
 def test_noise_alone_is_not_decodable_and_stops_the_study(tmp_path):
-    found = case(0, None, noise=1e6)
+    found = case(0, None, noise=1e6, count=108)
     assert not found["decodable"] and found["verdict"].startswith("nothing can be decoded")
     write_json(tmp_path / "found.json", found)
     rng = np.random.default_rng(0)
