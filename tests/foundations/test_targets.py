@@ -11,7 +11,7 @@ from unimind.foundations import external
 from unimind.foundations.embed import embed
 from unimind.foundations.generators.norms import TargetNorms
 from unimind.foundations.targets import Targets
-from unimind.study import ClipVisionEmbedding, HubAutoencoder, parse_study
+from unimind.study import ClipVisionEmbedding, HubAutoencoder, IpAdapterGenerator, parse_study
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,13 @@ def embedded(tmp_path_factory):
     foundations = {
         "embedding": {"kind": "clip-vision", "repository": str(place / "sd/adapters")},
         "autoencoder": {"kind": "hub", "repository": str(place / "sd/base")},
-        "diffusion": {"kind": "ip-adapter", "target": "tokens", "weights": "models/plus.safetensors"},
+        "diffusion": {"kind": "ip-adapter"},
     }
+    tokens = IpAdapterGenerator(kind="ip-adapter", target="tokens", weights="models/plus.safetensors")
     data = {"source": "arrays", "training_subjects": ["a"], "responses": "a.npy", "images": "pictures"}
     ridge = {"enter": {"kind": "ridge"}, "scope": "subject"}
     study = parse_study({"name": "x", "datasets": {"own": data}, "methods": {"ridge": ridge}, "foundations": foundations, "evaluation": {"batch_size": 3}})
+    study = study.model_copy(update={"foundations": study.foundations.model_copy(update={"diffusion": tokens})})
     for name, section in (("embedding", ClipVisionEmbedding(**foundations["embedding"])), ("autoencoder", HubAutoencoder(**foundations["autoencoder"]))):
         (place / name).mkdir()
         external.build(section, place / name)

@@ -213,9 +213,10 @@ def test_keys_of_hcp_may_be_in_the_environment_or_a_profile_and_are_not_shown(mo
 
 def test_own_data_and_unset_variables():
     own = {"source": "arrays", "training_subjects": ["S1"], "root": "$OWN_DATA", "responses": "{subject}.npy", "images": "pictures.npy"}
-    content = TINY | {"datasets": {"own": own}}
+    alone = {"methods": {"ridge": TINY["methods"]["ridge"]}, "transfer": None}
+    content = TINY | {"datasets": {"own": own}} | alone
     assert found(doctor._data, content)["data: own"] == ("missing", "$OWN_DATA: set the variable OWN_DATA, or write the folder into the study")
-    content = TINY | {"datasets": {"own": own | {"root": "mine"}}}
+    content = TINY | {"datasets": {"own": own | {"root": "mine"}}} | alone
     put("mine/S1.npy")
     state, words = found(doctor._data, content)["data: own"]
     assert state == "missing" and words.startswith("mine/pictures.npy: not there")

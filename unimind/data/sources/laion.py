@@ -40,7 +40,7 @@ class LaionSource(BidsSource):
             raise InputError(f"datasets.{self.dataset}: {', '.join(unknown)} is no subject of LAION-fMRI; they are called {', '.join(SUBJECTS)}")
         rois = {name: {"file": f"derivatives/atlases/sub-{{subject}}/rois/{name}.nii.gz"} for name in section.rois}
         known: dict[str, Any] = {"source": "bids", "derivatives": DERIVATIVES, "task": "images", "space": "T1w", "picture": "label", "images": PICTURES}
-        return BidsData.model_validate({**section.model_dump(include={"training_subjects", "new_subjects", "roi_labels"}), **known, "rois": rois})
+        return BidsData.model_validate({**{key: getattr(section, key) for key in ("training_subjects", "new_subjects", "roi_labels")}, **known, "rois": rois})
 
     def files(self, subject: str | None) -> list[RemoteFile]:
         """See `Source.files`."""
