@@ -247,7 +247,7 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     warm_up(stage)
     watch = Watch(estimate)
     try:
-        with patch(f"unimind.training.{stage}.train", watch.train):
+        with patch(f"unimind.training.{stage}.train", watch.train), patch.object(loop, "drawn_ahead", in_turn if estimate else loop.drawn_ahead):
             call(study, method, stage, dataset, folder)()
     except Enough:
         pass
@@ -255,6 +255,12 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
         memory = not isinstance(error, InputError) or "out of memory" in str(error)
         watch.found["failed"] = "out of memory" if memory else str(error)
     return found | watch.found
+
+
+@contextmanager
+def in_turn(draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int], Any]]:
+    """Batches drawn when they are asked for: tensors without contents do not bear another thread's work beside them."""
+    yield draw
 
 
 class Watch:

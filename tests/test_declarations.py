@@ -128,7 +128,7 @@ EDITS = {
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
     "dropout of voxels": (
         "methods.unimind-vit.enter.dropout", 0.1,
-        {f"unimind-vit {stage}" for stage in ("pretrain", "align", "condition", "adapt", "reconstruct", "transfer")},
+        {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")},
     ),  # fmt: skip
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),
     "threads": ("threads", 1, None),
