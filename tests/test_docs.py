@@ -424,7 +424,7 @@ def test_examples_pass_their_tests(extended):
 def test_a_study_of_the_examples_can_be_planned(extended):
     assert "a valid study" in bash("python -m unimind check study.yaml", extended, PYTHONPATH=str(extended))
     jobs = job_table(bash("snakemake -n --configfile study.yaml", extended))
-    assert jobs["align_subjects"] == 2 * 3 and jobs["fetch_subject"] == 3 + 2
+    assert jobs["align_subjects"] == 2 * 4 and jobs["fetch_subject"] == 3 + 2
 
 
 def test_examples_come_into_the_reference_and_are_in_style(extended):
