@@ -33,7 +33,7 @@ def test_jobs_run_in_their_rules_environments(bare, tmp_path):
     assert len(made) == 3
     packages = {stage: made[place.parents[1]] for stage, place in python.items()}
     assert "nibabel" in packages["fetch"] and "torch" not in packages["fetch"]
-    assert "torch==" in packages["fit"] and "matplotlib" in packages["report"]
+    assert "torch==" in packages["enter"] and "matplotlib" in packages["report"]
 
 
 def run(folder: Path, *arguments: str, **more: str) -> Path:

@@ -38,6 +38,7 @@ def small_thesis(images: Path) -> dict:
     study["datasets"]["god"] |= {"training_subjects": ["Subject1"], "images": str(images), "imagery": True}
     study["datasets"]["bold5000"] = {"source": "bold5000", "training_subjects": ["CSI1"]}
     study["unpaired"] |= {"subjects": [SCANNED], "runs": [RUN]}
+    del study["methods"]["unimind"]  # whose closed form one subject alone cannot teach
     return study
 
 
