@@ -166,7 +166,7 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     content["datasets"]["simulated"]["new_subjects"].append("subj04")
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
-        "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "enter_subject": 2,
+        "fetch_subject": 1, "prepare_subject": 1, "inspect_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "enter_subject": 2,
         "reconstruct_pictures": 5, "score_reconstructions": 1, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}

@@ -154,9 +154,7 @@ def content_of(what):
         if what == "unpaired":
             return inputs_hash(STUDY, None, wildcards.subject)
         if what == "stimuli":
-            return inputs_hash(
-                STUDY, wildcards.dataset, whose(wildcards), stimuli=True
-            )
+            return inputs_hash(STUDY, wildcards.dataset, whose(wildcards), stimuli=True)
         return inputs_hash(STUDY, wildcards.dataset, wildcards.subject)
 
     return content
