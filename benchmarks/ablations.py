@@ -23,6 +23,7 @@ from unimind.models.enter import Context, subject_key
 from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.align import align
+from unimind.training.alignment import two_way
 from unimind.training.data import Targets, budget_rows
 from unimind.training.enter import closed_form_of, enter, load_taught, read_trials
 
@@ -54,13 +55,6 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old | {key: merged(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}
 
 
-def two_way(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Share of pairs in which a prediction correlates more with its own picture than with the other."""
-    a, b = (x - x.mean(1, keepdims=True) for x in (predicted, truth))
-    likeness = (b / np.linalg.norm(b, axis=1, keepdims=True)) @ (a / np.linalg.norm(a, axis=1, keepdims=True)).T
-    return float((likeness < likeness.diagonal()[None]).sum() / (len(truth) * (len(truth) - 1)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -86,6 +80,7 @@ def main() -> None:
         with h5py.File(embeddings) as file:
             known = file["embedding"][:]
         own = known[read_trials(prepared).images]
+        scale = [torch.from_numpy(values) for values in (known[shown], own.mean(0), own.std(0) + 1e-6)]
         for budget in budgets:
             for seed in range(3 if budget != "all" else 1):
                 with PreparedSubject(prepared) as data:
@@ -93,14 +88,14 @@ def main() -> None:
                 trials = read_trials(prepared, rows)
                 coordinates = Targets(embeddings, trials.images, space).coordinates(trials.images).numpy()
                 found = closed_form_of(study.method(method), subject_key(dataset, subject), prior, coordinates, trials.responses, study.seed)
-                cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, known[shown], own.mean(0), own.std(0) + 1e-6))
+                cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, *scale))
 
     def scores(encoder) -> dict[Any, float]:
         by: dict[Any, dict[str, list[float]]] = {budget: {} for budget in budgets}
         for budget, subject, found, context, asked, truth, centre, deviation in cases:
             encoder.take_map("asked", found, context)
             with torch.no_grad():
-                predicted = encoder.predict(encoder(torch.from_numpy(asked), "asked"), "embedding").numpy()
+                predicted = encoder.predict(encoder(torch.from_numpy(asked), "asked"), "embedding")
             by[budget].setdefault(subject, []).append(two_way((predicted - centre) / deviation, (truth - centre) / deviation))
         return {budget: float(np.mean([np.mean(values) for values in own.values()])) for budget, own in by.items()}
 

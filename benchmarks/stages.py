@@ -247,7 +247,7 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     warm_up(stage)
     watch = Watch(estimate)
     try:
-        with patch(f"unimind.training.{stage}.train", watch.train), patch.object(loop, "drawn_ahead", in_turn if estimate else loop.drawn_ahead):
+        with patch(f"unimind.training.{stage}.train", watch.train):
             call(study, method, stage, dataset, folder)()
     except Enough:
         pass
@@ -303,6 +303,7 @@ class Watch:
         with ExitStack() as stack:
             if self.estimate:
                 self.alive = stack.enter_context(without_contents(module, draw(0)))
+                stack.enter_context(patch.object(loop, "drawn_ahead", in_turn))
             self.reset()
             loop.train(module, draw=watched, validate=validate, trainable=trainable, on_step=on_step, **more)
 

@@ -216,3 +216,20 @@ def test_what_does_not_fit_is_refused_in_words(files, tmp_path, lesson):
     with pytest.raises(InputError, match="1 entered and 2 embeddings"):
         read_group(study(), "decoded", "sim", [], [files / "embeddings.h5"] * 2, [tmp_path / "e"])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pictures", [FOLDS - 1, FOLDS])
+def test_signals_need_a_picture_in_every_fold(files, tmp_path, lesson, pictures):
+    """A training subject with fewer is refused, and nothing is left; one with as many is asked for each of them once."""
+    shutil.copy(files / "embeddings.h5", tmp_path)
+    shutil.copy(files / "subj01.h5", tmp_path)
+    with h5py.File(tmp_path / "subj01.h5", "r+") as file:
+        kept = np.unique(file["stimulus"][:][file["split"][:] == 0])[:pictures]
+        file["split"][...] = np.where(np.isin(file["stimulus"][:], kept), 0, 2)
+    if pictures < FOLDS:
+        with pytest.raises(InputError, match=f"{pictures} training pictures; a training subject's signals come from {FOLDS} folds"):
+            entered(tmp_path, tmp_path / "out", "subj01", taught=lesson)
+        assert not (tmp_path / "out").exists()
+    else:
+        with h5py.File(entered(tmp_path, tmp_path / "out", "subj01", taught=lesson) / "entered.h5") as file:
+            assert sorted(file["stimulus"][:]) == list(kept) and np.isfinite(file["coordinates"][:]).all()

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,10 @@ class Checkpoint:
             return None
 
 
-def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], trained: Trained, checkpoints: Path | None = None) -> None:
+def write_model(
+    out: Path, state: dict[str, Tensor], config: dict[str, Any], trained: Trained,
+    checkpoints: Path | None = None, beside: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
     """Write a trained model's directory, whole or not at all, then remove its checkpoints. Only the main process writes.
 
     Parameters
@@ -103,6 +106,8 @@ def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], tra
     trained : Trained
     checkpoints : Path, optional
         Directory to remove when the model is there.
+    beside : function, optional
+        Writes what else belongs to the model into the directory that it is given.
     """
     processes = PartialState()
     if processes.is_main_process:
@@ -113,6 +118,8 @@ def write_model(out: Path, state: dict[str, Tensor], config: dict[str, Any], tra
                 rows.writerow(["step", "split", "term", "value"])
                 rows.writerows(trained.losses)
             write_json(temporary / "efficiency.json", trained.efficiency)
+            if beside is not None:
+                beside(temporary)
         if checkpoints is not None:
             shutil.rmtree(checkpoints, ignore_errors=True)
     processes.wait_for_everyone()

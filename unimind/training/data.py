@@ -19,7 +19,7 @@ from unimind.models.space import PICTURES, PictureSpace
 from unimind.storage import load_model
 from unimind.training.loop import generator
 
-#: Channels of `voxels.repeats: channels`: NSD's three repeats, as in the thesis.
+#: Channels of `enter.repeats: channels`: NSD's three repeats, as in the thesis.
 CHANNELS = 3
 
 Split = Literal["train", "validation"]

@@ -21,7 +21,7 @@ from unimind.models.prior import LinearMap, TaughtPrior
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
 from unimind.progress import say
-from unimind.storage import load_model, whole_directory
+from unimind.storage import load_model
 from unimind.study import Decoded, Method, Ridge, Study
 from unimind.training.data import Split, Targets, budget_rows, picture_space, training_rows
 from unimind.training.loop import Trained, conditions, fingerprint, generator, peak_memory, write_model
@@ -141,18 +141,22 @@ def enter(
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
     if study.shares(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
+        if (pictures := int((own.split == 0).sum())) < FOLDS:
+            raise InputError(
+                f"{prepared}: {pictures} training pictures; a training subject's signals come from {FOLDS} folds of them: give more trials, "
+                f"or leave {subject} out of the training subjects"
+            )
         entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
     trained = closed_form(len(own.images), weights, time.monotonic() - begun)
-    with whole_directory(out) as temporary:
-        write_model(temporary / "model", weights, found, trained)
-        for part in (temporary / "model").iterdir():
-            part.rename(temporary / part.name)
-        (temporary / "model").rmdir()
+
+    def write_entered(folder: Path) -> None:
         if entered is not None:
-            with NewFile(temporary / "entered.h5") as file:
+            with NewFile(folder / "entered.h5") as file:
                 for name, values in entered.items():
                     file.create_dataset(name, data=values, chunks=(min(256, len(values)), *values.shape[1:]))
                 file.attrs["n_voxels"] = own.responses.shape[1]
+
+    write_model(out, weights, found, trained, beside=write_entered)
 
 
 def load_taught(directory: Path) -> tuple[PictureSpace, TaughtPrior | None]:

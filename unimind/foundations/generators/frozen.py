@@ -9,6 +9,7 @@ Text encoders and image encoders are not needed for drawing and not kept: what t
 picture is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _network(config: dict[str, Any], name: str, state: dict[str, Tensor], dtype:
     return network.eval().requires_grad_(False)
 
 
-class FrozenGenerator:
+class FrozenGenerator(ABC):
     """What all frozen pipelines share; see `foundations.generators`.
 
     Parameters
@@ -103,17 +104,18 @@ class FrozenGenerator:
         side = self.settings["size"] // 2 ** (len(self.coder.config.block_out_channels) - 1)
         self.latent_shape = (self.pipe.unet.config.in_channels, side, side)
 
+    @abstractmethod
     def _pipeline(self, state: dict[str, Tensor]) -> Any:
-        raise NotImplementedError
+        """The pipeline of diffusers, with the networks of the state in it."""
 
     def _slice(self) -> None:
         self.pipe.enable_attention_slicing("max")
         if hasattr(self.coder, "use_slicing"):  # Kandinsky's has none
             self.coder.enable_slicing()
 
+    @abstractmethod
     def _call(self, given: Tensor | None, n: int, guided: bool, keys: Sequence[tuple]) -> dict[str, Any]:
         """Arguments of the pipeline that say what to draw; given None, the null condition."""
-        raise NotImplementedError
 
     def _scheduler(self, sampling: Sampling) -> Any:
         return build_scheduler(sampling, self.config["scheduler"], self.device)
