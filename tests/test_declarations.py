@@ -127,7 +127,8 @@ EDITS = {
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
     "condition's steps": ("methods.unimind-vit.condition.training.steps", 6, {"unimind-vit condition"}),
     "dropout of voxels": (
-        "methods.unimind-vit.enter.dropout", 0.1,
+        "methods.unimind-vit.enter.dropout",
+        0.1,
         {f"unimind-vit {stage}" for stage in ("align", "condition", "adapt", "transfer")},
     ),  # fmt: skip
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),

@@ -43,7 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="Check a study without running anything.", description="Check a study without running anything.")
     check.add_argument("study", nargs="+", type=Path, metavar="FILE", help=STUDY_HELP)
     check.add_argument("--data", action="store_true", help="also look into the files: shapes, voxels, first trials with their pictures")
-    schema = commands.add_parser("schema", help="Print the study's JSON schema, or its reference as Markdown.", description="Print the study's JSON schema, or its reference as Markdown.")
+    schema = commands.add_parser(
+        "schema",
+        help="Print the study's JSON schema, or its reference as Markdown.",
+        description="Print the study's JSON schema, or its reference as Markdown.",
+    )
     schema.add_argument("--markdown", action="store_true")
     return parser
 
@@ -86,7 +90,9 @@ def machine_failure(error: BaseException, stage: str, given: Mapping[str, Any]) 
         The arguments of the stage.
     """
     if is_out_of_memory(error):
-        lower = "--batch-size" if "batch_size" in given or "batch-size" in given else "evaluation.batch_size" if stage in STAGES and STAGES[stage].batched else None
+        lower = (
+            "--batch-size" if "batch_size" in given or "batch-size" in given else "evaluation.batch_size" if stage in STAGES and STAGES[stage].batched else None
+        )
         return f"out of memory; {f'lower {lower}, or ' if lower else ''}give the job more memory"
     paths = [path for value in given.values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
     cause: BaseException | None = error

@@ -118,7 +118,7 @@ def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
     overview = pd.read_csv(fake.overview, dtype={"subject": str})
     shown = overview.columns.drop(["dataset", "subject", "role"])
     for row in overview.to_dict("records"):
-        label = f"{row['subject']} { {'train': 'trained on', 'new': 'new', 'unpaired': 'no pictures'}[row['role']]}"
+        label = f"{row['subject']} { {'train': 'trained on', 'new': 'new', 'unpaired': 'no pictures'}[row['role']] }"
         exact = [None if value is None else float(value) for value, _ in rows[label]]
         assert exact == [None if pd.isna(row[name]) else row[name] for name in shown]
 

@@ -375,8 +375,7 @@ def _fits(evidence: Evidence, data: PreparedSubject, pictures: Stimuli, sessions
         expected = float(np.median([own[other][0] for other in strong])) if strong else 0.0
         if expected >= 2 * CLEAR and own[k][0] < NONE:
             findings.append(
-                f"responses of session {numbers[k]} do not follow its pictures, at no lag and for no other session's pictures: "
-                "check its files and its trials"
+                f"responses of session {numbers[k]} do not follow its pictures, at no lag and for no other session's pictures: check its files and its trials"
             )
     return {"all": together}
 

@@ -44,4 +44,3 @@ def mean_training_image(stimuli: Path, prepared: Path, at_once: int = 256) -> np
         for start in range(0, len(wanted), at_once):
             total += file["images"][wanted[start : start + at_once]].sum(0, dtype=np.float64)
     return np.rint(total / len(wanted)).astype(np.uint8)
-

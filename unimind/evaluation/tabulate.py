@@ -301,5 +301,3 @@ def _write_pair(
         text.append("No numbers of this kind in this study.")
     (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
     (folder / f"{name}.tex").write_text("\n".join(tex) or f"% {title}: no numbers\n")
-
-

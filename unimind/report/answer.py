@@ -94,10 +94,7 @@ ROLES: tuple[tuple[Literal["train", "new"], str], ...] = (("train", "training su
 
 def _people(study: Study) -> list[tuple[str, list[str]]]:
     several = len(study.datasets) > 1
-    return [
-        (noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)])
-        for role, noun in ROLES
-    ]
+    return [(noun, [f"{dataset} {subject}" if several else subject for dataset, subject in study.pairs(role)]) for role, noun in ROLES]
 
 
 def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFrame, name: str, lead: str, comparisons: pd.DataFrame | None) -> list[str]:

@@ -35,9 +35,7 @@ def _cell(name: str, row: Any, best: bool = False) -> Entry | None:
 def _heads(here: pd.DataFrame, names: list[str]) -> list[tuple[str, str]]:
     return [
         (
-            measure_of(name).title
-            + (PERCENT if measure_of(name).percent else "")
-            + ("\u00a0↓" if measure_of(name).better == "lower" else "\u00a0↑"),
+            measure_of(name).title + (PERCENT if measure_of(name).percent else "") + ("\u00a0↓" if measure_of(name).better == "lower" else "\u00a0↑"),
             measure_of(name).meaning,
         )
         for name in names

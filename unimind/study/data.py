@@ -13,10 +13,15 @@ class Dataset(Section):
 
     training_subjects: list[Name] = Field([], description="Subjects the shared models are trained on.")
     new_subjects: list[Name] = Field([], description="Subjects the shared models are only adapted to; adding one retrains nothing shared.")
-    root: str | None = Field(None, description="Folder that holds, or will hold, the data set's files as distributed; `$VARIABLES` are expanded. By default `data/<data set>`.")
+    root: str | None = Field(
+        None, description="Folder that holds, or will hold, the data set's files as distributed; `$VARIABLES` are expanded. By default `data/<data set>`."
+    )
     validation_fraction: Fraction = Field(0.1, description="Share of the training *images* set aside to watch training; never test images.")
     roi_labels: bool = Field(True, description="Keep a per-voxel ROI label where the source has one.")
-    require_signal: bool = Field(True, description="Stop before anything is trained where neither the pictures nor their repeats can be told from a subject's responses (stage inspect); `false` trains all the same.")
+    require_signal: bool = Field(
+        True,
+        description="Stop before anything is trained where neither the pictures nor their repeats can be told from a subject's responses (stage inspect); `false` trains all the same.",
+    )
 
     @property
     def of_responses(self) -> set[str]:
@@ -51,8 +56,13 @@ class NsdData(Dataset):
 
     source: Literal["nsd"]
     rois: list[Rois] = Field([Rois(file="nsdgeneral")], description="ROI files whose voxels are kept (their union).")
-    sessions: Positive | Literal["all", "982/37", "1000/40"] = Field("all", description="How many sessions, from the first; or a protocol by its name, which is test images / sessions and must come out so: `982/37` or `1000/40`.")
-    test_repeats: Positive = Field(3, description="A shared image is a test image when the subject saw it this often within `sessions` (982 images over 37 sessions, 1000 over 40).")
+    sessions: Positive | Literal["all", "982/37", "1000/40"] = Field(
+        "all",
+        description="How many sessions, from the first; or a protocol by its name, which is test images / sessions and must come out so: `982/37` or `1000/40`.",
+    )
+    test_repeats: Positive = Field(
+        3, description="A shared image is a test image when the subject saw it this often within `sessions` (982 images over 37 sessions, 1000 over 40)."
+    )
     betas: Name = Field("betas_fithrf_GLMdenoise_RR", description="Beta version: a folder name.")
     space: Name = Field("func1pt8mm", description="Volume space: a folder name.")
     form: Literal["nifti", "hdf5"] = Field("hdf5", description="Which of NSD's two forms of the betas is read.")
@@ -117,7 +127,9 @@ class Bold5000Data(Dataset):
 class SplitRule(Section):
     """Which trials are test trials of a data set of one's own; exactly one rule."""
 
-    every: Positive | None = Field(None, description="Every n-th picture in number order (the order of the responses where there is no trial table), counting from 0.")
+    every: Positive | None = Field(
+        None, description="Every n-th picture in number order (the order of the responses where there is no trial table), counting from 0."
+    )
     column: Name | None = Field(None, description="A column of the trial table that says `train` or `test`.")
     images: str | None = Field(None, description="A text file with one picture name a line: the test pictures.")
     sessions: list[int] | None = Field(None, description="Sessions whose pictures are test pictures.")
@@ -144,19 +156,32 @@ class ArraysData(Dataset):
     """Own data: responses, pictures and, where trials are not simply in the pictures' order, a trial table."""
 
     source: Literal["arrays"]
-    responses: str = Field(description="File below root or elsewhere: .npy, .npz, .h5, .mat, .nii or .nii.gz. `{subject}` is replaced; where there is one file a session or run, `{session}` and `{run}` stand for its number (1, 01, ses-01), which the trial table's columns name.")
-    key: str | None = Field(None, description="Which array of an .npz, .h5, .mat or pickled .npy file; may be a path such as `D/data`, or `betasmd` of GLMsingle's results.")
+    responses: str = Field(
+        description="File below root or elsewhere: .npy, .npz, .h5, .mat, .nii or .nii.gz. `{subject}` is replaced; where there is one file a session or run, `{session}` and `{run}` stand for its number (1, 01, ses-01), which the trial table's columns name."
+    )
+    key: str | None = Field(
+        None, description="Which array of an .npz, .h5, .mat or pickled .npy file; may be a path such as `D/data`, or `betasmd` of GLMsingle's results."
+    )
     orientation: Literal["trials_by_voxels", "voxels_by_trials"] = Field("trials_by_voxels", description="What the first axis of responses of two axes is.")
-    mask: str | None = Field(None, description="ROI mask or atlas on the grid of the responses, for NIfTI responses and arrays of four axes, whose trials are found by its shape.")
+    mask: str | None = Field(
+        None, description="ROI mask or atlas on the grid of the responses, for NIfTI responses and arrays of four axes, whose trials are found by its shape."
+    )
     mask_labels: list[int] | None = Field(None, description="Labels of the mask to keep; by default every value above `mask_threshold`.")
     mask_threshold: float = Field(0.0, ge=0, description="Voxels whose value in the mask is above this are kept; for a mask of probabilities, 0.5 say.")
     images: str = Field(description="Folder, zip or tar archive, or array of pictures below root or elsewhere; `{subject}` where every subject has its own.")
     images_key: str | None = Field(None, description="Which array of the pictures' file.")
-    images_shape: tuple[int, int] | None = Field(None, description="Height and width of pictures in an array, where they are stored as flat columns or rows, or its axes leave them open.")
+    images_shape: tuple[int, int] | None = Field(
+        None, description="Height and width of pictures in an array, where they are stored as flat columns or rows, or its axes leave them open."
+    )
     images_transposed: bool = Field(False, description="Flat pictures are stored column by column.")
     images_ground: int = Field(128, ge=0, le=255, description="Grey that was behind transparent pixels on the screen: 0 black, 255 white.")
-    trials: str | None = Field(None, description="Trial table below root or elsewhere, `{subject}`, `{session}` and `{run}` as in `responses`: one row a trial with `picture` (or `stim_file`, `stimulus`, `label`, `condition`: name or number) and, where known, `session`, `run` and `beta_index`; or an array with a picture number a trial. By default trial k shows picture k, in number order.")
-    count_from: Literal[0, 1] | None = Field(None, description="What `beta_index` and numbers of pictures in an array count from; found where the table has the first or the last.")
+    trials: str | None = Field(
+        None,
+        description="Trial table below root or elsewhere, `{subject}`, `{session}` and `{run}` as in `responses`: one row a trial with `picture` (or `stim_file`, `stimulus`, `label`, `condition`: name or number) and, where known, `session`, `run` and `beta_index`; or an array with a picture number a trial. By default trial k shows picture k, in number order.",
+    )
+    count_from: Literal[0, 1] | None = Field(
+        None, description="What `beta_index` and numbers of pictures in an array count from; found where the table has the first or the last."
+    )
     blocks: Blocks | None = Field(None, description="For responses that are volumes of a block design.")
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop units without variance or with missing values, and say how many; otherwise refuse them.")
@@ -206,10 +231,17 @@ class BidsRois(Section):
     """Voxels of one mask or atlas: a file, or found by its BIDS name."""
 
     file: str | None = Field(None, description="Mask or atlas below root; `{subject}` (without `sub-`) and, for GIFTI, `{hemi}` are replaced.")
-    desc: Name | None = Field(None, description="A mask of the derivatives by its `desc-`, such as `brain`; where there is one a run, the voxels that are in all of them.")
-    atlas: Name | None = Field(None, description="An atlas of the derivatives by its `atlas-`, `seg-` or `desc-`: a `_dseg` file, whose table beside it names the labels.")
+    desc: Name | None = Field(
+        None, description="A mask of the derivatives by its `desc-`, such as `brain`; where there is one a run, the voxels that are in all of them."
+    )
+    atlas: Name | None = Field(
+        None, description="An atlas of the derivatives by its `atlas-`, `seg-` or `desc-`: a `_dseg` file, whose table beside it names the labels."
+    )
     areas: list[str] | None = Field(None, description="Areas of the HCP MMP1 map, for CIFTI responses (91k grayordinates).")
-    labels: dict[Name, list[int]] | list[int | str] | None = Field(None, description="Labels by the ROI they make, such as `V1: [1, 2]`, or a list of labels or of their names in the atlas's table; by default every label above 0.")
+    labels: dict[Name, list[int]] | list[int | str] | None = Field(
+        None,
+        description="Labels by the ROI they make, such as `V1: [1, 2]`, or a list of labels or of their names in the atlas's table; by default every label above 0.",
+    )
     above: float | None = Field(None, description="For a map of probabilities: keep voxels above this value.")
 
     @model_validator(mode="after")
@@ -237,9 +269,14 @@ class Cleaned(Section):
 class SingleTrialGlm(Cleaned):
     """One beta a trial by least squares, run by run."""
 
-    kind: Literal["lss", "lsa"] = Field(description="`lss`: a model per trial, all other trials in one regressor (Mumford et al. 2012); `lsa`: one model with a regressor per trial.")
+    kind: Literal["lss", "lsa"] = Field(
+        description="`lss`: a model per trial, all other trials in one regressor (Mumford et al. 2012); `lsa`: one model with a regressor per trial."
+    )
     hrf: Literal["glover", "spm"] = Field("glover", description="Haemodynamic response, as nilearn defines it.")
-    conditions: list[str] = Field([], description="Values of `trial_type` without pictures that get a regressor each, such as a button press; other events without a picture are left out.")
+    conditions: list[str] = Field(
+        [],
+        description="Values of `trial_type` without pictures that get a regressor each, such as a button press; other events without a picture are left out.",
+    )
 
 
 class LagWindow(Cleaned):
@@ -270,8 +307,13 @@ class BidsData(Dataset):
     space: Name | None = Field(None, description="`space-` of the files, where there are several.")
     desc: Name | None = Field(None, description="`desc-` of the files; by default `SingletrialBetas`, or `preproc` with `estimate`.")
     form: Literal["volume", "gifti", "cifti"] = Field("volume", description="What the responses are: NIfTI volumes, a GIFTI file a hemisphere, or CIFTI.")
-    estimate: Annotated[SingleTrialGlm | LagWindow | GlmSingle, Field(discriminator="kind")] | None = Field(None, description="How single-trial responses come from time series (`_bold` with `_events.tsv` and confounds); without it `_statmap` files of betas are read.")
-    rois: dict[Name, BidsRois] = Field(min_length=1, description="ROIs by name; a voxel in several belongs to the first. Where `labels` name ROIs, those are the names.")
+    estimate: Annotated[SingleTrialGlm | LagWindow | GlmSingle, Field(discriminator="kind")] | None = Field(
+        None,
+        description="How single-trial responses come from time series (`_bold` with `_events.tsv` and confounds); without it `_statmap` files of betas are read.",
+    )
+    rois: dict[Name, BidsRois] = Field(
+        min_length=1, description="ROIs by name; a voxel in several belongs to the first. Where `labels` name ROIs, those are the names."
+    )
     picture: Name | None = Field(None, description="Column that names the picture; by default the first of label, stim_file, picture, stimulus.")
     images: str = Field(description="Folder, zip or tar archive, or array of pictures below root.")
     images_key: str | None = Field(None, description="Which array of the pictures' file.")
@@ -284,7 +326,9 @@ class BidsData(Dataset):
             if roi.areas is not None and self.form != "cifti":
                 raise ValueError(f"rois.{name}.areas: only for form cifti; {self.form} given")
             if (roi.desc or roi.atlas) and self.form != "volume":
-                raise ValueError(f"rois.{name}: desc and atlas find volumes, but form is {self.form}; give `file`{', or `areas`' if self.form == 'cifti' else ''}")
+                raise ValueError(
+                    f"rois.{name}: desc and atlas find volumes, but form is {self.form}; give `file`{', or `areas`' if self.form == 'cifti' else ''}"
+                )
             if self.form == "gifti" and "{hemi}" not in (roi.file or ""):
                 raise ValueError(f"rois.{name}.file: {roi.file!r} given; there is a file a hemisphere, so write {{hemi}} where L or R stands")
         if self.form != "volume" and self.estimate is None:
@@ -297,7 +341,9 @@ class BidsData(Dataset):
         return super().of_responses | {"space", "form", "rois", "drop_bad_voxels"} | tables
 
 
-LAION_SPLITS = Literal["tau", "cluster_k5_0", "cluster_k5_1", "cluster_k5_2", "cluster_k5_3", "cluster_k5_4", "ood", "random_0", "random_1", "random_2", "random_3", "random_4"]
+LAION_SPLITS = Literal[
+    "tau", "cluster_k5_0", "cluster_k5_1", "cluster_k5_2", "cluster_k5_3", "cluster_k5_4", "ood", "random_0", "random_1", "random_2", "random_3", "random_4"
+]
 OOD_TYPES = Literal["shape", "relations", "unusual", "cropped", "selfmade", "gaudy", "illusion-classic", "gabor", "illusion-natural"]
 
 
@@ -306,9 +352,15 @@ class LaionFmriData(Dataset):
 
     source: Literal["laion-fmri"]
     sessions: Positive = Field(30, description="How many sessions, from the first.", le=30)
-    rois: list[str] = Field(["laion-general"], min_length=1, description="ROI files whose voxels are kept, such as `V1v` or `laion-ventral`; a voxel in several belongs to the first.")
+    rois: list[str] = Field(
+        ["laion-general"],
+        min_length=1,
+        description="ROI files whose voxels are kept, such as `V1v` or `laion-ventral`; a voxel in several belongs to the first.",
+    )
     split: LAION_SPLITS = Field("tau", description="Shipped split; trials of pictures outside it are left out.")
-    pool: Literal["subject", "shared"] = Field("subject", description="Which pictures the split divides: those of each subject (5833), or the 1121 that all saw.")
+    pool: Literal["subject", "shared"] = Field(
+        "subject", description="Which pictures the split divides: those of each subject (5833), or the 1121 that all saw."
+    )
     ood_types: list[OOD_TYPES] | None = Field(None, description="With `split: ood`, kinds of pictures to test on; by default all nine.")
 
     @model_validator(mode="after")
@@ -334,8 +386,13 @@ class MosaicData(Dataset):
 
     source: Literal["mosaic"]
     areas: list[str] = Field(VISUAL_AREAS, min_length=1, description="Areas of the HCP MMP1 map whose grayordinates are kept; each is a ROI.")
-    images: str = Field(description="Folder, or zip or tar archive, of the pictures, got from each data set's owner; found by the name of the file that was presented.")
-    split: str = Field("phase", description="`phase`: as each trial is marked; or a JSON file below root with the lists `train` and `test` of picture names, and `artificial` where there are such.")
+    images: str = Field(
+        description="Folder, or zip or tar archive, of the pictures, got from each data set's owner; found by the name of the file that was presented."
+    )
+    split: str = Field(
+        "phase",
+        description="`phase`: as each trial is marked; or a JSON file below root with the lists `train` and `test` of picture names, and `artificial` where there are such.",
+    )
     artificial: Literal["drop", "test"] = Field("drop", description="What becomes of the pictures listed as artificial.")
 
     @model_validator(mode="after")
@@ -357,7 +414,9 @@ AnyDataset = Annotated[NsdData | SimulatedData | GodData | Bold5000Data | Arrays
 class Unpaired(Section):
     """fMRI without pictures, for pretraining."""
 
-    source: Literal["hcp", "simulated", "arrays"] = Field(description="HCP resting runs; simulated rest in HCP's layout; or an .npz of V1..V4 time courses as MinD-Vis reads (`arrays`).")
+    source: Literal["hcp", "simulated", "arrays"] = Field(
+        description="HCP resting runs; simulated rest in HCP's layout; or an .npz of V1..V4 time courses as MinD-Vis reads (`arrays`)."
+    )
     subjects: list[Name] = Field(min_length=1, description="Subject numbers.")
     root: str | None = Field(None, description="As for data sets; by default `data/unpaired`.")
     areas: list[str] = Field(["V1", "V2", "V3", "V4"], description="Areas of the HCP MMP1 map.")

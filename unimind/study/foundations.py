@@ -43,8 +43,14 @@ class ClipVisionEmbedding(Section):
     kind: Literal["clip-vision"]
     repository: str = Field("h94/IP-Adapter", description="On the hub, or a local folder of the same layout.")
     revision: str = "main"
-    subfolder: str = Field("models/image_encoder", description="Folder of the encoder: OpenCLIP ViT-H/14 here; bigG/14 in `sdxl_models/image_encoder` and in `image_encoder` of Kandinsky 2.2's prior.")
-    processor: str | None = Field(None, description="Folder of its preprocessor_config.json, such as `feature_extractor`; by default CLIP's own at the encoder's size, as IP-Adapter has it.")
+    subfolder: str = Field(
+        "models/image_encoder",
+        description="Folder of the encoder: OpenCLIP ViT-H/14 here; bigG/14 in `sdxl_models/image_encoder` and in `image_encoder` of Kandinsky 2.2's prior.",
+    )
+    processor: str | None = Field(
+        None,
+        description="Folder of its preprocessor_config.json, such as `feature_extractor`; by default CLIP's own at the encoder's size, as IP-Adapter has it.",
+    )
     variant: Literal["fp16"] | None = Field(None, description="Take the files of this variant: half the download where the repository has them.")
     sha256: Sha256 = None
 
@@ -102,7 +108,9 @@ class StudyDiffusion(Section):
     """A small latent-diffusion UNet conditioned on the study's image embedding, trained in the study."""
 
     kind: Literal["study"]
-    pictures: Literal["drawn", "training"] = Field("drawn", description="Train on drawn pictures, or on the training pictures of the study's training subjects.")
+    pictures: Literal["drawn", "training"] = Field(
+        "drawn", description="Train on drawn pictures, or on the training pictures of the study's training subjects."
+    )
     channels: list[Positive] = Field([96, 192], description="Per resolution, from the highest, which alone has no attention (unless it is the only one).")
     blocks: Positive = Field(2, description="Residual blocks per resolution.")
     context_dim: Positive = Field(128, description="Width of a cross-attention token.")
@@ -135,7 +143,10 @@ class Frozen(Section):
     revision: str = "main"
     variant: Literal["fp16"] | None = Field(None, description="Take the files of this variant: half the download where the repository has them.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp16", description="Of the networks while drawing on a GPU; on a CPU always fp32.")
-    memory: Literal["whole", "sliced", "offload"] = Field("whole", description="On a GPU: everything on the card; attention (but an adapter's) in slices and one picture at a time through the autoencoder (but Kandinsky's); or only the network that works on the card. Pictures are the same.")
+    memory: Literal["whole", "sliced", "offload"] = Field(
+        "whole",
+        description="On a GPU: everything on the card; attention (but an adapter's) in slices and one picture at a time through the autoencoder (but Kandinsky's); or only the network that works on the card. Pictures are the same.",
+    )
     sha256: dict[str, str] = Field({}, description="SHA-256 that files must have, by their path in the repository; of the others it is recorded.")
 
 
@@ -143,21 +154,35 @@ class IpAdapterGenerator(Frozen):
     """Stable Diffusion 1.5 or XL with an IP-Adapter (Ye et al. 2023): the picture's embedding instead of a prompt."""
 
     kind: Literal["ip-adapter"]
-    repository: str = Field("stable-diffusion-v1-5/stable-diffusion-v1-5", description="Stable Diffusion 1.5 or XL on the hub, or a local folder of the same layout.")
+    repository: str = Field(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Stable Diffusion 1.5 or XL on the hub, or a local folder of the same layout."
+    )
     adapter: str = Field("h94/IP-Adapter", description="Repository of the adapter, or a local folder of the same layout.")
     adapter_revision: str = "main"
     weights: str = Field("models/ip-adapter_sd15.safetensors", description="The adapter's file in its repository.", pattern=r"\.safetensors$")
-    target: Literal["embedding", "tokens"] = Field("embedding", description="What the adapter takes: the pooled embedding, or (Plus) all tokens of the encoder's last but one layer.")
-    encoder: str = Field("models/image_encoder", description="Folder of the image encoder in the adapter's repository: with `tokens`, its tokens of the zero picture are the null condition.")
+    target: Literal["embedding", "tokens"] = Field(
+        "embedding", description="What the adapter takes: the pooled embedding, or (Plus) all tokens of the encoder's last but one layer."
+    )
+    encoder: str = Field(
+        "models/image_encoder",
+        description="Folder of the image encoder in the adapter's repository: with `tokens`, its tokens of the zero picture are the null condition.",
+    )
     scale: float = Field(1.0, gt=0, le=2, description="Weight of the adapter's attention.")
-    size: Positive = Field(512, description="Side at which pictures are drawn, before they are resized to the study's: 512 for Stable Diffusion 1.5, 1024 (or 768) for XL.", multiple_of=8)
+    size: Positive = Field(
+        512,
+        description="Side at which pictures are drawn, before they are resized to the study's: 512 for Stable Diffusion 1.5, 1024 (or 768) for XL.",
+        multiple_of=8,
+    )
 
 
 class UnclipGenerator(Frozen):
     """Stable Diffusion 2.1 unCLIP: noise added to the embedding absorbs a decoder's error."""
 
     kind: Literal["unclip"]
-    repository: str = Field("sd2-community/stable-diffusion-2-1-unclip", description="ViT-H/14 (1024); with `-small` at the end ViT-L/14 (768). Or a local folder of the same layout.")
+    repository: str = Field(
+        "sd2-community/stable-diffusion-2-1-unclip",
+        description="ViT-H/14 (1024); with `-small` at the end ViT-L/14 (768). Or a local folder of the same layout.",
+    )
     noise_level: int = Field(0, ge=0, lt=1000, description="Noise on the embedding, as a step of the repository's schedule.")
     size: Positive = Field(768, description="Side at which pictures are drawn.", multiple_of=8)
 
@@ -167,7 +192,9 @@ class KandinskyGenerator(Frozen):
 
     kind: Literal["kandinsky-2.2"]
     repository: str = Field("kandinsky-community/kandinsky-2-2-decoder", description="The decoder on the hub, or a local folder of the same layout.")
-    prior: str = Field("kandinsky-community/kandinsky-2-2-prior", description="Repository whose image encoder gives the zero picture's embedding, the null condition.")
+    prior: str = Field(
+        "kandinsky-community/kandinsky-2-2-prior", description="Repository whose image encoder gives the zero picture's embedding, the null condition."
+    )
     prior_revision: str = "main"
     size: Positive = Field(512, description="Side at which pictures are drawn.", multiple_of=64)
 
@@ -194,9 +221,13 @@ class Foundations(Section):
     """The frozen networks the method stands on."""
 
     drawn: DrawnPictures = DrawnPictures()
-    embedding: Annotated[StudyEmbedding | OpenClipEmbedding | ClipVisionEmbedding | SqueezeNetEmbedding, Field(discriminator="kind")] = OpenClipEmbedding(kind="open-clip")
+    embedding: Annotated[StudyEmbedding | OpenClipEmbedding | ClipVisionEmbedding | SqueezeNetEmbedding, Field(discriminator="kind")] = OpenClipEmbedding(
+        kind="open-clip"
+    )
     autoencoder: Annotated[StudyAutoencoder | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder, Field(discriminator="kind")] = LdmAutoencoder(kind="ldm")
-    diffusion: Annotated[StudyDiffusion | HubDiffusion | LdmDiffusion | IpAdapterGenerator | UnclipGenerator | KandinskyGenerator | NoGenerator, Field(discriminator="kind")] = LdmDiffusion(kind="ldm")
+    diffusion: Annotated[
+        StudyDiffusion | HubDiffusion | LdmDiffusion | IpAdapterGenerator | UnclipGenerator | KandinskyGenerator | NoGenerator, Field(discriminator="kind")
+    ] = LdmDiffusion(kind="ldm")
     classifier: StudyClassifier | None = Field(None, description="A classifier of drawn pictures; none where the field's networks are used.")
 
     @property
@@ -213,9 +244,18 @@ class Foundations(Section):
     def _embedding_of_generator(self) -> "Foundations":
         kind = self.embedding.kind
         if self.frozen and kind not in ("open-clip", "clip-vision"):
-            raise ValueError(f"embedding.kind: {kind} given, but {self.diffusion.kind} takes the embedding of the CLIP it was trained on; write clip-vision (or open-clip with the same weights)")
+            raise ValueError(
+                f"embedding.kind: {kind} given, but {self.diffusion.kind} takes the embedding of the CLIP it was trained on; write clip-vision (or open-clip with the same weights)"
+            )
         if self.target == "tokens" and kind != "clip-vision":
             raise ValueError(f"embedding.kind: {kind} given, but diffusion.target tokens needs the image encoder's own tokens; write clip-vision")
-        if isinstance(self.diffusion, IpAdapterGenerator) and self.target == "embedding" and "encoder" in self.diffusion.model_fields_set and self.diffusion.encoder != IpAdapterGenerator.model_fields["encoder"].default:
-            raise ValueError("diffusion.encoder: given, but only an adapter that takes tokens has a null condition from the encoder; leave it out, or write target: tokens")
+        if (
+            isinstance(self.diffusion, IpAdapterGenerator)
+            and self.target == "embedding"
+            and "encoder" in self.diffusion.model_fields_set
+            and self.diffusion.encoder != IpAdapterGenerator.model_fields["encoder"].default
+        ):
+            raise ValueError(
+                "diffusion.encoder: given, but only an adapter that takes tokens has a null condition from the encoder; leave it out, or write target: tokens"
+            )
         return self

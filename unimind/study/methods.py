@@ -22,8 +22,12 @@ class Voxels(Section):
     """What every way of entering has that hands voxels to the body."""
 
     size: Positive = Field(1024, description="Length of the signal that enters, the same for all subjects.")
-    order: Literal["anatomical", "stored"] = Field("anatomical", description="Of the voxels: by ROI, then along a space-filling curve; or as in the files as distributed.")
-    repeats: Literal["mean", "channels", "draw"] = Field("draw", description="Repeats of an image: averaged, stacked as channels, or one drawn each time (averaged at test time).")
+    order: Literal["anatomical", "stored"] = Field(
+        "anatomical", description="Of the voxels: by ROI, then along a space-filling curve; or as in the files as distributed."
+    )
+    repeats: Literal["mean", "channels", "draw"] = Field(
+        "draw", description="Repeats of an image: averaged, stacked as channels, or one drawn each time (averaged at test time)."
+    )
     dropout: Fraction = Field(0.0, description="Share of voxels set to zero in training.")
 
 
@@ -63,7 +67,9 @@ class Decoded(Section):
     """Closed form: the expected picture features given the response, under a prior over voxels that the training subjects teach."""
 
     kind: Literal["decoded"]
-    mixed: bool = Field(True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all.")
+    mixed: bool = Field(
+        True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all."
+    )
 
 
 # --- body -------------------------------------------------------------------------------------------------------
@@ -155,9 +161,15 @@ class Align(Section):
     margin: float = Field(1.0, gt=0, description="Of the Siamese loss.")
     temperature: float = Field(0.05, gt=0, description="Of SoftCLIP's soft labels and logits.")
     mixco: Fraction = Field(0.0, description="First share of the training in which inputs are mixed for SoftCLIP (MixCo; a third in MindEye).")
-    noise: float = Field(0.0, ge=0, description="Of the signals of a closed form, in training: normal noise in units of every coordinate's spread over the subject's pictures, against learning pictures by heart.")
+    noise: float = Field(
+        0.0,
+        ge=0,
+        description="Of the signals of a closed form, in training: normal noise in units of every coordinate's spread over the subject's pictures, against learning pictures by heart.",
+    )
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
-    in_sample: bool = Field(False, description="Ablation, for signals of a closed form: train on those of the very pictures that it was fitted to, instead of cross-fitted ones.")
+    in_sample: bool = Field(
+        False, description="Ablation, for signals of a closed form: train on those of the very pictures that it was fitted to, instead of cross-fitted ones."
+    )
     training: Training = Training(steps=600, batch_size=64, learning_rate=1e-3)
 
     @model_validator(mode="after")
@@ -189,7 +201,10 @@ class Adapt(Section):
     strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = "adapter"
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
-    start: Literal["ridge", "interpolate"] = Field("ridge", description="Where the adapter starts: at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.")
+    start: Literal["ridge", "interpolate"] = Field(
+        "ridge",
+        description="Where the adapter starts: at ridge regression to the signal the training subjects would have had for the same pictures; or at interpolation.",
+    )
     losses: AdaptLosses = AdaptLosses()
     training: Training = Training(steps=300, batch_size=64, learning_rate=1e-3)
 
@@ -199,7 +214,9 @@ class Adapt(Section):
             if getattr(self.losses, name) > 0:
                 raise ValueError(f"losses.{name}: {getattr(self.losses, name):g} given, but one new subject has no others to be told from; leave it out")
         if self.losses.siamese > 0 and self.mix_training == 0:
-            raise ValueError(f"losses.siamese: {self.losses.siamese:g} given, but without training subjects there are no pairs; give mix_training a share, or leave it out")
+            raise ValueError(
+                f"losses.siamese: {self.losses.siamese:g} given, but without training subjects there are no pairs; give mix_training a share, or leave it out"
+            )
         if self.losses.siamese + self.losses.embedding + self.losses.softclip + self.losses.latent == 0:
             raise ValueError("losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
         if self.strategy != "low-rank":
@@ -231,9 +248,16 @@ class Sampling(Section):
     sampler: Literal["dpm-solver++", "ddim", "plms"] = "dpm-solver++"
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
-    samples: Positive = Field(5, description="Pictures per stimulus. The one shown agrees best with the method's own predicted embedding; the first where it predicts none.")
+    samples: Positive = Field(
+        5, description="Pictures per stimulus. The one shown agrees best with the method's own predicted embedding; the first where it predicts none."
+    )
     precision: Precision = Field("fp32", description="Of the diffusion model while it draws.")
-    strength: float = Field(1.0, ge=0, le=1, description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule; 0: the autoencoder alone decodes that latent.")
+    strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Start from pure noise (1), or from the predicted latent noised to this share of the schedule; 0: the autoencoder alone decodes that latent.",
+    )
 
     @model_validator(mode="after")
     def _drawn(self) -> "Sampling":
@@ -246,7 +270,9 @@ class Method(Section):
     """A composition, one row of the tables: enter, body, heads (by the losses of `align`), generator."""
 
     label: str | None = Field(None, description="Name in tables and figures; by default the key.")
-    scope: Literal["study", "dataset", "subject"] = Field("dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject).")
+    scope: Literal["study", "dataset", "subject"] = Field(
+        "dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject)."
+    )
     enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Ridge | Decoded, Field(discriminator="kind")]
     body: Annotated[Identity | Mlp | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
     pretrain: Pretrain | None = None
@@ -263,13 +289,19 @@ class Method(Section):
         if self.condition is None and "embedding" not in self.targets and self.sampling.strength > 0:
             raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
         if self.adapt is not None and not self.targets:
-            raise ValueError("adapt: adapts to the pictures' targets, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`")
+            raise ValueError(
+                "adapt: adapts to the pictures' targets, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`"
+            )
         if self.condition is not None and self.condition.drop == 0 and self.sampling.guidance != 1:
-            raise ValueError(f"condition.drop: 0 given, but sampling.guidance {self.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
+            raise ValueError(
+                f"condition.drop: 0 given, but sampling.guidance {self.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1"
+            )
         if self.condition is not None and self.closed and self.condition.crop > 0:
             raise ValueError(f"condition.crop: {self.condition.crop:g} given, but enter.kind {self.enter.kind} predicts the whole picture; leave it out")
         if self.sampling.strength < 1 and "latent" not in self.targets:
-            raise ValueError(f"sampling.strength: {self.sampling.strength:g} given, but nothing predicts the latent to start from; give align.losses.latent a weight, or write 1")
+            raise ValueError(
+                f"sampling.strength: {self.sampling.strength:g} given, but nothing predicts the latent to start from; give align.losses.latent a weight, or write 1"
+            )
         return self
 
     def _shared(self) -> None:
@@ -297,7 +329,9 @@ class Method(Section):
         if self.align is not None:
             for key in () if self.closed else ("in_sample", "noise"):
                 if getattr(self.align, key):
-                    raise ValueError(f"align.{key}: {getattr(self.align, key)} given, but enter.kind {self.enter.kind} is trained and has no closed form; leave it out")
+                    raise ValueError(
+                        f"align.{key}: {getattr(self.align, key)} given, but enter.kind {self.enter.kind} is trained and has no closed form; leave it out"
+                    )
         if self.pretrain is not None and not isinstance(self.body, ConvMixer | ViT):
             raise ValueError(f"pretrain: a body of patches is pretrained, {self.body.kind} given; use convmixer or vit, or leave it out")
         if isinstance(self.enter, Voxels) and isinstance(self.body, ConvMixer | ViT) and self.enter.size % self.body.patch:

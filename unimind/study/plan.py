@@ -211,7 +211,14 @@ class Plan:
         yield from _jobs("report", "report", layout.REPORT)
 
 
-_MODELS = {"pretrain": layout.PRETRAINED, "align": layout.ALIGNED, "teach": layout.TAUGHT, "enter": layout.ENTERED, "condition": layout.CONDITIONED, "adapt": layout.ADAPTED}
+_MODELS = {
+    "pretrain": layout.PRETRAINED,
+    "align": layout.ALIGNED,
+    "teach": layout.TAUGHT,
+    "enter": layout.ENTERED,
+    "condition": layout.CONDITIONED,
+    "adapt": layout.ADAPTED,
+}
 
 
 def _jobs(part: str, stage: str, pattern: str, names: "list[dict[str, str]] | None" = None) -> Iterator[Job]:

@@ -21,7 +21,10 @@ class Study(Section, Plan):
     seed: int = 0
     picture_size: Positive = Field(256, description="Side of the pictures in pixels, as stored, learned and reconstructed.")
     threads: Positive = Field(2, description="CPU threads of a training job.")
-    processes: Positive = Field(1, description="Processes that share the batches of a training: one per graphics card of a node. A training whose losses compare the rows of a batch has one.")
+    processes: Positive = Field(
+        1,
+        description="Processes that share the batches of a training: one per graphics card of a node. A training whose losses compare the rows of a batch has one.",
+    )
     datasets: dict[Name, AnyDataset] = Field(min_length=1, description="Data sets by name.")
     unpaired: Unpaired | None = Field(None, description="fMRI without pictures, for pretraining.")
     foundations: Foundations = Foundations()
@@ -58,39 +61,57 @@ class Study(Section, Plan):
         diffusion = self.foundations.diffusion
         if self.foundations.frozen:
             if method.condition is not None:
-                raise ValueError(f"{where}.condition: given, but foundations.diffusion.kind {diffusion.kind} is taken as it is and trained no further; leave it out")
+                raise ValueError(
+                    f"{where}.condition: given, but foundations.diffusion.kind {diffusion.kind} is taken as it is and trained no further; leave it out"
+                )
             if 0 <= method.sampling.guidance < 1:
-                raise ValueError(f"{where}.sampling.guidance: {method.sampling.guidance:g} given, but the pipelines of foundations.diffusion.kind {diffusion.kind} guide from 1 (none) upwards")
+                raise ValueError(
+                    f"{where}.sampling.guidance: {method.sampling.guidance:g} given, but the pipelines of foundations.diffusion.kind {diffusion.kind} guide from 1 (none) upwards"
+                )
             if method.sampling.strength > 0 and self.foundations.target not in method.targets:
-                raise ValueError(f"{where}: foundations.diffusion.target {self.foundations.target} given, which no method predicts; take an adapter of the pooled embedding")
+                raise ValueError(
+                    f"{where}: foundations.diffusion.target {self.foundations.target} given, which no method predicts; take an adapter of the pooled embedding"
+                )
             if method.sampling.precision != "fp32":
-                raise ValueError(f"{where}.sampling.precision: {method.sampling.precision} given, but a pipeline that is taken as it is draws in foundations.diffusion.precision; leave it out")
+                raise ValueError(
+                    f"{where}.sampling.precision: {method.sampling.precision} given, but a pipeline that is taken as it is draws in foundations.diffusion.precision; leave it out"
+                )
             if diffusion.kind == "kandinsky-2.2" and method.sampling.sampler == "plms":
                 raise ValueError(f"{where}.sampling.sampler: plms given, but Kandinsky's pipeline cannot step it; write dpm-solver++ or ddim")
             return
         if method.condition is not None:
             if diffusion.kind == "autoencoder":
-                raise ValueError(f"{where}.condition: given, but with foundations.diffusion.kind autoencoder there is no diffusion model to condition; leave it out")
+                raise ValueError(
+                    f"{where}.condition: given, but with foundations.diffusion.kind autoencoder there is no diffusion model to condition; leave it out"
+                )
             return
         if diffusion.kind == "study":
             if diffusion.drop_condition == 0 and method.sampling.guidance != 1 and method.sampling.strength > 0:
-                raise ValueError(f"foundations.diffusion.drop_condition: 0 given, but {where}.sampling.guidance {method.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1")
+                raise ValueError(
+                    f"foundations.diffusion.drop_condition: 0 given, but {where}.sampling.guidance {method.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1"
+                )
             return
         kind = diffusion.kind
         if kind == "autoencoder":
             if method.sampling.strength > 0:
-                raise ValueError(f"{where}.sampling.strength: {method.sampling.strength:g} given, but with foundations.diffusion.kind autoencoder nothing else is drawn than the predicted latent; write 0")
+                raise ValueError(
+                    f"{where}.sampling.strength: {method.sampling.strength:g} given, but with foundations.diffusion.kind autoencoder nothing else is drawn than the predicted latent; write 0"
+                )
             return
         only = f"only a UNet trained in the study (foundations.diffusion.kind study) takes the image embedding itself, {kind!r} given"
         if "latent" not in method.targets:
             raise ValueError(f"{where}.condition: missing; {only}")
         if method.sampling.strength > 0:
-            raise ValueError(f"{where}.sampling.strength: {method.sampling.strength:g} given; {only}; give the method a `condition:`, or write 0, and the autoencoder alone decodes the predicted latent")
+            raise ValueError(
+                f"{where}.sampling.strength: {method.sampling.strength:g} given; {only}; give the method a `condition:`, or write 0, and the autoencoder alone decodes the predicted latent"
+            )
 
     def _taught(self, where: str, needed: int) -> None:
         for key, dataset in self.datasets.items():
             if len(dataset.training_subjects) < needed:
-                raise ValueError(f"{where}.enter: decoded is taught by other subjects, but datasets.{key}.training_subjects names {len(dataset.training_subjects)}; at least {needed} needed")
+                raise ValueError(
+                    f"{where}.enter: decoded is taught by other subjects, but datasets.{key}.training_subjects names {len(dataset.training_subjects)}; at least {needed} needed"
+                )
 
     @model_validator(mode="after")
     def _transfers(self) -> "Study":
@@ -98,12 +119,16 @@ class Study(Section, Plan):
             if name not in self.methods:
                 raise ValueError(f"transfer.methods: {name} is no method of this study; known are {', '.join(self.methods)}")
             if not self.methods[name].serves_budgets:
-                raise ValueError(f"transfer.methods: {name} is neither adapted nor a closed form whose body and condition stage other subjects train; give it `adapt:`, widen its `scope:`, or leave it out")
+                raise ValueError(
+                    f"transfer.methods: {name} is neither adapted nor a closed form whose body and condition stage other subjects train; give it `adapt:`, widen its `scope:`, or leave it out"
+                )
         for name, method in self.transfer.baselines.items() if self.transfer else ():
             if name in self.methods:
                 raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
             if not method.serves_budgets or (method.pretrain is not None and self.unpaired is None):
-                raise ValueError(f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`")
+                raise ValueError(
+                    f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`"
+                )
             self._drawn(f"transfer.baselines.{name}", method)
             if method.enter.kind == "decoded":
                 self._taught(f"transfer.baselines.{name}", 1)

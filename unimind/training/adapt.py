@@ -100,9 +100,7 @@ def adapt(
     state = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
     state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     trained.efficiency["parameters"] = sum(tensor.numel() for tensor in state.values())
-    config |= trained_config(
-        "adapted", encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation
-    )
+    config |= trained_config("adapted", encoder, subject=key, trials=budget, seed=number, strategy=stage.strategy, inputs=mark, held_out=trained.validation)
     write_model(out, state, config, trained, checkpoints)
 
 

@@ -219,8 +219,7 @@ class BidsSource:
         chosen = {int(first[index]) for index in marked}
         if not chosen or len(chosen) == len(set(first.tolist())):
             raise InputError(
-                f"datasets.{self.dataset}.split: {'no' if not chosen else 'every'} picture of {self.pictures.where} is a test picture; "
-                "correct the rule"
+                f"datasets.{self.dataset}.split: {'no' if not chosen else 'every'} picture of {self.pictures.where} is a test picture; correct the rule"
             )
         return chosen
 
@@ -297,8 +296,7 @@ class BidsSource:
             first, last = (int(index.min()), int(index.max())) if len(index) else (0, 0)
             if first < 0 or last > volumes or (first == 0 and last == volumes):
                 raise InputError(
-                    f"{path}: beta_index reaches from {first} to {last}, but {part.path.name} holds {volumes} trials; "
-                    "get both again, or mend the table"
+                    f"{path}: beta_index reaches from {first} to {last}, but {part.path.name} holds {volumes} trials; get both again, or mend the table"
                 )
             base = 0 if first == 0 else 1 if last == volumes else None
             if base is None:
@@ -311,8 +309,7 @@ class BidsSource:
             frame = frame.assign(_volume=index - base).sort_values("_volume")
         elif len(frame) != volumes:
             raise InputError(
-                f"{path}: {len(frame)} rows, but {part.path.name} holds {volumes} trials, and no column beta_index says which is which; "
-                "give one row a trial"
+                f"{path}: {len(frame)} rows, but {part.path.name} holds {volumes} trials, and no column beta_index says which is which; give one row a trial"
             )
         else:
             frame = frame.assign(_volume=np.arange(volumes))
@@ -361,8 +358,7 @@ class BidsSource:
             tasks = [file for file in found if file.get("task") in (None, self.section.task) or self.section.task is None]
             if not tasks:
                 raise InputError(
-                    f"{where}: no file sub-{label}_*desc-{roi.desc}_mask.nii.gz in {self._folder / f'sub-{label}'}; "
-                    "correct desc or space, or give `file`"
+                    f"{where}: no file sub-{label}_*desc-{roi.desc}_mask.nii.gz in {self._folder / f'sub-{label}'}; correct desc or space, or give `file`"
                 )
             return [file.path for file in tasks]
         for entity in ("atlas", "seg", "desc"):
@@ -372,8 +368,7 @@ class BidsSource:
             if found:
                 return [found[0].path, *(path for path in [self._names_file(found[0].path)] if path.exists())]
         raise InputError(
-            f"{where}: no file sub-{label}_*atlas-{roi.atlas}_dseg.nii.gz in {self._folder / f'sub-{label}'}; "
-            "correct atlas or space, or give `file`"
+            f"{where}: no file sub-{label}_*atlas-{roi.atlas}_dseg.nii.gz in {self._folder / f'sub-{label}'}; correct atlas or space, or give `file`"
         )
 
     @staticmethod
@@ -543,8 +538,7 @@ class BidsSource:
         found = find(self._folder, subject.removeprefix("sub-"), "timeseries", ".tsv", desc="confounds", **same)
         if not found:
             raise InputError(
-                f"{file.path}: no desc-confounds_timeseries.tsv for it; "
-                f"put it there, or write `confounds: []` under datasets.{self.dataset}.estimate"
+                f"{file.path}: no desc-confounds_timeseries.tsv for it; put it there, or write `confounds: []` under datasets.{self.dataset}.estimate"
             )
         return found[0].path
 
@@ -577,8 +571,7 @@ class BidsSource:
         columns = model.nuisance.shape[1] + (model.trials.shape[1] if estimate.kind == "lsa" else 2)
         if columns >= len(series):
             raise InputError(
-                f"{where}: {len(series)} volumes cannot bear {columns} regressors; "
-                f"{'use kind: lss, or ' if estimate.kind == 'lsa' else ''}name fewer confounds"
+                f"{where}: {len(series)} volumes cannot bear {columns} regressors; {'use kind: lss, or ' if estimate.kind == 'lsa' else ''}name fewer confounds"
             )
         return (least_squares_all if estimate.kind == "lsa" else least_squares_separate)(series, model)
 

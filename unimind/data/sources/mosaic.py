@@ -142,8 +142,7 @@ class MosaicSource:
         unknown = [area for area in self.section.areas if area not in known]
         if unknown:
             raise InputError(
-                f"datasets.{self.dataset}.areas: {', '.join(unknown)} not in the HCP MMP1 map; "
-                "areas are called V1, V2, V3, V4, V3A, LO1, MT, ... as there"
+                f"datasets.{self.dataset}.areas: {', '.join(unknown)} not in the HCP MMP1 map; areas are called V1, V2, V3, V4, V3A, LO1, MT, ... as there"
             )
         parts = [np.flatnonzero(np.isin(labels, known[area])) for area in self.section.areas]
         return np.concatenate(parts), np.repeat(np.arange(len(parts), dtype=np.int16), [len(part) for part in parts])
