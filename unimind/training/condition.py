@@ -22,9 +22,10 @@ from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.foundations.diffusion import Diffusion, adaptable_names, alphas_cumprod, noised
 from unimind.models.condition import ConditionStage
 from unimind.models.encoder import Encoder, load_encoder
+from unimind.models.space import PictureSpace
 from unimind.storage import load_model
 from unimind.study import Study
-from unimind.training.align import read_group, remember_body
+from unimind.training.align import Subjects, read_group, remember_body
 from unimind.training.data import encoded, joined, new_encoder, turns
 from unimind.training.loop import at_places, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.objectives.denoising import draw_noise
@@ -93,35 +94,8 @@ def condition(
             if stage.crop > 0 and stimuli:
                 pictures[name] = stack.enter_context(Stimuli(stimuli[number]))
         coder = load_autoencoder(autoencoder) if stage.crop > 0 and autoencoder is not None else None
-        torch.manual_seed(stream_seed(study.seed, "condition"))
-        if settings.align is not None:
-            assert encoder is not None
-            model_encoder, _ = load_encoder(encoder)
-        else:
-            counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
-            model_encoder = new_encoder(study, method, space, counts, next(iter(subjects.values()))[0].channels, encoder)
-        conditioner = network.conditioner.arguments if "embedding" in model_encoder.targets and network.conditioner is not None else None
-        first = next(iter(subjects))
-        with torch.no_grad():
-            tokens, pooled, *_ = model_encoder.eval()(subjects[first][0].example(), None if model_encoder.closed else first)
-        head = read_subject_head(encoder) if settings.align is not None and encoder is not None else {}
-        condition_stage = ConditionStage(
-            tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time,
-            conditioner, len(head["out.weight"]) if head else 0,
-        )  # fmt: skip
-        if condition_stage.subject is not None:
-            condition_stage.subject.load_state_dict(head)
-        if conditioner and network.conditioner is not None:
-            condition_stage.start_from(network.conditioner)
-        model = ConditionedDiffusion(model_encoder, condition_stage, network, stage.train_encoder)
-        changed = [f"unet.{name}" for name in adaptable_names(network.unet)]
-        names = [
-            name
-            for name, _ in model.named_parameters()
-            if name in changed
-            or (name.startswith("condition.") and not name.startswith("condition.subject."))
-            or (stage.train_encoder and name.startswith("encoder."))
-        ]
+        model = starting_model(study, method, network, subjects, space, encoder)
+        names = trained_names(model)
         alphas = alphas_cumprod(network.scheduler)
         kind = network.scheduler.get("prediction_type", "epsilon")
 
@@ -167,13 +141,53 @@ def condition(
                         label=f"{settings.label or method}: condition the diffusion model on {group}", trainable=names,
                         n_samples=sum(len(t.images("train")) for t, _ in subjects.values()), validate=validate if held_out else None)  # fmt: skip
         if stage.train_encoder:
-            remember_body(model_encoder.eval(), subjects)
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith(("unet.", "sketch.")) or name in changed}
+            remember_body(model.encoder.eval(), subjects)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(("unet.", "sketch.")) or name in names}
     config = {
-        "kind": "conditioned", "method": method, "group": group, "encoder": model_encoder.arguments, "condition": condition_stage.arguments,
+        "kind": "conditioned", "method": method, "group": group, "encoder": model.encoder.arguments, "condition": model.condition.arguments,
         "inputs": mark, "held_out": trained.validation,
     }  # fmt: skip
     write_model(out, state, config, trained, checkpoints)
+
+
+def starting_model(study: Study, method: str, network: Diffusion, subjects: Subjects, space: PictureSpace, encoder: Path | None) -> ConditionedDiffusion:
+    """The model that training starts from: the aligned or pretrained encoder, or one untrained, and a condition stage that fits it and the UNet."""
+    settings = study.method(method)
+    stage = settings.condition
+    assert stage is not None
+    torch.manual_seed(stream_seed(study.seed, "condition"))
+    first, (trials, _) = next(iter(subjects.items()))
+    head = {}
+    if settings.align is not None:
+        assert encoder is not None
+        own, head = load_encoder(encoder)[0], read_subject_head(encoder)
+    else:
+        counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+        own = new_encoder(study, method, space, counts, trials.channels, encoder)
+    conditioner = network.conditioner if "embedding" in own.targets else None
+    with torch.no_grad():
+        tokens, pooled, *_ = own.eval()(trials.example(), None if own.closed else first)
+    found = ConditionStage(
+        tokens.shape[2], tokens.shape[1], pooled.shape[1], network.context_dim, stage.tokens, network.time_dim, stage.cross_attention, stage.time,
+        conditioner.arguments if conditioner is not None else None, len(head["out.weight"]) if head else 0,
+    )  # fmt: skip
+    if found.subject is not None:
+        found.subject.load_state_dict(head)
+    if conditioner is not None:
+        found.start_from(conditioner)
+    return ConditionedDiffusion(own, found, network, stage.train_encoder)
+
+
+def trained_names(model: ConditionedDiffusion) -> list[str]:
+    """Parameters that the stage trains: the condition stage without its subject classifier, what of the UNet adapts, and the encoder where it is trained."""
+    changed = {f"unet.{name}" for name in adaptable_names(model.unet)}
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if name in changed
+        or (name.startswith("condition.") and not name.startswith("condition.subject."))
+        or (model.train_encoder and name.startswith("encoder."))
+    ]
 
 
 def read_subject_head(aligned: Path) -> dict[str, Tensor]:

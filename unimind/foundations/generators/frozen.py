@@ -270,5 +270,5 @@ def load_frozen(directory: Path, autoencoder, picture_size: int, device: torch.d
     state, config = load_model(directory)
     if "takes" not in config:
         raise InputError(f"{directory}/config.json: no frozen generator; delete the directory and run the foundation stage again")
-    kind = {"ip-adapter": IpAdapter, "unclip": Unclip, "kandinsky-2.2": Kandinsky}[config["kind"]]
-    return kind(state, config, autoencoder, picture_size, device)
+    kinds: dict[str, type[FrozenGenerator]] = {"ip-adapter": IpAdapter, "unclip": Unclip, "kandinsky-2.2": Kandinsky}
+    return kinds[config["kind"]](state, config, autoencoder, picture_size, device)
