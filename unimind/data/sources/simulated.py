@@ -349,6 +349,21 @@ def _signal(random: np.random.Generator, drawn: Drawn, brain: _Brain) -> NDArray
     return signal
 
 
+def without_noise(section: SimulatedData, subject: str, drawn: Drawn) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What a subject's brain would answer to pictures if it had no noise.
+
+    Returns
+    -------
+    signal : float32 (n_images, n_voxels)
+        Every voxel in units of its standard deviation over these pictures.
+    early : bool (n_voxels,)
+        Which voxels are of the early areas.
+    """
+    number = int(subject.removeprefix("subj0"))
+    brain = _brain(section, number)
+    return _signal(_random(section, 3, number), drawn, brain), np.isin(brain.area, list(_EARLY))
+
+
 def _write_subject(section: SimulatedData, size: int, design: _Design, root: Path, subject: str) -> list[Path]:
     number = int(subject.removeprefix("subj0"))
     brain = _brain(section, number)
