@@ -5,11 +5,13 @@
 Reads what the study's stages `teach` and `enter` wrote, trains the method's body anew with one part changed at a time and several seeds
 (the stage `align`, on signals; no voxel is read), and prints two-way identification of the new subjects' test pictures by budget: the
 mean over subjects and seeds, and in brackets the spread (standard deviation) between seeds. Trials of a budget are drawn as `transfer`
-draws them.
+draws them. Rows of fewer training subjects, or of fewer trials of them, teach the closed form anew as well; the row of its own beside
+them has no network. One training subject alone gives no signals to train on: they are decoded by what other subjects teach.
 """
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,16 @@ import numpy as np
 import torch
 
 from unimind.data.prepared import PreparedSubject
-from unimind.models.encoder import load_encoder
+from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.enter import Context, subject_key
 from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.align import align
 from unimind.training.alignment import two_way
 from unimind.training.data import Targets, budget_rows
-from unimind.training.enter import closed_form_of, enter, load_taught, read_trials
+from unimind.training.enter import closed_form_of, enter, load_taught, read_trials, teach
 
-#: Name -> what is changed of the method; `in-sample` also needs signals of its own.
+#: Name -> what is changed of the method.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as in the study": {},
     "without noise on the signals": {"align": {"noise": 0.0}},
@@ -37,17 +39,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Siamese loss, pseudo-labels shuffled": {"align": {"losses": {"siamese": 0.5}, "shuffle_labels": True}},
     "body ConvMixer": {"body": {"kind": "convmixer", "width": 128, "depth": 2, "patch": 32, "kernel": 5}},
     "body ViT": {"body": {"kind": "vit", "width": 128, "depth": 2, "heads": 8, "patch": 32, "decoder_width": 64, "decoder_depth": 2}},
+    "2 training subjects": {"trained_on": {"subjects": 2}},
+    "3 training subjects": {"trained_on": {"subjects": 3}},
+    "3 training subjects, 952 trials in all": {"trained_on": {"subjects": 3, "trials": 952}},
+    "7 training subjects, 952 trials in all": {"trained_on": {"subjects": 7, "trials": 952}},
 }
+#: The method's name where only a part of the training subjects serves it; such methods stand under `transfer.baselines`.
+PART = "part"
 
 
-def changed(study: Study, method: str, change: dict[str, Any], seed: int) -> Study:
-    """The study with a method changed, and another seed."""
+def changed(study: Study, method: str, change: dict[str, Any], seed: int) -> tuple[Study, str]:
+    """The study with a method changed, and another seed; and the method's name there."""
     content = resolved(study)
     own = content["methods"][method]
     for key, value in change.items():
-        own[key] = value if key == "body" else merged(own[key], value)
+        own[key] = value if key in ("body", "trained_on") else merged(own[key], value)
     content["seed"] = study.seed + seed
-    return parse_study(content)
+    if "trained_on" in change:
+        del content["methods"][method]
+        content["transfer"] |= {"methods": [name for name in content["transfer"]["methods"] if name != method], "baselines": {PART: own}}
+        method = PART
+    return parse_study(content), method
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -55,71 +67,106 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old | {key: merged(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}
 
 
+class Bench:
+    """The files of a finished study, its new subjects and their budgets."""
+
+    def __init__(self, study: Study, method: str) -> None:
+        self.study, self.method = study, method
+        self.results, self.budgets = Path(study.results), study.transfer.trials if study.transfer else ["all"]
+        (self.dataset,) = study.datasets
+        self.taught = self.results / f"models/{method}/teach/{self.dataset}"
+
+    def files(self, subject: str) -> tuple[Path, Path]:
+        """A subject's prepared file and its embeddings."""
+        stimuli = self.study.stimuli(self.dataset, subject)
+        return self.results / f"prepared/{self.dataset}/{subject}.h5", self.results / f"embeddings/{self.dataset}/{stimuli}.h5"
+
+    def scores(self, taught: Path) -> Callable[[Encoder], dict[Any, float]]:
+        """A function that scores an encoder: identification by budget, of the new subjects' test pictures by closed forms that `taught` taught."""
+        space, prior = load_taught(taught)
+        cases = []  # budget, subject, its map and context, responses asked, true embedding, centre and deviation of its training pictures
+        for _, subject in self.study.pairs("new"):
+            prepared, embeddings = self.files(subject)
+            with PreparedSubject(prepared) as data:
+                shown, asked, _ = data.by_picture(data.trials("test"), "stored")
+            with h5py.File(embeddings) as file:
+                known = file["embedding"][:]
+            own = known[read_trials(prepared).images]
+            scale = [torch.from_numpy(values) for values in (known[shown], own.mean(0), own.std(0) + 1e-6)]
+            for budget in self.budgets:
+                for seed in range(3 if budget != "all" else 1):
+                    with PreparedSubject(prepared) as data:
+                        rows = None if budget == "all" else budget_rows(data, int(budget), seed)
+                    trials = read_trials(prepared, rows)
+                    coordinates = Targets(embeddings, trials.images, space).coordinates(trials.images).numpy()
+                    found = closed_form_of(
+                        self.study.method(self.method), subject_key(self.dataset, subject), prior, coordinates, trials.responses, self.study.seed
+                    )
+                    cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, *scale))
+
+        def of(encoder: Encoder) -> dict[Any, float]:
+            by: dict[Any, dict[str, list[float]]] = {budget: {} for budget in self.budgets}
+            for budget, subject, found, context, asked, truth, centre, deviation in cases:
+                encoder.take_map("asked", found, context)
+                with torch.no_grad():
+                    predicted = encoder.predict(encoder(torch.from_numpy(asked), "asked"), "embedding")
+                by[budget].setdefault(subject, []).append(two_way((predicted - centre) / deviation, (truth - centre) / deviation))
+            return {budget: float(np.mean([np.mean(values) for values in one.values()])) for budget, one in by.items()}
+
+        return of
+
+    def trained(self, change: dict[str, Any], seed: int, folder: Path) -> tuple[Path, Path, Path]:
+        """Where the variant's body, what taught its closed forms, and one of these closed forms lie."""
+        study, method = changed(self.study, self.method, change, seed)
+        members = [subject for _, subject in study.members(method, self.dataset)]
+        keys = [subject_key(self.dataset, subject) for subject in members]
+        prepared, embeddings = [self.files(subject)[0] for subject in members], [self.files(subject)[1] for subject in members]
+        taught, entered = self.taught, [self.results / f"models/{self.method}/enter/{key}" for key in keys]
+        anew = "trained_on" in change
+        if anew:
+            taught = folder / "taught"
+            teach(STAGES["teach"].view(study, method=method, group=self.dataset), method, self.dataset, prepared, embeddings, taught)
+        if anew or change.get("align", {}).get("in_sample"):
+            entered = [folder / key for key in keys]
+            for place, subject in zip(entered, members, strict=True):
+                seen = STAGES["enter"].view(study, method=method, dataset=self.dataset, subject=subject)
+                enter(seen, method, self.dataset, subject, *self.files(subject), taught, place)
+        out = folder / "out"
+        view = STAGES["align"].view(study, method=method, group=self.dataset)
+        align(view, method, self.dataset, None, embeddings, entered, None, folder / "checkpoints", out)
+        return out, taught, entered[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--method", default="unimind")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     given = parser.parse_args()
-    study, method = read_study(given.study), given.method
-    results, budgets = Path(study.results), study.transfer.trials if study.transfer else ["all"]
-    (dataset,) = study.datasets
-    taught = results / f"models/{method}/teach/{dataset}"
-    space, prior = load_taught(taught)
-    members = study.members(method, dataset)
+    bench = Bench(read_study(given.study), given.method)
+    whole = bench.scores(bench.taught)
+    print(f"| {given.study.stem}, {given.method}: identification by trials | " + " | ".join(map(str, bench.budgets)) + " |")
+    print("|---|" + "---|" * len(bench.budgets))
 
-    def files(subject: str) -> tuple[Path, Path]:
-        return results / f"prepared/{dataset}/{subject}.h5", results / f"embeddings/{dataset}/{study.stimuli(dataset, subject)}.h5"
-
-    cases = []  # budget, subject, its map and context, responses asked, true embedding, centre and deviation of its training pictures
-    for _, subject in study.pairs("new"):
-        prepared, embeddings = files(subject)
-        with PreparedSubject(prepared) as data:
-            shown, asked, _ = data.by_picture(data.trials("test"), "stored")
-        with h5py.File(embeddings) as file:
-            known = file["embedding"][:]
-        own = known[read_trials(prepared).images]
-        scale = [torch.from_numpy(values) for values in (known[shown], own.mean(0), own.std(0) + 1e-6)]
-        for budget in budgets:
-            for seed in range(3 if budget != "all" else 1):
-                with PreparedSubject(prepared) as data:
-                    rows = None if budget == "all" else budget_rows(data, int(budget), seed)
-                trials = read_trials(prepared, rows)
-                coordinates = Targets(embeddings, trials.images, space).coordinates(trials.images).numpy()
-                found = closed_form_of(study.method(method), subject_key(dataset, subject), prior, coordinates, trials.responses, study.seed)
-                cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, *scale))
-
-    def scores(encoder) -> dict[Any, float]:
-        by: dict[Any, dict[str, list[float]]] = {budget: {} for budget in budgets}
-        for budget, subject, found, context, asked, truth, centre, deviation in cases:
-            encoder.take_map("asked", found, context)
-            with torch.no_grad():
-                predicted = encoder.predict(encoder(torch.from_numpy(asked), "asked"), "embedding")
-            by[budget].setdefault(subject, []).append(two_way((predicted - centre) / deviation, (truth - centre) / deviation))
-        return {budget: float(np.mean([np.mean(values) for values in own.values()])) for budget, own in by.items()}
-
-    print(f"| {given.study.stem}, {method}: identification by trials | " + " | ".join(map(str, budgets)) + " |\n|---|" + "---|" * len(budgets))
-    first = load_encoder(results / f"models/{method}/enter/{subject_key(dataset, members[0][1])}")[0]
-    print("| closed form alone | " + " | ".join(f"{value:.3f}" for value in scores(first).values()) + " |", flush=True)
-    entered = [results / f"models/{method}/enter/{subject_key(*pair)}" for pair in members]
-    for name in given.only:
-        runs = []
-        for seed in range(given.seeds):
-            own = changed(study, method, VARIANTS[name], seed)
-            with tempfile.TemporaryDirectory() as folder:
-                places = entered
-                if VARIANTS[name].get("align", {}).get("in_sample"):
-                    places = [Path(folder, subject_key(*pair)) for pair in members]
-                    for place, (_, subject) in zip(places, members, strict=True):
-                        seen = STAGES["enter"].view(own, method=method, dataset=dataset, subject=subject)
-                        enter(seen, method, dataset, subject, *files(subject), taught, place)
-                view = STAGES["align"].view(own, method=method, group=dataset)
-                out = Path(folder, "out")
-                align(view, method, dataset, None, [files(subject)[1] for _, subject in members], places, None, Path(folder, "checkpoints"), out)
-                runs.append(scores(load_encoder(out)[0]))
-        cells = [f"{np.mean([one[b] for one in runs]):.3f} [{np.std([one[b] for one in runs]):.3f}]" for b in budgets]
+    def row(name: str, runs: list[dict[Any, float]]) -> None:
+        cells = [f"{np.mean([one[b] for one in runs]):.3f}" + (f" [{np.std([one[b] for one in runs]):.3f}]" if len(runs) > 1 else "") for b in bench.budgets]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+    first = bench.study.members(bench.method, bench.dataset)[0]
+    row("closed form alone", [whole(load_encoder(bench.results / f"models/{bench.method}/enter/{subject_key(*first)}")[0])])
+    for name in given.only:
+        runs, alone = [], []
+        for seed in range(given.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                out, taught, closed = bench.trained(VARIANTS[name], seed, Path(folder))
+                score = whole if taught == bench.taught else bench.scores(taught)
+                runs.append(score(load_encoder(out)[0]))
+                if taught != bench.taught:
+                    alone.append(score(load_encoder(closed)[0]))
+        if alone:
+            row(f"{name}: closed form alone", alone)
+        row(name, runs)
 
 
 if __name__ == "__main__":
