@@ -1,4 +1,5 @@
 import io
+import pickle
 import re
 import tarfile
 import zipfile
@@ -438,6 +439,7 @@ def test_pictures_in_folders_and_their_names(tmp_path):
     [
         ([["picture"], *[["imagine1.png"]] * N], "t.csv line 2: no picture 'imagine1.png'"),
         ([["picture"], *[[k + 1] for k in range(N - 1)]], "24 trials, but 23 rows"),
+        ([["session", "picture"]], "t.csv: a header, and no trial below it"),
         ([["image"], *[[k + 1] for k in range(N)]], "no column picture, stim_file, stimulus, label or condition; it has image"),
         ([["picture", "session"], *[[k + 1, "one"] for k in range(N)]], "expected whole numbers"),
     ],
@@ -714,6 +716,48 @@ def test_numpy_arrays_of_something_else_are_refused_by_their_cause(root, case):
             source_of(root, responses=name).subject("s1")
 
 
+def of_npz(path):
+    np.savez(path.with_suffix(".npz"), betas=RESPONSES)
+    path.with_suffix(".npz").rename(path)
+
+
+def unpacked(path):
+    save_nifti(path.with_name("x.nii"), betas())
+    path.with_name("x.nii").rename(path)
+
+
+WHOLE_BUT_ELSE = {
+    "npz": ("r.npy", of_npz, "it is a zip archive, as numpy's .npz is one; call it .npz"),
+    "pickle": ("r.npy", lambda path: path.write_bytes(pickle.dumps({"betasmd": RESPONSES})), "it is a Python pickle; no pickle is loaded"),
+    "npy": ("r.h5", lambda path: path.write_bytes((path.parent / "r.npy").read_bytes()), "it is numpy's .npy; call it .npy"),
+    "not packed": ("r.nii.gz", unpacked, "it is NIfTI that is not packed; call it .nii"),
+    "Git LFS": ("r.mat", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), r"get the file itself \(git lfs pull\)"),
+    "web page": ("r.npy", lambda path: path.write_text("\n<!DOCTYPE html><html>log in</html>"), "it is a web page; get the file again"),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE_BUT_ELSE)
+def test_a_whole_file_of_another_kind_is_not_called_damaged(root, case):
+    name, write, words = WHOLE_BUT_ELSE[case]
+    write(root / name)
+    save_nifti(root / "mask.nii.gz", MASK.astype(np.uint8))
+    with pytest.raises(InputError, match=words) as caught:
+        source_of(root, responses=name, **({"mask": "mask.nii.gz"} if ".nii" in name else {})).subject("s1")
+    assert "\n" not in str(caught.value) and "delete" not in str(caught.value)
+
+
+def test_links_that_end_in_another_file_and_arrays_of_structures(root):
+    with h5py.File(root / "other.h5", "w") as file:
+        file["x"] = RESPONSES
+    with h5py.File(root / "r.h5", "w") as file:
+        file["there"], file["betas"], file["z"] = h5py.ExternalLink("other.h5", "x"), h5py.SoftLink("/there"), 1
+    with pytest.raises(InputError, match="betas leads to another file, .*other.h5; name that file"):
+        source_of(root, responses="r.h5", key="betas").subject("s1")
+    savemat(root / "r.mat", {"s": [{"betas": RESPONSES}, {"betas": RESPONSES}]})
+    with pytest.raises(InputError, match="s holds objects"):
+        source_of(root, responses="r.mat", key="s/betas").subject("s1")
+
+
 def test_hdf5_and_matlab_arrays_of_something_else_are_refused_by_their_cause(root):
     from scipy.sparse import csc_matrix
 
@@ -846,6 +890,19 @@ def test_a_table_out_of_the_order_of_its_runs_and_where_runs_differ(root):
 # --- names of pictures -------------------------------------------------------------------------------------------
 
 
+def test_files_that_programs_keep_for_themselves_are_no_pictures(root):
+    folder = root / "pictures"
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (folder / name).mkdir()
+        (folder / name / "image1.png").write_bytes(png(PICTURES[5]))
+    (folder / "._image1.png").write_bytes(b"Mac OS X")
+    check(source_of(root))
+    with zipfile.ZipFile(root / "p.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(root))
+    check(source_of(root, images="p.zip"))
+
+
 def test_accents_case_and_long_numbers(tmp_path):
     np.save(tmp_path / "r.npy", RESPONSES[:4])
     names = ["caf\u0065\u0301.png", "9007199254740993.png", "9007199254740992.png", "Dog.PNG"]
@@ -880,6 +937,12 @@ def test_numbers_of_pictures_in_an_array_count_from_0_or_1(root, numbers, base):
         source.subject("s1")
     for start in (0, 1):
         check(source_of(root, images="p.npy", trials="conditions.npy", count_from=start), numbers - start)
+
+
+def test_numbers_that_floats_have_rounded_are_refused(root):
+    np.save(root / "c.npy", np.full(N, 2**24, np.float32))
+    with pytest.raises(InputError, match="picture numbers up to 16777216 as float32, which is exact up to 16777216 alone"):
+        source_of(root, trials="c.npy").subject("s1")
 
 
 @pytest.mark.parametrize("axes", ["nhwc", "nchw"])
@@ -923,3 +986,18 @@ def test_files_elsewhere_are_read_and_listed(root, tmp_path_factory, monkeypatch
     source = source_of(root, responses="$LAB/r.npy", images=str(other / "pictures"))
     check(source)
     assert {str(below(root, file.path)) for file in source.files("s1")} == {str(path) for path in (other / "r.npy", *(other / "pictures").iterdir())}
+
+
+def test_a_folder_without_pictures_and_a_link_to_nothing_are_named(tmp_path, root):
+    from unimind.data.fetch import fetch
+
+    study = {"source": "arrays", "root": str(root), "training_subjects": ["s1"], "responses": "r.npy", "images": "empty"}
+    method = {"enter": {"kind": "ridge"}, "scope": "subject"}
+    study = parse_study({"name": "s", "datasets": {"own": study}, "methods": {"m": method}, "foundations": {"diffusion": {"kind": "study"}}})
+    (root / "empty").mkdir()
+    (root / "empty/a.jp2").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"empty: a folder, and no file in it ends like a picture \(.bmp, .gif"):
+        fetch(study, "own", stimuli=True, out=tmp_path / "f.json")
+    (root / "empty/a.png").symlink_to("../.git/annex/objects/a.png")
+    with pytest.raises(InputError, match=r"a.png: a link to a file that is not here, .*datalad get"):
+        fetch(study, "own", stimuli=True, out=tmp_path / "f.json")

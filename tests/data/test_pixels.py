@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from tifffile import imwrite
 
 from unimind.data.pixels import GROUND, Forms, decode, white_of
 from unimind.data.sources.pictures import Pictures
@@ -37,6 +38,12 @@ def png_16(values) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def tiff(values, **options) -> bytes:
+    stream = io.BytesIO()
+    imwrite(stream, values, **options)
+    return stream.getvalue()
+
+
 def over_ground(rgb, alpha, ground=GROUND):
     share = alpha[..., None] / 255
     return rgb * share + ground * (1 - share)
@@ -46,6 +53,12 @@ def palette() -> Image.Image:
     image = Image.fromarray(GREY % 4, "P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 255, 0, 255])
     return image
+
+
+def turned(way) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = way
+    return exif
 
 
 PALETTE = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [255, 0, 255]], np.uint8)[GREY % 4]
@@ -61,6 +74,17 @@ FORMS = {
     "16-bit PGM": (b"P5 9 6 65535\n" + (GREY.astype(">u2") * 257).astype(">u2").tobytes(), G3),
     "float TIFF": (encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF"), G3),
     "float TIFF, rounding": (encoded(Image.fromarray(GREY.astype(np.float32) / 255 * np.float32(1.0005) - np.float32(1e-5)), "TIFF"), G3),
+    "16-bit RGB TIFF": (tiff(RGB.astype(np.uint16) * 257, photometric="rgb"), RGB),
+    "16-bit RGB TIFF in planes, packed": (
+        tiff(np.ascontiguousarray(RGB.transpose(2, 0, 1)).astype(np.uint16) * 257, photometric="rgb", planarconfig="separate", compression="zlib"), RGB,
+    ),
+    "8-bit TIFF whose white is 0": (tiff(GREY, photometric="miniswhite"), 255 - G3),
+    "16-bit TIFF whose white is 0": (tiff(GREY.astype(np.uint16) * 257, photometric="miniswhite"), 255 - G3),
+    "float TIFF whose white is 0": (tiff(GREY.astype(np.float32) / 255, photometric="miniswhite"), 255 - G3),
+    **{f"TIFF of orientation {way}": (encoded(Image.fromarray(RGB), "TIFF", tiffinfo={274: way}), RGB) for way in range(1, 9)},
+    "PNG of orientation 6": (encoded(Image.fromarray(RGB), exif=turned(6)), RGB),
+    "animation with a default image": (encoded(Image.fromarray(RGB), save_all=True, append_images=[Image.fromarray(~RGB)] * 2, default_image=True), RGB),
+    "PGM whose white is 1023": (b"P5 9 6 1023\n" + np.round(GREY / 255 * 1023).astype(">u2").tobytes(), G3),
     "RGBA": (encoded(Image.fromarray(np.dstack([RGB, ALPHA]))), over_ground(RGB, ALPHA)),
     "grey and alpha": (encoded(Image.fromarray(np.dstack([GREY, ALPHA]), "LA")), over_ground(G3, ALPHA)),
     "palette": (encoded(palette()), PALETTE),
@@ -81,9 +105,7 @@ def test_every_form_is_the_pixels_it_stands_for(form):
 
 
 def test_what_is_left_out_is_named_and_the_ground_is_the_study_s(tmp_path, capsys):
-    turned = Image.fromarray(RGB).getexif()
-    turned[0x0112] = 6
-    (tmp_path / "a.jpg").write_bytes(encoded(Image.fromarray(RGB), "JPEG", exif=turned))
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.fromarray(RGB), "JPEG", exif=turned(6)))
     Image.fromarray(RGB).save(tmp_path / "b.gif", save_all=True, append_images=[Image.fromarray(255 - RGB)])
     Image.fromarray(np.dstack([RGB, 0 * ALPHA])).save(tmp_path / "c.png")
     (tmp_path / "d.heic").write_bytes(b"")
@@ -107,6 +129,11 @@ def huge() -> bytes:
     [
         (huge(), "larger than|more than"),
         (png_16(np.full((2, 2, 1), 255, np.uint16)), "values from 255 to 255 in 16 bits"),
+        (png_16(RGB.astype(np.uint16) * 16), "colours below 4096 in 16 bits"),
+        (png_16(np.dstack([RGB, ALPHA]).astype(np.uint16)), "colours below 4096 in 16 bits"),
+        (tiff(RGB.astype(np.uint16) * 16, photometric="rgb"), "colours below 4096 in 16 bits"),
+        (b"P6 9 6 65535\n" + RGB.astype(">u2").tobytes(), "colours below 4096 in 16 bits"),
+        (tiff(np.ascontiguousarray(RGB.transpose(2, 0, 1)).astype(np.uint16), photometric="rgb", planarconfig="separate"), "planes of their own"),
         (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "white is not known"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "values from 0 to 255; expected 0 to 1 for floats"),
         (encoded(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), "missing or infinite"),

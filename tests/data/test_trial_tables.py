@@ -23,6 +23,8 @@ FORMS = {
     "trailing delimiters of PsychoPy": b'picture,session,\np1.png,1,\n"a, b.png",1,\nZo\xc3\xab.png,2,\n',
     "trailing delimiters without one in the header": b'picture,session\np1.png,1,\n"a, b.png",1,\nZo\xc3\xab.png,2,\n',
     "spaces": b'picture , session\n p1.png , 1\n"a, b.png" ,1\nZo\xc3\xab.png,2\n',
+    "spaces before quotes": b'picture, "session"\n"p1.png", "1"\n "a, b.png", 1\nZo\xc3\xab.png, 2\n',
+    "inch marks in another column": b'picture,session,note\np1.png,1,5" wide\n"a, b.png",1,\nZo\xc3\xab.png,2,\n',
     "blank rows of a spreadsheet": b'\npicture,session\np1.png,1\n,\n\n"a, b.png",1\nZo\xc3\xab.png,2\n,\n,\n',
     "old Macintosh": FRAME.to_csv(index=False, lineterminator="\r").encode(),
 }
@@ -63,6 +65,7 @@ def test_r_s_row_names_beside_a_single_column(tmp_path, mark):
         (b"picture\0\n", r"t.csv: not a text file \(it holds bytes 0\); save it as a .csv"),
         (b"\n\n", "it is empty"),
         (b'picture\np1\n"p2\np3\n', "line 3: a quote opens and never closes"),
+        (b'picture,note\np1,"5\np2,x\np3,y', "line 2: a quote opens and never closes"),
         ("picture\nZoë.png\n".encode("latin-1"), "not a text file in UTF-8"),
     ],
 )
@@ -73,7 +76,18 @@ def test_what_is_no_table_is_refused(tmp_path, content, words):
 
 
 def test_whole_numbers_are_exact():
-    exact = {"7": 7, "007": 7, "1.0": 1, "1,0": 1, "1e+05": 100000, "9007199254740993": 9007199254740993, "12345678901.0": 12345678901, " 3 ": 3, "-2": -2}
+    exact = {
+        "7": 7,
+        "007": 7,
+        "1.0": 1,
+        "1,0": 1,
+        "1e+05": 100000,
+        "1e+15": 10**15,
+        "9007199254740993": 9007199254740993,
+        "12345678901.0": 12345678901,
+        " 3 ": 3,
+        "-2": -2,
+    }
     assert {text: whole(text) for text in exact} == exact
-    assert [whole(text) for text in ("1.5", "one", "", "1,000", "1.23457E+11", "nan", "1e9999", "0x1F", "١x")] == [None] * 9
+    assert [whole(text) for text in ("1.5", "one", "", "1,000", "1.23457E+11", "1E+18", "nan", "1e9999", "0x1F", "١x")] == [None] * 10
     assert all(whole(np.format_float_positional(value)) == value for value in (1.0, 2.0**40))

@@ -5,12 +5,13 @@ left out in a stated way and noted in `Forms`.
 """
 
 import io
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from unimind.data.sources.base import AGAIN, GROUND, as_rgb, reading
+from unimind.data.sources.base import AGAIN, GROUND, as_rgb, other_kind, reading
 from unimind.errors import InputError
 from unimind.progress import say
 
@@ -19,6 +20,11 @@ LARGEST = 64_000_000
 #: How far floats may leave 0 to 1 by rounding and interpolation; they are brought back.
 ROUNDING = 1e-3
 _DARK = 4096  # a picture of 16 bits with no value as large holds 8 or 12 bits in a wider type: read as 16, it would be black
+
+_BITS, _PHOTOMETRIC = 258, 262  # tags of a TIFF: bits of each sample; 0 where small values are white
+_COLOURS = ("RGB", "RGBA", "RGBX", "CMYK")
+#: By orientation, Pillow's transpositions from a TIFF as shown, which it reads alone of all formats, back to its pixels as stored.
+_STORED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
 class Forms:
@@ -75,33 +81,50 @@ def decode(content: bytes, where: Any, ground: int = GROUND, forms: Forms | None
         except Image.UnidentifiedImageError:
             if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 raise InputError(f"{where}: a kind of TIFF that is not read, such as colour in floats; save it as PNG") from None
-            raise InputError(f"{where}: not a readable picture (of none of the kinds that are read); {AGAIN}") from None
+            other = other_kind(content, PurePath(name).suffix)
+            raise InputError(f"{where}: not a readable picture{f': {other}' if other else f' (of none of the kinds that are read); {AGAIN}'}") from None
         width, height = image.size
         if width * height > LARGEST:
             raise InputError(f"{where}: {width} x {height} pixels, more than the {LARGEST:,} that are read; make it smaller")
         if getattr(image, "n_frames", 1) > 1:
             forms.note("all frames but the first left out", name)
-        if image.getexif().get(0x0112, 1) not in (0, 1):
+        deep = any(depth in str(tile.args) for tile in image.tile for depth in (";16", "65535"))
+        orientation = image.getexif().get(0x0112, 1)
+        if orientation not in (0, 1):
             forms.note("EXIF orientation not applied (pixels are taken as stored)", name)
         mode, kind = image.mode, image.format
         if mode in ("LAB", "HSV"):
             raise InputError(f"{where}: colours as {mode}; save it as RGB")
+        tags = image.tag_v2 if kind == "TIFF" else {}
+        if max(tags.get(_BITS, (8,))) > 8 and mode in _COLOURS and not deep:
+            raise InputError(f"{where}: a TIFF of 16 bits whose colours stand in planes of their own; save it as PNG")
+        if kind == "TIFF" and orientation in _STORED:
+            image = image.transpose(_STORED[orientation])
         if mode == "I" or mode == "F" or mode.startswith("I;16"):
             values = np.asarray(image)
         elif image.has_transparency_data:
             values = np.asarray(image.convert("RGBA"))
         else:
             values = np.asarray(image.convert("RGB"))
+    white_is_0 = tags.get(_PHOTOMETRIC) == 0  # which Pillow minds for 8 bits alone
     if mode == "F":
         low, high = bounds(values, where)
-        return as_rgb(to_bytes(values, white_of(values.dtype, low, high, where, whole_set=False)))
+        pixels = to_bytes(values, white_of(values.dtype, low, high, where, whole_set=False))
+        return as_rgb(255 - pixels if white_is_0 else pixels)
     if values.dtype != np.uint8:
         if mode == "I" and kind not in ("PNG", "PPM"):  # those two hold 16 bits in it
             raise InputError(f"{where}: whole numbers of 32 bits or with a sign, whose white is not known; save it with 8 or 16 bits")
-        return as_rgb(to_bytes(values, white_of(np.uint16, int(values.min()), int(values.max()), where, whole_set=False)))
+        pixels = to_bytes(values, white_of(np.uint16, int(values.min()), int(values.max()), where, whole_set=False))
+        return as_rgb(255 - pixels if white_is_0 else pixels)
+    if deep and values[..., :3].max() < _DARK // 256:  # Pillow keeps the upper 8 bits
+        raise _too_dark(f"{where}: colours below {_DARK}")
     if values.shape[2] == 4 and (values[..., 3] < 255).any():
         forms.note(f"transparent pixels laid over grey {ground}", name)
     return as_rgb(values, ground)
+
+
+def _too_dark(said: str) -> InputError:
+    return InputError(f"{said} in 16 bits, whose white is 65535: it would be black; save it with 8 bits")
 
 
 def bounds(values: NDArray, where: Any) -> tuple[float, float]:
@@ -147,7 +170,7 @@ def white_of(dtype: DTypeLike, low: float, high: float, where: Any, whole_set: b
     if kind == np.uint16 and (high >= _DARK or (not whole_set and high == 0)):
         return 65535.0
     if kind == np.uint16 and not whole_set:
-        raise InputError(f"{said} in 16 bits, whose white is 65535: it would be black; save it with 8 bits")
+        raise _too_dark(said)
     if high <= 255:
         return 255.0
     raise InputError(f"{said}; expected 0 to 255, or 0 to 1{', or 0 to 65535 in 16 bits without a sign' if kind.kind in 'ui' else ''}")

@@ -9,7 +9,7 @@ import numpy as np
 from unimind.data.pixels import bounds, to_bytes, white_of
 from unimind.data.sources.arrayfile import datasets, read_array
 from unimind.data.sources.base import AGAIN, as_rgb, reading
-from unimind.data.sources.pictures import PICTURE_ENDINGS, natural
+from unimind.data.sources.pictures import PICTURE_ENDINGS, pictures_in
 from unimind.errors import InputError
 from unimind.evaluation import layout
 from unimind.evaluation.measures import MEASURES, PANEL
@@ -118,7 +118,7 @@ def _some(names: list[str]) -> str:
 def _read(path: Path) -> dict[str, Path] | np.ndarray:
     """Files of a folder by name, in number order, or an array (n, H, W, 3)."""
     if path.is_dir():
-        files = sorted((p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS), key=lambda p: natural(p.name))
+        files = [file for file in pictures_in(path) if file.parent == path]
         if not files:
             raise InputError(f"{path}: no {', '.join(sorted(PICTURE_ENDINGS))} files in this folder")
         named: dict[str, Path] = {}

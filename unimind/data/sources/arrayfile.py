@@ -125,7 +125,10 @@ def _matlab(path: Path, key: str | None) -> Any:
     from scipy.sparse import issparse
 
     inner: Any = _matlab_file(path, path.stat().st_mtime_ns)
-    for step in key.split("/") if key is not None else [_choose(None, list(inner) if len(inner) == 1 else _arrays_of(inner), path)]:
+    steps = key.split("/") if key is not None else [_choose(None, list(inner) if len(inner) == 1 else _arrays_of(inner), path)]
+    for at, step in enumerate(steps):
+        if isinstance(inner, list):
+            _require_real(object, path, "/".join(steps[:at]))
         if not isinstance(inner, dict) or step not in inner:
             raise InputError(f"{path}: no array {key!r}; there is {', '.join(inner) if isinstance(inner, dict) else 'nothing below it'}")
         inner = inner[step]
@@ -163,6 +166,8 @@ def _hdf5(path: Path, key: str | None, part: Any) -> Any:
         raise InputError(f"{path}: {wanted} is a sparse matrix; save full(...) of it")
     data = held if isinstance(held, h5py.Dataset) else file[_choose(key, names, path)]
     name = wanted or data.name.strip("/")
+    if Path(data.file.filename) != Path(file.filename):
+        raise InputError(f"{path}: {name} leads to another file, {data.file.filename}; name that file, or copy the data into this one")
     sources = {source.file_name for source in data.virtual_sources()} - {"."} if data.is_virtual else {name for name, *_ in data.external or ()}
     if sources:
         raise InputError(f"{path}: the values of {name} lie in another file, {min(sources)}; name that file, or copy the data into this one")
@@ -226,7 +231,7 @@ def volume(path: Path, key: str | None = None) -> tuple[NDArray, NDArray | None]
             values = values.T
     else:
         image = open_nifti(path)
-        _require_real(image.get_data_dtype(), path, "its volume")
+        _require_real(image.get_data_dtype(), path, "the image")
         with reading(path, "a readable NIfTI file", AGAIN):
             values, affine = np.asarray(image.dataobj), np.asarray(image.affine)
     while values.ndim > 3 and values.shape[-1] == 1:
@@ -241,7 +246,7 @@ def volume(path: Path, key: str | None = None) -> tuple[NDArray, NDArray | None]
 def volumes_shape(path: Path) -> tuple[int, int, int, int]:
     """(X, Y, Z, n) of a NIfTI file of real numbers; a single volume is one of n = 1."""
     image = open_nifti(path)
-    _require_real(image.get_data_dtype(), path, "its volumes")
+    _require_real(image.get_data_dtype(), path, "the image")
     shape = tuple(int(length) for length in image.shape)
     if len(shape) == 5 and shape[3] == 1:  # statistics: one value a voxel along the fifth axis
         shape = (*shape[:3], shape[4])

@@ -207,12 +207,53 @@ def to_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
+#: What a file begins with, what it is then, the endings it may have, and what to do where it has another.
+_KINDS: tuple[tuple[bytes, str, tuple[str, ...], str], ...] = (
+    (b"\x93NUMPY", "numpy's .npy", (".npy",), "call it .npy"),
+    (b"PK\x03\x04", "a zip archive, as numpy's .npz is one", (".npz", ".zip"), "call it .npz, or unpack it"),
+    (b"\x89HDF\r\n\x1a\n", "HDF5", (".h5", ".hdf5", ".mat"), "call it .h5, or .mat where MATLAB wrote it"),
+    (b"MATLAB 5.0", "a MATLAB file", (".mat",), "call it .mat"),
+    (b"\x1f\x8b", "packed by gzip", (".gz", ".tgz"), "add .gz to its name, or unpack it"),
+    (b"\x5c\x01\x00\x00", "NIfTI that is not packed", (".nii", ".hdr"), "call it .nii"),
+    (b"\x00\x00\x01\x5c", "NIfTI that is not packed", (".nii", ".hdr"), "call it .nii"),
+    *(
+        (b"\x80" + bytes([version]), "a Python pickle", (), "no pickle is loaded, for it may run anything: save its array by numpy.save")
+        for version in range(2, 6)
+    ),
+    (b"7z\xbc\xaf", "a 7z archive", (), "unpack it"),
+    (b"Rar!", "a rar archive", (), "unpack it"),
+    (b"\x89PNG", "a picture", (".png",), "name the folder that holds the pictures"),
+    (b"\xff\xd8\xff", "a picture", (".jpg", ".jpeg", ".jpe", ".jfif"), "name the folder that holds the pictures"),
+    (b"version https://git-lfs", "a pointer of Git LFS to a file that is not here", (), "get the file itself (git lfs pull)"),
+    (b"/annex/objects", "a pointer of git-annex to a file that is not here", (), "get the file itself (git annex get)"),
+    (b"<!doctype", "a web page", (), "get the file again; what came was a login or an error"),
+    (b"<html", "a web page", (), "get the file again; what came was a login or an error"),
+)
+
+
+def other_kind(content: bytes, ending: str) -> str | None:
+    """What a file is, by its begin, and what to do about it, where that is something else than its ending says; such a file is not damaged."""
+    begin = content[:64].lstrip().lower() if content[:1] in b" \t\r\n<" else content
+    for start, kind, endings, remedy in _KINDS:
+        if begin.startswith(start):
+            return None if ending.lower() in endings else f"by its content it is {kind}; {remedy}"
+    return None
+
+
+def _kind_of(path: Any) -> str | None:
+    try:
+        with open(path, "rb") as stream:
+            return other_kind(stream.read(64), Path(path).suffix)
+    except (OSError, TypeError, ValueError):  # a member of an archive, or gone
+        return None
+
+
 @contextlib.contextmanager
 def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
     """Say in one line that a file is damaged, whatever the library that reads it makes of the damage.
 
     Libraries raise nearly everything on flipped bits, from `OSError` to `AttributeError`: only calls that read belong in
-    the block. Missing permission, memory, and another program's lock are no damage.
+    the block. Missing permission, memory, another program's lock, and the ending of another kind of file are no damage.
 
     Parameters
     ----------
@@ -234,7 +275,8 @@ def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
         if "h5clear" in said:
             remedy = f"close it there, or run `h5clear -s {path}`"
             raise InputError(f"{path}: open for writing in another program, or left so when one was killed; {remedy}") from None
-        raise InputError(f"{path}: not {what} ({said}); {remedy}") from None
+        other = _kind_of(path)
+        raise InputError(f"{path}: not {what}: {other}" if other else f"{path}: not {what} ({said}); {remedy}") from None
 
 
 def below(root: str | Path, path: str) -> Path:

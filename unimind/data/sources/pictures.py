@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unimind.data.pixels import Forms, bounds, decode, to_bytes, white_of
 from unimind.data.sources.arrayfile import ARRAY_ENDINGS, from_matlab, read_array
-from unimind.data.sources.base import AGAIN, GROUND, as_rgb, pixel_hash, reading
+from unimind.data.sources.base import AGAIN, GROUND, as_rgb, other_kind, pixel_hash, reading
 from unimind.data.sources.tables import spelled, whole
 from unimind.errors import InputError
 from unimind.progress import say, track
@@ -125,7 +125,9 @@ class Pictures:
         forms = Forms()
         if path.is_dir():
             files = {file.relative_to(path).as_posix(): file for file in pictures_in(path)}
-            others = [file.name for file in path.rglob("*") if file.is_file() and file.suffix.lower() not in PICTURE_ENDINGS and not file.name.startswith(".")]
+            others = [
+                file.name for file in path.rglob("*") if file.is_file() and file.suffix.lower() not in PICTURE_ENDINGS and not _hidden(file.relative_to(path))
+            ]
             _name_others(others, path)
             return cls(list(files), lambda name: decode(files[name].read_bytes(), files[name], ground, forms), str(path), forms, path.name)
         if not path.exists():
@@ -149,8 +151,14 @@ def _name_others(names: list[str], path: Path) -> None:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS and file.is_file() and not file.name.startswith("."))
-    return sorted(files, key=lambda file: natural(file.relative_to(folder).as_posix()))
+    """Files below a folder that end like pictures, in number order; also links that lead nowhere, as git-annex leaves them."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS and (file.is_file() or (file.is_symlink() and not file.exists())))
+    return sorted((file for file in files if not _hidden(file.relative_to(folder))), key=lambda file: natural(file.relative_to(folder).as_posix()))
+
+
+def _hidden(path: PurePath) -> bool:
+    """Whether a program keeps a file, or its folder, for itself: `.ipynb_checkpoints`, macOS's `._name` and `__MACOSX`, Synology's `@eaDir`."""
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in path.parts)
 
 
 def _members(names: list[str], path: Path) -> tuple[dict[str, str], str]:
@@ -160,7 +168,7 @@ def _members(names: list[str], path: Path) -> tuple[dict[str, str], str]:
         if pure.is_absolute() or ".." in pure.parts or re.match(r"[A-Za-z]:", name):
             raise InputError(f"{path}: holds a member named {name!r}, which points outside the archive; such an archive is not read")
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURE_ENDINGS]
-    pictures = [name for name in pictures if not PurePosixPath(name).name.startswith(".") and "__MACOSX" not in PurePosixPath(name).parts]
+    pictures = [name for name in pictures if not _hidden(PurePosixPath(name))]
     folders = [PurePosixPath(name).parts[:-1] for name in pictures]
     shared = 0
     while folders and all(len(parts) > shared and parts[shared] == folders[0][shared] for parts in folders):
@@ -204,7 +212,9 @@ def _open_tar(path: Path) -> tarfile.TarFile:
     try:
         archive = tarfile.open(fileobj=stream, mode="r:")
     except tarfile.ReadError:
-        raise InputError(f"{path}: neither a folder, nor a zip or tar archive, nor an array of pictures; {AGAIN}") from None
+        with open(path, "rb") as begin:
+            other = other_kind(begin.read(64), "")
+        raise InputError(f"{path}: neither a folder, nor a zip or tar archive, nor an array of pictures{f': {other}' if other else f'; {AGAIN}'}") from None
     with reading(path, "a whole tar archive", AGAIN):
         members = archive.getmembers()
         stream.seek(archive.offset)

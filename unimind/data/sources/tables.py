@@ -16,6 +16,8 @@ from unimind.errors import InputError
 NOTHING = frozenset({"", "n/a", "na", "nan", "none", "null", "undefined", "<undefined>", "<missing>", "#n/a"})
 #: Largest session or run number: they are kept as 32-bit integers.
 LARGEST = 2**31 - 1
+_EXACT = 15  # decimal digits that a float of 64 bits keeps
+_END = "\x03"  # a row of its own after the last, unless a quote is open there
 _ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -45,7 +47,8 @@ def spelled(name: str) -> str:
 def whole(text: str) -> int | None:
     """The whole number that a cell holds, such as 7, 007, 1.0, `1,0` or R's 1e+05, exact at any size; None for anything else.
 
-    A number that a spreadsheet has shortened, such as 1.23457E+11, is none: its last digits are lost.
+    A number that a program has shortened, such as 1.23457E+11, or 1E+18, is none: its last digits are lost. Programs that count
+    in floats write all digits of up to `_EXACT`.
     """
     text = re.sub(r",(0{1,2})$", r".\1", text.strip())
     if not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d{1,3})?", text):
@@ -56,7 +59,7 @@ def whole(text: str) -> int | None:
         return None
     mantissa, _, exponent = text.lower().partition("e")
     digits = len(mantissa.partition(".")[2])
-    if exponent and digits >= 4 and int(exponent) > digits:
+    if exponent and ((digits >= 4 and int(exponent) > digits) or int(exponent) > _EXACT):
         return None
     return int(number) if number == number.to_integral_value() else None
 
@@ -126,7 +129,8 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
         raise InputError(f"{path}: not a trial table: it is empty")
     delimiter = mark[1] if mark else _delimiter(head, known)
     rows, lines = [], []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == " ")
+    closed = text if text.endswith(("\n", "\r")) else f"{text}\n"
+    reader = csv.reader(io.StringIO(closed + _END, newline=""), delimiter=delimiter, skipinitialspace=True)
     begun = skipped
     try:
         for row in reader:
@@ -135,9 +139,9 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
             begun = skipped + reader.line_num
     except csv.Error as error:
         raise InputError(f"{path}: not a trial table: {error} (line {skipped + reader.line_num})") from None
-    if text.count('"') % 2:
-        line = next((line for line, row in zip(lines, rows, strict=True) if any("\n" in cell for cell in row)), lines[-1])
-        raise InputError(f"{path} line {line}: a quote opens and never closes; correct the line")
+    if row != [_END]:
+        raise InputError(f"{path} line {lines[-1]}: a quote opens and never closes; correct the line")
+    rows, lines = rows[:-1], lines[:-1]
     at = next(index for index, row in enumerate(rows) if any(row))
     header, rows, lines, top = rows[at], rows[at + 1 :], lines[at + 1 :], lines[at]
     while len(header) > 1 and not header[-1]:

@@ -168,6 +168,8 @@ def read_rows(tables: Sequence[Part], files: Sequence[Part], counts: Sequence[in
             here = [count for file, count in zip(files, counts, strict=True) if all(part.number(name) in (None, file.number(name)) for name in PARTS)]
             wanted = sum(here)
         table = table.of_length(wanted)
+        if not len(table):
+            raise InputError(f"{part.path}: a header, and no trial below it; write one row a trial")
         lines = [f"{part.path} {'trial' if part.path.suffix in ARRAY_ENDINGS else 'line'} {line}" for line in table.lines]
         where += lines
         picture += table.columns[named]
@@ -208,6 +210,8 @@ def _condition_numbers(path: Path) -> Table:
     values = np.asarray(read_array(path, None))
     if values.size != max(values.shape, default=0):
         raise InputError(f"{path}: an array of shape {values.shape}; expected one picture number a trial")
+    if values.dtype.kind == "f" and (largest := np.nanmax(np.abs(values), initial=0)) >= (exact := 2 ** (np.finfo(values.dtype).nmant + 1)):
+        raise InputError(f"{path}: picture numbers up to {largest:.0f} as {values.dtype}, which is exact up to {exact} alone; save them as whole numbers")
     cells = ["" if not np.isfinite(value) else f"{value:.17g}" if values.dtype.kind == "f" else str(int(value)) for value in values.ravel()]
     return Table(path, {"picture": cells}, list(range(1, len(cells) + 1)))
 
