@@ -855,8 +855,8 @@ def test_one_table_a_session_and_names_with_folders(root, capsys):
         ([["session", "picture"], *[["one", k + 1] for k in range(24)]], "line 2: session is 'one'; expected whole numbers"),
         ([["session", "picture"], *[[20240105123000, k + 1] for k in range(24)]], "expected whole numbers up to 2147483647"),
         ([["session", "beta_index", "picture"], *[[2 + 8 * (k // 12), k % 6, k + 1] for k in range(24)]], "line 8: beta_index 0 stands in .* line 2 too"),
-        ([["session", "beta_index", "picture"], *[[2 + 8 * (k // 12), k % 13, k + 1] for k in range(24)]], "beta_index is 12, but it counts from 0"),
-        ([["session", "beta_index", "picture"], [2, 3, 1], [10, 4, 2]], "neither the first nor the last trial occurs; write datasets.own.count_from"),
+        ([["session", "beta_index", "picture"], *[[2 + 8 * (k // 12), k % 13, k + 1] for k in range(24)]], "beta_index 12 is outside 0 to 11, counted from 0"),
+        ([["session", "beta_index", "picture"], [2, 3, 1], [10, 4, 2]], "neither the first nor the last occurs .*; write datasets.own.count_from"),
     ],
 )  # fmt: skip
 def test_rows_and_files_that_do_not_belong_together(root, rows, words):
@@ -933,7 +933,7 @@ def test_numbers_of_pictures_in_an_array_count_from_0_or_1(root, numbers, base):
     if base is not None:
         check(source, numbers - base)
         return
-    with pytest.raises(InputError, match="trial 1: picture numbers of .* neither 0 nor 24 occurs; write datasets.own.count_from: 0 or 1"):
+    with pytest.raises(InputError, match="trial 1: picture number of .* neither the first nor the last occurs .0, 24.; write datasets.own.count_from: 0 or 1"):
         source.subject("s1")
     for start in (0, 1):
         check(source_of(root, images="p.npy", trials="conditions.npy", count_from=start), numbers - start)

@@ -259,8 +259,10 @@ def test_beta_index_counts_from_0_or_1_and_says_the_order(lab, capsys):
     shown = [lab.names[k] for k in lab.shown["01"][0]]
     mixed = np.random.default_rng(0).permutation(30)
     lab.table("01", 1, [shown[k] for k in mixed], mixed + 1)
+    lab.table("01", 2, [lab.names[k] for k in lab.shown["01"][1]], np.arange(30) + 1)
     text = table_of(lab).read_text().replace("\n", "\r\n").replace(shown[3], "n/a").replace("img_", "folder/img_")
     table_of(lab).write_text("\ufeff" + text)
+    table_of(lab, 2).write_text(table_of(lab, 2).read_text().replace("img_", "folder/img_").replace("\t", ";"))
     raw = source_of(lab).subject("01")
     kept = [k for k in range(30) if shown[k] != shown[3]]
     assert list(raw.trials.stimulus)[: len(kept)] == [shown[k] for k in kept]
@@ -284,6 +286,40 @@ def test_sessions_are_numbers_whatever_their_order_in_the_folder(lab):
     np.testing.assert_array_equal(np.concatenate(list(raw.trials.responses())), lab.measured["01"])
 
 
+def test_tables_and_pictures_of_a_laboratory_s_own_making(lab, tmp_path_factory):
+    """A blank row, semicolons, rows out of order, a trial without a beta; pictures in an array, counted from 1; files outside the root."""
+    other = tmp_path_factory.mktemp("elsewhere")
+    np.save(other / "pictures.npy", lab.pixels)
+    (lab.root / "derivatives/masks").rename(other / "masks")
+    for session in (1, 2):
+        rows = table_of(lab, session).read_text().splitlines()
+        head, rows = rows[0], [re.sub(r"img_(\d+).png", lambda found: str(int(found[1]) + 1), row) for row in rows[1:]]
+        table_of(lab, session).write_text("\n".join([head, "", *rows[::-1], f"ses-{session:02d}\t1\tn/a\t1"]).replace("\t", ";") + "\n\n")
+    rois = {"all": {"file": f"{other}/masks/sub-{{subject}}_dseg.nii.gz"}}
+    source = source_of(lab, images=f"{other}/pictures.npy", rois=rois)
+    raw = source.subject("01")
+    assert [int(name) for name in raw.trials.stimulus] == np.concatenate(lab.shown["01"]).tolist()
+    np.testing.assert_array_equal(np.concatenate(list(raw.trials.responses())), lab.measured["01"])
+    assert {str(other / "pictures.npy"), str(other / "masks/sub-01_dseg.nii.gz")} < {file.path for file in source.files("01")}
+    table_of(lab, 2).write_text(table_of(lab, 2).read_text().replace(";29;", ";x;"))
+    with pytest.raises(InputError, match="line 3: beta_index is 'x'"):
+        source_of(lab, images=f"{other}/pictures.npy", rois=rois).subject("01")
+
+
+def test_sessions_may_be_words(lab):
+    """One table of all sessions, whose labels are no numbers."""
+    rows = [row for session in (1, 2) for row in table_of(lab, session).read_text().splitlines()[session > 1 :]]
+    for session, word in ((1, "before"), (2, "later")):
+        table_of(lab, session).unlink()
+        file = lab.betas("01", session)
+        file.rename(file.with_name(file.name.replace(f"ses-{session:02d}", f"ses-{word}")))
+        rows = [row.replace(f"ses-{session:02d}", word if session == 1 else f"ses-{word}") for row in rows]
+    (lab.root / "derivatives/glmsingle/sub-01/sub-01_task-images_desc-SingletrialBetas_trials.tsv").write_text("\n".join(rows) + "\n")
+    raw = source_of(lab).subject("01")
+    assert raw.trials.session.tolist() == [1] * 30 + [2] * 30
+    assert list(raw.trials.stimulus) == [lab.names[k] for k in np.concatenate(lab.shown["01"])]
+
+
 def replaced(old, new, count=1):
     return lambda lab: table_of(lab).write_text(table_of(lab).read_text().replace(old, new, count))
 
@@ -302,6 +338,15 @@ def probabilities(lab):
     nibabel.save(nibabel.Nifti1Image(lab.atlas.astype(np.float32) / 7, AFFINE), lab.root / "derivatives/masks/sub-01_dseg.nii.gz")
 
 
+def complex_mask(lab):
+    nibabel.save(nibabel.Nifti1Image(lab.atlas.astype(np.complex64), AFFINE), lab.root / "derivatives/masks/sub-01_dseg.nii.gz")
+
+
+def one_volume(lab):
+    image = nibabel.load(lab.betas("01", 1))
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[..., 0], AFFINE), lab.betas("01", 1))
+
+
 def twice(lab):
     file = lab.betas("01", 1)
     file.with_name(file.name.replace("T1w", "T1w_res-2")).write_bytes(file.read_bytes())
@@ -311,14 +356,17 @@ def twice(lab):
     ("damage", "words"),
     [
         (replaced("ses-01\t1\t3\t", "ses-01\t1\t2\t"), r"trials.tsv line 5: beta_index 2 stands in line 4 too"),
-        (replaced("ses-01\t1\t3\t", "ses-01\t1\t33\t"), r"beta_index reaches from 0 to 33, but sub-01_ses-01.* holds 30 trials"),
+        (replaced("ses-01\t1\t3\t", "ses-01\t1\t33\t"), r"line 5: beta_index 33 is outside 0 to 29, counted from 0"),
         (replaced("ses-01\t1\t3\t", "ses-02\t1\t3\t"), r"line 5: session is ses-02, but the file is of session 01"),
         (replaced("ses-01\t1\t3\timg_", "ses-01\t1\t3\tpic_"), r"line 5: no picture 'pic_"),
         (replaced("ses-01\t1\t3\t", "ses-01\t1\tx\t"), r"line 5: beta_index is 'x'; expected a whole number"),
         (replaced("label", "shown"), r"no column 'label' that names the picture; it has session, run, beta_index, shown"),
         (dropped_row, r"29 rows, but sub-01_ses-01.* holds 30 trials, and no column beta_index"),
         (moved_mask, r"sub-01_dseg.nii.gz: not on the grid of sub-01_ses-01.*another affine"),
-        (probabilities, r"holds values such as 0.1.*rois.visual.above"),
+        (complex_mask, r"sub-01_dseg.nii.gz: the image holds complex numbers"),
+        (one_volume, r"3 axes; expected four, the last one trials"),
+        (replaced("ses-01\t1\t3\t", "n/a\t1\t3\t"), r"line 5: session is 'n/a'"),
+        (probabilities, r"holds values such as 0.4.*rois.visual.above"),
         (lambda lab: table_of(lab).unlink(), r"no _trials.tsv for sub-01_ses-01"),
         (twice, r"several files for one run; name one by task, space or desc"),
     ],
@@ -328,6 +376,47 @@ def test_what_does_not_fit_is_one_line(lab, damage, words):
     with pytest.raises(InputError, match=words) as caught:
         source_of(lab).subject("01")
     assert "\n" not in str(caught.value)
+
+
+def events_of(lab):
+    return lab.root / "sub-01/ses-01/func/sub-01_ses-01_task-images_run-1_events.tsv"
+
+
+def onset_twice(lab):
+    lines = events_of(lab).read_text().splitlines()
+    events_of(lab).write_text("\n".join([*lines[:2], "", *lines[1:]]) + "\n")
+
+
+def sidecar_of(content):
+    return lambda lab: next(lab.root.rglob("*run-1*bold.json")).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "estimate", "words"),
+    [
+        (onset_twice, {}, r"run-1_events.tsv line 4: two pictures at .* s, this one and that of line 2; their responses cannot be told apart"),
+        (sidecar_of('{"RepetitionTime": "1.5"}'), {}, r"bold.json: RepetitionTime is '1.5'; expected seconds"),
+        (sidecar_of("[1.5]"), {}, r"bold.json: list given; expected names and values"),
+        (sidecar_of('{"RepetitionTime": 2}'), {}, r"its header says 1.5 s between volumes, its .json RepetitionTime 2; mend one"),
+        (lambda lab: None, {"conditions": ["pres"]}, r"no event without a picture has the trial_type 'pres'; there are press; correct"),
+    ],
+)
+def test_runs_that_do_not_fit_are_one_line(tmp_path, damage, estimate, words):
+    lab = Runs(tmp_path, sessions=1, runs=1, trials=10, volumes=90, count=10).write()
+    damage(lab)
+    with pytest.raises(InputError, match=words):
+        list(open_source(parse_study(study_of(block("bids runs", lab.root), estimate={"kind": "lss", **estimate})), "lab").subject("01").trials.responses())
+
+
+def test_masks_may_be_scaled_and_lack_values_outside(lab):
+    plain = source_of(lab).voxels("01")
+    values = lab.atlas.astype(np.float32)
+    values[0] = np.nan
+    values[lab.atlas > 0] *= 1 - 1e-5
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), lab.root / "derivatives/masks/sub-01_dseg.nii.gz")
+    found = source_of(lab).voxels("01")
+    np.testing.assert_array_equal(found.roi, plain.roi)
+    np.testing.assert_array_equal(found.where, plain.where)
 
 
 def test_masks_by_bids_name_by_atlas_and_by_names_of_labels(lab):

@@ -315,8 +315,9 @@ class BidsData(Dataset):
         min_length=1, description="ROIs by name; a voxel in several belongs to the first. Where `labels` name ROIs, those are the names."
     )
     picture: Name | None = Field(None, description="Column that names the picture; by default the first of label, stim_file, picture, stimulus.")
-    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root.")
+    images: str = Field(description="Folder, zip or tar archive, or array of pictures below root or elsewhere.")
     images_key: str | None = Field(None, description="Which array of the pictures' file.")
+    count_from: Literal[0, 1] | None = Field(None, description="As for arrays.")
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop voxels without variance or with missing values, and say how many; otherwise refuse them.")
 

@@ -12,6 +12,7 @@ from unimind.data.sources.pickled import Unfamiliar, pickled_arrays
 from unimind.errors import InputError
 
 ARRAY_ENDINGS = frozenset({".npy", ".npz", ".h5", ".hdf5", ".mat"})
+_WHOLE = 1e-3  # how far a label may be from a whole number, as scaling in NIfTI's header leaves it
 _SLAB = 64 * 1024 * 1024  # bytes of volumes in memory at once
 
 
@@ -224,7 +225,7 @@ def open_nifti(path: Path) -> Any:
 
 
 def volume(path: Path, key: str | None = None) -> tuple[NDArray, NDArray | None]:
-    """A mask or atlas of three axes, real numbers, and its affine (4, 4) where the file has one; a single slice keeps its third axis."""
+    """A mask or atlas of three axes, real numbers, and its affine (4, 4) where the file has one; a single slice keeps its third axis, what is missing is 0."""
     if path.suffix in ARRAY_ENDINGS:
         values, affine = np.asarray(read_array(path, key)), None
         if from_matlab(path, read_array(path, key)) == "reversed":
@@ -240,7 +241,13 @@ def volume(path: Path, key: str | None = None) -> tuple[NDArray, NDArray | None]
         values = values[..., None]
     if values.ndim != 3:
         raise InputError(f"{path}: {values.ndim} axes; expected a mask of three")
-    return values, affine
+    return (np.nan_to_num(values, nan=0.0) if values.dtype.kind == "f" else values), affine
+
+
+def labels_of(values: NDArray) -> tuple[NDArray[np.int64], bool]:
+    """Labels of an atlas or mask, and whether its values are graded, as probabilities are, so that labels are only what they round to."""
+    labels = np.round(values).astype(np.int64)
+    return labels, bool((abs(values - labels) > _WHOLE).any())
 
 
 def volumes_shape(path: Path) -> tuple[int, int, int, int]:

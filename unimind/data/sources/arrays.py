@@ -13,6 +13,7 @@ from unimind.data.sources.arrayfile import (
     ARRAY_ENDINGS,
     array_shape,
     from_matlab,
+    labels_of,
     masked_array,
     masked_volumes,
     open_nifti,
@@ -21,16 +22,14 @@ from unimind.data.sources.arrayfile import (
     volume,
     volumes_shape,
 )
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials
+from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file
 from unimind.data.sources.pictures import Pictures, pictures_in
-from unimind.data.sources.tables import is_nothing, read_text, spelled
-from unimind.data.sources.trials import Part, Shown, find_all, marked, match, parts_of, place, read_rows, sessions_of
+from unimind.data.sources.tables import is_nothing, spelled
+from unimind.data.sources.trials import Part, Shown, listed_pictures, marked, match, parts_of, place, read_rows, sessions_of
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import content_hash
 from unimind.study import ArraysData, Study
-
-_WHOLE = 1e-3  # how far a label may be from a whole number, as scaling in NIfTI's header leaves it
 
 
 class ArraysSource:
@@ -64,7 +63,7 @@ class ArraysSource:
         return list({file.path: file for file in found}.values())
 
     def _file(self, path: Path, part: Callable[[Path], str] | None = None) -> RemoteFile:
-        return RemoteFile((path.relative_to(self.root) if path.is_relative_to(self.root) else path.absolute()).as_posix(), part=part)
+        return own_file(self.root, path, part)
 
     def _path(self, pattern: str, subject: str | None) -> Path:
         return Path(place(self.root, pattern, subject))
@@ -119,10 +118,7 @@ class ArraysSource:
         if split.every is not None:
             marked = set(range(0, len(pictures), split.every))
         elif split.images is not None:
-            listed = self._path(split.images, subject)
-            lines = [(line, f"{listed} line {at}") for at, line in enumerate(read_text(listed).splitlines(), 1) if line.strip()]
-            names, places = [line for line, _ in lines], [place for _, place in lines]
-            marked = set(find_all(pictures, names, places, self.section.count_from, self.dataset).tolist() if names else [])
+            marked = set(listed_pictures(self._path(split.images, subject), pictures, self.section.count_from, self.dataset).tolist())
         else:
             marked = set()
             for name in dict.fromkeys([*self._splitting_subjects(subject), *([subject] if own and subject else [])]):
@@ -355,12 +351,11 @@ class ArraysSource:
                 differs = f"shape {values.shape} against {grid}" if grid != values.shape else "another affine"
                 raise InputError(f"{path}: not on the grid of {part.path.name} ({differs}); resample the mask to the responses")
             affine = image.affine if affine is None else affine
-        values = np.nan_to_num(values.astype(np.float64), nan=0.0)
-        labels = np.round(values).astype(np.int64)
-        graded = bool((abs(values - labels) > _WHOLE).any())
+        values = values.astype(np.float64)
+        labels, graded = labels_of(values)
         if section.mask_labels is not None:
             if graded:
-                odd = values[abs(values - labels) > _WHOLE][0]
+                odd = values.flat[np.argmax(abs(values - labels))]
                 raise InputError(f"{path}: values such as {odd:g} are no labels; remove datasets.{self.dataset}.mask_labels, and see mask_threshold")
             chosen = np.isin(labels, section.mask_labels)
         else:

@@ -279,6 +279,11 @@ def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{path}: not {what}: {other}" if other else f"{path}: not {what} ({said}); {remedy}") from None
 
 
+def own_file(root: Path, path: Path, part: Callable[[Path], str] | None = None) -> RemoteFile:
+    """A laboratory's own file, which may stand outside `root`."""
+    return RemoteFile((path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix(), part=part)
+
+
 def below(root: str | Path, path: str) -> Path:
     """The local path of a `RemoteFile.path`."""
     return Path(root) / path

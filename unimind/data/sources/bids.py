@@ -3,19 +3,20 @@
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.single_trial import Events, design, lag_window, least_squares_all, least_squares_separate
-from unimind.data.sources.arrayfile import masked_volumes, missing, open_nifti
-from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.arrayfile import labels_of, masked_volumes, missing, open_nifti, volume, volumes_shape
+from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file, reading
 from unimind.data.sources.bidsfile import BidsFile, find, label_number, number, numbers, read_table, sidecar
 from unimind.data.sources.hcp import glasser
 from unimind.data.sources.pictures import Pictures, pictures_in
-from unimind.data.sources.tables import read_text
+from unimind.data.sources.tables import is_nothing
+from unimind.data.sources.trials import count_base, find_all, listed_pictures, place
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import BidsData, BidsRois, GlmSingle, LagWindow, Study
@@ -117,14 +118,17 @@ class BidsSource:
             paths += [path for name, roi in self.section.rois.items() for path in self._roi_files(subject, name, roi)]
         elif split.column or split.sessions:
             paths += [part.table.path for name in self.subjects for part in self.parts(name)]
-        paths += [self.root / split.images] if split.images else []
-        images = self.root / self.section.images
+        paths += [self._path(split.images)] if split.images else []
+        images = self._path(self.section.images)
         paths += (pictures_in(images) or [images]) if images.is_dir() else [images]
-        return [RemoteFile(path.relative_to(self.root).as_posix()) for path in dict.fromkeys(paths)]
+        return [own_file(self.root, path) for path in dict.fromkeys(paths)]
+
+    def _path(self, pattern: str) -> Path:
+        return Path(place(self.root, pattern, None))
 
     @property
     def _folder(self) -> Path:
-        return self.root / self.section.derivatives
+        return self._path(self.section.derivatives)
 
     def _find_parts(self, subject: str) -> list[Part]:
         section, label = self.section, subject.removeprefix("sub-")
@@ -178,7 +182,7 @@ class BidsSource:
         return self._read_pictures()
 
     def _read_pictures(self) -> Pictures:
-        return Pictures.open(self.root / self.section.images, self.section.images_key)
+        return Pictures.open(self._path(self.section.images), self.section.images_key)
 
     def stimuli(self, subject: str | None, size: int) -> StimulusSet:
         """Pictures in number order; those with the same pixels are one stimulus, named as the first of them."""
@@ -191,25 +195,13 @@ class BidsSource:
 
         return StimulusSet(len(keep), items())
 
-    def _picture(self, name: str, where: str) -> int:
-        """Index of a picture by its name, whatever folders stand before it."""
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for start in range(len(parts)):
-            try:
-                return self.pictures.find("/".join(parts[start:]), where)
-            except InputError:
-                if start + 1 == len(parts):
-                    return self.pictures.find(name, where)
-        raise AssertionError(name)
-
     def _test_pictures(self, subjects: list[str]) -> set[int]:
         """Indices of test pictures, each the first of its pixels, as the trials of some subjects or a rule for all pictures say."""
         split, first = self.section.split, self.pictures.first
         if split.every is not None:
             marked: set[int] = set(range(0, len(self.pictures), split.every))
         elif split.images is not None:
-            listed = self.root / split.images
-            marked = {self._picture(line.strip(), str(listed)) for line in read_text(listed).splitlines() if line.strip()}
+            marked = set(listed_pictures(self._path(split.images), self.pictures, self.section.count_from, self.dataset).tolist())
         else:
             marked = set()
             for name in subjects:
@@ -231,46 +223,112 @@ class BidsSource:
 
     def _read_rows(self, subject: str) -> list[Rows]:
         read = self._trials_of if self.section.estimate is None else self._events_of
-        rows = [read(part) for part in self.parts(subject)]
-        if not sum(len(each.picture) for each in rows):
+        frames = [self._frame(part) for part in self.parts(subject)]
+        if self.section.estimate is None:
+            self._number_betas(subject, frames)
+        frames = [self._shown(part, frame) for part, frame in zip(self.parts(subject), frames, strict=True)]
+        names, where = ([cell for frame in frames for cell in frame[column]] for column in ("_name", "_where"))
+        shown = [index for index, name in enumerate(names) if name]
+        if not shown:
             raise InputError(f"{self.parts(subject)[0].table.path}: no trial shows a picture; correct datasets.{self.dataset}.picture")
+        picture = np.full(len(names), -1)
+        picture[shown] = find_all(self.pictures, [names[k] for k in shown], [where[k] for k in shown], self.section.count_from, self.dataset)
+        bounds = np.cumsum([len(frame) for frame in frames])[:-1]
+        rows = [read(part, frame, seen) for part, frame, seen in zip(self.parts(subject), frames, np.split(picture, bounds), strict=True)]
+        for name in getattr(self.section.estimate, "conditions", []):
+            if not any(row.events is not None and name in row.events.further for row in rows):
+                kinds = sorted({cell for frame in frames for cell in frame["trial_type"][frame["_name"] == ""] if not is_nothing(cell)})
+                raise InputError(
+                    f"{self.parts(subject)[0].table.path}: no event without a picture has the trial_type {name!r}; there are {', '.join(kinds) or 'none'}; "
+                    f"correct datasets.{self.dataset}.estimate.conditions"
+                )
         return rows
 
-    def _frame(self, part: Part, what: str) -> Any:
-        """The rows of a table that belong to a file, with `_line` and, of those with a picture, `_picture`."""
+    def _frame(self, part: Part) -> Any:
+        """The rows of a table that belong to a file, with `_where`, their line, and `_name`, their picture's or empty."""
         path = part.table.path
-        frame = read_table(path, what)
-        frame["_line"] = np.arange(2, len(frame) + 2)
+        frame = read_table(path)
+        frame["_where"] = [f"{path} line {line}" for line in frame.index]
         for entity, column, value in (("ses", "session", part.session), ("run", "run", part.run)):
             label = part.files[0].get(entity)
             if column not in frame or value is None or label is None:
                 continue
-            lines = [f"{path} line {line}" for line in frame["_line"]]
-            given = [text == label or label_number(text, column, line) == value for text, line in zip(frame[column], lines, strict=True)]  # type: ignore[arg-type]
+            given = np.array([self._is_of(text, entity, column, label, value, line) for text, line in zip(frame[column], frame["_where"], strict=True)], bool)
             if part.table.get(entity) is None:
                 frame = frame[given]
             elif not all(given):
-                line = frame["_line"][~np.array(given)].iloc[0]
-                raise InputError(
-                    f"{path} line {line}: {column} is {frame[column][~np.array(given)].iloc[0]}, but the file is of {column} {label}; "
-                    "mend the table, or its name"
-                )
+                wrong = frame[~given].iloc[0]
+                raise InputError(f"{wrong['_where']}: {column} is {wrong[column]}, but the file is of {column} {label}; mend the table, or its name")
         column = self.section.picture or next((name for name in PICTURE_COLUMNS if name in frame), PICTURE_COLUMNS[0])
         if column not in frame:
             raise InputError(
                 f"{path}: no column {column!r} that names the picture; "
-                f"it has {', '.join(name for name in frame if name != '_line')}; see datasets.{self.dataset}.picture"
+                f"it has {', '.join(name for name in frame if not name.startswith('_'))}; see datasets.{self.dataset}.picture"
             )
-        frame["_name"] = frame[column]
-        return frame
+        return frame.assign(_name=["" if is_nothing(cell) and cell not in self.pictures else cell for cell in frame[column]])
 
-    def _seen(self, frame: Any, path: Path) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
-        """Picture of every row, and whether the split's column marks it as a test trial."""
-        where = [f"{path} line {line}" for line in frame["_line"]]
-        pictures = np.array([self._picture(name, place) for name, place in zip(frame["_name"], where, strict=True)], int)
+    @staticmethod
+    def _is_of(text: str, entity: str, column: Any, label: str, value: int, where: str) -> bool:
+        """Whether a row's session or run is a file's, whose label is a number or a word."""
+        if text.removeprefix(f"{entity}-") == label:
+            return True
+        return (label.isdigit() or is_nothing(text)) and label_number(text, column, where) == value
+
+    def _volumes(self, part: Part) -> int:
+        """How many volumes a file holds."""
+        if len(open_nifti(part.path).shape) == 3:
+            raise InputError(f"{part.path}: 3 axes; expected four, the last one {'trials' if self.section.estimate is None else 'volumes'}")
+        return volumes_shape(part.path)[3]
+
+    def _number_betas(self, subject: str, frames: list[Any]) -> None:
+        """Give the rows of every table, in place, the volume of their beta: `_volume`, -1 where `beta_index` names none."""
+        parts = self.parts(subject)
+        volumes = [self._volumes(part) for part in parts]
+        indexed = [k for k, frame in enumerate(frames) if "beta_index" in frame]
+        lines: list[str] = []
+        index: list[int] = []
+        counts: list[int] = []
+        for k in indexed:
+            given = frames[k][~frames[k]["beta_index"].map(is_nothing).astype(bool)]
+            lines += given["_where"].tolist()
+            index += numbers(given, "beta_index", parts[k].table.path, whole=True).astype(int).tolist()
+            counts += [volumes[k]] * len(given)
+        if index:
+            base = count_base(index, counts, self.section.count_from, lines, "beta_index", self.dataset)
+            say(f"{self.dataset} {subject}: beta_index counts from {base}")
+        place = dict(zip(lines, index, strict=True))
+        for k, frame in enumerate(frames):
+            path = parts[k].table.path
+            if k not in indexed:
+                if len(frame) != volumes[k]:
+                    raise InputError(
+                        f"{path}: {len(frame)} rows, but {parts[k].path.name} holds {volumes[k]} trials, "
+                        "and no column beta_index says which is which; give one row a trial"
+                    )
+                frame["_volume"] = np.arange(volumes[k])
+                continue
+            frame["_volume"] = [place[line] - base if line in place else -1 for line in frame["_where"]]
+            known = frame[frame["_volume"] >= 0]
+            again = known[known["_volume"].duplicated()]
+            if len(again):
+                first = known.index[known["_volume"] == again["_volume"].iloc[0]][0]
+                raise InputError(f"{again['_where'].iloc[0]}: beta_index {again['beta_index'].iloc[0]} stands in line {first} too; every trial has its own")
+
+    def _shown(self, part: Part, frame: Any) -> Any:
+        """The rows of betas that show a picture, in the order of the betas; all rows of events."""
+        if self.section.estimate is not None:
+            return frame
+        blank, lost = (frame["_name"] == "").to_numpy(), (frame["_volume"] < 0).to_numpy()
+        for count, words in ((int((blank & ~lost).sum()), "show no picture"), (int((lost & ~blank).sum()), "have no beta_index")):
+            if count:
+                say(f"{part.table.path.name}: {count} of {len(frame)} trials {words} and are left out")
+        return frame[~blank & ~lost].sort_values("_volume")
+
+    def _tested(self, frame: Any, path: Path) -> NDArray[np.bool_]:
+        """Whether the split's column marks each row as a test trial."""
         column = self.section.split.column
         if column is None:
-            return pictures, np.zeros(len(frame), bool)
+            return np.zeros(len(frame), bool)
         if column not in frame:
             raise InputError(
                 f"{path}: no column {column!r}; it has {', '.join(name for name in frame if not name.startswith('_'))}; "
@@ -279,69 +337,41 @@ class BidsSource:
         words = frame[column].str.lower()
         wrong = ~words.isin(["train", "test"]).to_numpy()
         if wrong.any():
-            raise InputError(f"{path} line {frame['_line'][wrong].iloc[0]}: {column} is {frame[column][wrong].iloc[0]!r}; expected train or test")
-        return pictures, (words == "test").to_numpy()
+            raise InputError(f"{frame['_where'][wrong].iloc[0]}: {column} is {frame[column][wrong].iloc[0]!r}; expected train or test")
+        return (words == "test").to_numpy()
 
-    def _trials_of(self, part: Part) -> Rows:
-        """Trials of a file of betas, by `beta_index`, which counts from 0 or 1."""
-        path, volumes = part.table.path, int(open_nifti(part.path).shape[-1])
-        frame = self._frame(part, "trial table")
-        if "beta_index" in frame:
-            index = numbers(frame, "beta_index", path, whole=True).astype(int)
-            place, counts = np.unique(index, return_counts=True)
-            if (counts > 1).any():
-                again = place[counts > 1][0]
-                lines = frame["_line"][index == again].tolist()
-                raise InputError(f"{path} line {lines[1]}: beta_index {again} stands in line {lines[0]} too; every trial has its own")
-            first, last = (int(index.min()), int(index.max())) if len(index) else (0, 0)
-            if first < 0 or last > volumes or (first == 0 and last == volumes):
-                raise InputError(
-                    f"{path}: beta_index reaches from {first} to {last}, but {part.path.name} holds {volumes} trials; get both again, or mend the table"
-                )
-            base = 0 if first == 0 else 1 if last == volumes else None
-            if base is None:
-                raise InputError(
-                    f"{path}: beta_index reaches from {first} to {last} of {volumes} trials, so it may count from 0 or from 1; "
-                    "list all trials, with n/a for those to leave out"
-                )
-            if base == 1:
-                say(f"{path.name}: beta_index counts from 1")
-            frame = frame.assign(_volume=index - base).sort_values("_volume")
-        elif len(frame) != volumes:
-            raise InputError(
-                f"{path}: {len(frame)} rows, but {part.path.name} holds {volumes} trials, and no column beta_index says which is which; give one row a trial"
-            )
-        else:
-            frame = frame.assign(_volume=np.arange(volumes))
-        blank = (frame["_name"] == "").to_numpy()
-        if blank.any():
-            say(f"{path.name}: {int(blank.sum())} of {len(frame)} trials show no picture and are left out")
-            frame = frame[~blank]
-        pictures, test = self._seen(frame, path)
+    def _trials_of(self, part: Part, frame: Any, picture: NDArray[np.integer]) -> Rows:
         run = np.full(len(frame), part.run) if part.run else None
         if run is None and "run" in frame:
-            run = np.array([label_number(text, "run", f"{path} line {line}") for text, line in zip(frame["run"], frame["_line"], strict=True)], int)
-        return Rows(pictures, run, test, volume=frame["_volume"].to_numpy())
+            run = np.array([label_number(text, "run", where) for text, where in zip(frame["run"], frame["_where"], strict=True)], int)
+        return Rows(picture, run, self._tested(frame, part.table.path), volume=frame["_volume"].to_numpy())
 
-    def _events_of(self, part: Part) -> Rows:
+    def _events_of(self, part: Part, frame: Any, picture: NDArray[np.integer]) -> Rows:
         """Events with a picture, by onset, and the conditions without that the model holds."""
         path = part.table.path
-        frame = self._frame(part, "table of events")
-        lasting = frame.assign(duration=frame.get("duration", "")).replace({"duration": {"": "0"}})
-        frame = frame.assign(_onset=numbers(frame, "onset", path), _duration=numbers(lasting, "duration", path))
+        duration = ["0" if is_nothing(cell) else cell for cell in frame.get("duration", [""] * len(frame))]
+        frame = frame.assign(_picture=picture, duration=duration)
+        frame = frame.assign(_onset=numbers(frame, "onset", path), _duration=numbers(frame, "duration", path))
         frame = frame.sort_values("_onset", kind="stable")
-        shown = (frame["_name"] != "").to_numpy()
+        shown = (frame["_picture"] >= 0).to_numpy()
         further = {}
         for name in getattr(self.section.estimate, "conditions", []):
             if "trial_type" not in frame:
-                raise InputError(f"{path}: no column 'trial_type', which datasets.{self.dataset}.estimate.conditions needs; it has {', '.join(frame.columns)}")
+                columns = ", ".join(name for name in frame if not name.startswith("_"))
+                raise InputError(f"{path}: no column 'trial_type', which datasets.{self.dataset}.estimate.conditions needs; it has {columns}")
             these = frame[~shown & (frame["trial_type"] == name).to_numpy()]
             if len(these):
                 further[name] = (these["_onset"].to_numpy(), these["_duration"].to_numpy())
         trials = frame[shown]
-        pictures, test = self._seen(trials, path)
-        run = np.full(len(trials), part.run or 1)
-        return Rows(pictures, run, test, events=Events(trials["_onset"].to_numpy(), trials["_duration"].to_numpy(), further))
+        same = trials[trials["_onset"].duplicated(keep=False)]
+        if len(same):
+            at = same["_onset"].iloc[0]
+            first, second = same.index[(same["_onset"] == at).to_numpy()][:2]
+            raise InputError(
+                f"{path} line {second}: two pictures at {at:g} s, this one and that of line {first}; their responses cannot be told apart: keep one"
+            )
+        events = Events(trials["_onset"].to_numpy(), trials["_duration"].to_numpy(), further)
+        return Rows(trials["_picture"].to_numpy(), np.full(len(trials), part.run or 1), self._tested(trials, path), events=events)
 
     # --- voxels --------------------------------------------------------------------------------------------------
 
@@ -350,7 +380,7 @@ class BidsSource:
         where, label = f"datasets.{self.dataset}.rois.{name}", subject.removeprefix("sub-")
         if roi.file is not None:
             sides = ("L", "R") if self.section.form == "gifti" else ("",)
-            return [self.root / roi.file.replace("{subject}", label).replace("{hemi}", side) for side in sides]
+            return [self._path(roi.file.replace("{subject}", label).replace("{hemi}", side)) for side in sides]
         if roi.areas is not None:
             return []
         if roi.desc is not None:
@@ -379,13 +409,13 @@ class BidsSource:
         """Values of a mask or atlas: a volume, or a vector on a surface."""
         import nibabel
 
+        if self.section.form == "volume":
+            return volume(path)[0]
         if not path.exists():
             raise missing(path)
         with reading(path, "a readable mask", AGAIN):
             image: Any = nibabel.load(path)
-            if self.section.form == "gifti":
-                return np.asarray(image.darrays[0].data)
-            return np.asarray(image.dataobj)[0] if self.section.form == "cifti" else np.asarray(image.dataobj)
+            return np.nan_to_num(image.darrays[0].data if self.section.form == "gifti" else np.asarray(image.dataobj)[0], nan=0.0)
 
     def _regions(self, subject: str, name: str, roi: BidsRois, shape: tuple[int, ...], grid: Callable[[Path], None]) -> list[tuple[str, NDArray[np.bool_]]]:
         """(ROI, mask over all voxels) of one entry of the study's `rois`."""
@@ -403,22 +433,21 @@ class BidsSource:
                 grid(path)
         arrays = [self._values(path) for path in volumes]
         values = np.concatenate(arrays) if self.section.form == "gifti" else arrays[0]
-        values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
         if values.shape != shape:
             raise InputError(f"{volumes[0]}: a mask of shape {values.shape} for responses of {shape}; give one on their grid")
-        if not np.isfinite(values).all():
-            raise InputError(f"{volumes[0]}: holds values that are missing or infinite; write 0 outside the mask")
         if roi.desc is not None:
             return [(name, np.logical_and.reduce([array > 0 for array in arrays]))]
         if roi.above is not None:
             return [(name, values > roi.above)]
-        if (values != np.round(values)).any():
-            some = values[values != np.round(values)].flat[0]
+        labels_at, graded = labels_of(values)
+        if graded:
+            some = values.flat[np.argmax(abs(values - labels_at))]
             raise InputError(f"{volumes[0]}: holds values such as {some:g}, so it is no mask and no atlas; say which to keep by {where}.above")
+        values = labels_at
         table = self._names_file(volumes[0])
         named: dict[str, int] = {}
         if table.exists() and roi.atlas is not None:
-            frame = read_table(table, "table of labels")
+            frame = read_table(table)
             named = dict(zip(frame.get("name", []), numbers(frame, "index", table, whole=True).astype(int).tolist(), strict=False))
         wanted: dict[str, list[int]]
         if isinstance(roi.labels, dict):
@@ -454,11 +483,7 @@ class BidsSource:
         if form == "volume":
             shape: tuple[int, ...] = tuple(image.shape[:3])
             for part in parts:
-                if len(self._open(part.path).shape) != 4:
-                    raise InputError(
-                        f"{part.path}: {len(self._open(part.path).shape)} axes; "
-                        f"expected four, the last one {'trials' if self.section.estimate is None else 'volumes'}"
-                    )
+                self._volumes(part)
                 grid(part.path)
         else:
             sizes = [self._size(file.path) for file in parts[0].files]
@@ -518,7 +543,7 @@ class BidsSource:
 
     def _frame_times(self, part: Part, volumes: int) -> NDArray[np.float64]:
         """When each volume was taken: the sidecar's repetition time, from its `StartTime` on, which fMRIPrep writes after slice timing."""
-        said, path = sidecar(part.path), part.path
+        said, path = sidecar(part.path, ("RepetitionTime", "StartTime")), part.path
         step = None
         if self.section.form == "volume":
             header = self._open(path).header
@@ -526,7 +551,7 @@ class BidsSource:
         elif self.section.form == "cifti":
             step = float(self._open(path).header.get_axis(0).step)
         given = said.get("RepetitionTime")
-        if given is None and not step:
+        if not given and not step:
             raise InputError(f"{path}: its repetition time is nowhere; write it into the .json beside it (RepetitionTime, in seconds)")
         if given is not None and step and abs(given - step) > 1e-2 * given:
             raise InputError(f"{path}: its header says {step:g} s between volumes, its .json RepetitionTime {given:g}; mend one of them")
@@ -546,14 +571,15 @@ class BidsSource:
         if not names:
             return np.empty((volumes, 0))
         path = self._confounds_file(subject, part)
-        frame = read_table(path, "table of confounds")
+        frame = read_table(path)
         absent = [name for name in names if name not in frame]
         if absent:
             raise InputError(f"{path}: no column {', '.join(absent)}; correct datasets.{self.dataset}.estimate.confounds")
         if len(frame) != volumes:
             raise InputError(f"{path}: {len(frame)} rows, but {part.path.name} has {volumes} volumes; get both again")
-        first = frame[names].iloc[:1].replace("", "0")  # what a difference to the volume before has no value of
-        return np.stack([numbers(frame.assign(**{name: [first[name].iloc[0], *frame[name].iloc[1:]]}), name, path) for name in names], axis=1)
+        first = frame.index[0]
+        frame.loc[first, names] = ["0" if is_nothing(cell) else cell for cell in frame.loc[first, names]]  # what a difference to the volume before lacks
+        return np.stack([numbers(frame, name, path) for name in names], axis=1)
 
     def responses(self, subject: str, part: Part, rows: Rows, voxels: Voxels) -> NDArray[np.float32]:
         """One row a trial of a file, in order of presentation."""
@@ -693,7 +719,7 @@ class BidsSource:
         lines.append(f"{len(voxels)} voxels: " + ", ".join(f"{name} {count}" for name, count in zip(voxels.names, counts, strict=True)))
         if self.section.form == "volume":
             with reading(parts[0].path, "a readable image", AGAIN):
-                first = np.asarray(image.dataobj[..., 0])[voxels.where]
+                first = np.asarray(image.dataobj[..., 0]).reshape(shape[:3])[voxels.where]
             held = np.isfinite(first) & (first != 0)
             lines.append(f"{100 * held.mean():.1f} % of them hold a value in the first {'trial' if self.section.estimate is None else 'volume'}")
         run = rows[0].run

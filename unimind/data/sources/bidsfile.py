@@ -1,7 +1,7 @@
 """Names, tables and volumes of BIDS files."""
 
 import json
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.sources import tables
 from unimind.data.sources.arrayfile import AGAIN
 from unimind.data.sources.base import reading
 from unimind.data.sources.pictures import natural
+from unimind.data.sources.trials import PARTS, PICTURE, part_number
 from unimind.errors import InputError
 
-#: What a cell says that says nothing.
-MISSING = frozenset({"", "n/a", "N/A", "nan", "NaN", "NA"})
+_COLUMNS = ("onset", "duration", "trial_type", "index", "name", *PICTURE, *PARTS, "beta_index")
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,12 @@ def number(label: str | None, among: list[str]) -> int:
     return sorted(set(among), key=natural).index(label) + 1
 
 
-def read_table(path: Path, what: str) -> Any:
-    """A .tsv table of text, trimmed, with empty cells and `n/a` as the empty string."""
+def read_table(path: Path) -> Any:
+    """A table of text, trimmed, without blank rows; the index is the line that each row stands in."""
     import pandas as pd
 
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}; put it there, or correct the data set's keys") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error}); save it as UTF-8") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path}: not a {what}: {' '.join(str(error).split())}") from None
-    frame.columns = frame.columns.str.strip()
-    frame = frame.apply(lambda column: column.fillna("").str.strip())
-    return frame.where(~frame.isin(list(MISSING)), "")
+    table = tables.read_table(path, _COLUMNS).of_length(None)
+    return pd.DataFrame(table.columns, index=table.lines, dtype=str)
 
 
 def numbers(frame: Any, column: str, path: Path, whole: bool = False) -> NDArray[np.float64]:
@@ -82,26 +74,33 @@ def numbers(frame: Any, column: str, path: Path, whole: bool = False) -> NDArray
 
     if column not in frame:
         raise InputError(f"{path}: no column {column!r}; it has {', '.join(frame.columns)}")
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
-    wrong = ~np.isfinite(values) | ((values != np.round(values)) if whole else False)
+    cells = frame[column].map(lambda cell: tables.whole(cell)) if whole else frame[column]
+    values = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64)
+    wrong = ~np.isfinite(values)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise InputError(f"{path} line {row + 2}: {column} is {frame[column].iloc[row]!r}; expected a {'whole ' if whole else ''}number")
+        raise InputError(f"{path} line {frame.index[row]}: {column} is {frame[column].iloc[row]!r}; expected a {'whole ' if whole else ''}number")
     return values
 
 
 def label_number(text: str, entity: Literal["session", "run"], where: str) -> int:
     """The number in a cell such as `3`, `03`, `3.0` or `ses-03`."""
-    held = re.fullmatch(rf"(?:{entity[:3]}(?:sion)?[-_ ]?)?0*(\d+)(?:\.0+)?", text, re.IGNORECASE)
+    held = part_number(text)
     if held is None:
         raise InputError(f"{where}: {entity} is {text!r}; expected a whole number, or {entity[:3]}-01 and the like")
-    return int(held[1])
+    return held
 
 
-def sidecar(path: Path) -> dict[str, Any]:
-    """What the JSON file beside a data file says; empty where there is none."""
+def sidecar(path: Path, names: Sequence[str]) -> dict[str, float]:
+    """Some numbers that the JSON file beside a data file says; empty where there is none."""
     beside = path.with_name(path.name.partition(".")[0] + ".json")
     if not beside.exists():
         return {}
     with reading(beside, "a readable JSON file", AGAIN):
-        return json.loads(beside.read_text(encoding="utf-8"))
+        said = json.loads(beside.read_text(encoding="utf-8"))
+    if not isinstance(said, dict):
+        raise InputError(f'{beside}: {type(said).__name__} given; expected names and values, such as {{"RepetitionTime": 2.0}}')
+    for name in names:
+        if name in said and (isinstance(said[name], bool) or not isinstance(said[name], int | float) or not 0 <= said[name] < float("inf")):
+            raise InputError(f"{beside}: {name} is {said[name]!r}; expected seconds, such as 2.0")
+    return {name: float(said[name]) for name in names if name in said}

@@ -78,7 +78,7 @@ class LaionSource(BidsSource):
             train, test = list(variant["train_ids"]), list(variant["test_ids"])
         if self.laion.ood_types is not None:
             test = [name for name in test if name.removeprefix("shared_4rep_OOD_").split("_")[0] in self.laion.ood_types]
-        return {self._picture(name, str(path)) for name in train}, {self._picture(name, str(path)) for name in test}
+        return {self.pictures.find(name, str(path)) for name in train}, {self.pictures.find(name, str(path)) for name in test}
 
     def _test_pictures(self, subjects: list[str]) -> set[int]:
         return set().union(*(self._lists(subject)[1] for subject in subjects))

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.sources.arrayfile import AGAIN, missing
-from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file, reading
 from unimind.data.sources.hcp import GRAYORDINATES, glasser
 from unimind.data.sources.pictures import Pictures, pictures_in
+from unimind.data.sources.trials import place
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import MosaicData, Study
@@ -46,10 +47,13 @@ class MosaicSource:
         """See `Source.files`: the pictures' split by phase stands in the subjects' files."""
         named = [subject] if subject is not None else self.subjects if self.section.split == "phase" else []
         found = [self._remote(name) for name in named]
-        images = self.root / self.section.images
+        images = self._path(self.section.images)
         paths = (pictures_in(images) or [images]) if images.is_dir() else [images]
-        found += [RemoteFile(path.relative_to(self.root).as_posix()) for path in paths]
-        return found + ([RemoteFile(self.section.split)] if self.section.split != "phase" else [])
+        found += [own_file(self.root, path) for path in paths]
+        return found + ([own_file(self.root, self._path(self.section.split))] if self.section.split != "phase" else [])
+
+    def _path(self, pattern: str) -> Path:
+        return Path(place(self.root, pattern, None))
 
     def _remote(self, subject: str) -> RemoteFile:
         """The file as it lies there, with a checksum in its name or without."""
@@ -60,7 +64,7 @@ class MosaicSource:
 
     @functools.cached_property
     def _pictures(self) -> Pictures:
-        return Pictures.open(self.root / self.section.images)
+        return Pictures.open(self._path(self.section.images))
 
     def _find(self, name: str, where: str) -> int:
         """A picture by the file name that was presented, or by its name without ending."""
@@ -80,7 +84,7 @@ class MosaicSource:
     @functools.cached_property
     def _lists(self) -> dict[str, set[int]]:
         """Pictures of the split's file, by the list they stand in; names of which there is no picture are counted and left out."""
-        path = self.root / self.section.split
+        path = self._path(self.section.split)
         if not path.exists():
             raise missing(path)
         with reading(path, "a readable JSON file", AGAIN):

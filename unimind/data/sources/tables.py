@@ -126,7 +126,7 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
         text, skipped = text[mark.end() :], 1
     head = [line for line in text.splitlines() if line.strip()][:2]
     if not head:
-        raise InputError(f"{path}: not a trial table: it is empty")
+        raise InputError(f"{path}: not a table: it is empty")
     delimiter = mark[1] if mark else _delimiter(head, known)
     rows, lines = [], []
     closed = text if text.endswith(("\n", "\r")) else f"{text}\n"
@@ -138,7 +138,7 @@ def read_table(path: Path, known: Iterable[str]) -> Table:
             rows.append([cell.strip() for cell in row])
             begun = skipped + reader.line_num
     except csv.Error as error:
-        raise InputError(f"{path}: not a trial table: {error} (line {skipped + reader.line_num})") from None
+        raise InputError(f"{path}: not a table: {error} (line {skipped + reader.line_num})") from None
     if row != [_END]:
         raise InputError(f"{path} line {lines[-1]}: a quote opens and never closes; correct the line")
     rows, lines = rows[:-1], lines[:-1]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unimind.data.sources.arrayfile import ARRAY_ENDINGS, read_array
 from unimind.data.sources.pictures import Pictures
-from unimind.data.sources.tables import LARGEST, Table, is_nothing, read_table, spelled, whole
+from unimind.data.sources.tables import LARGEST, Table, is_nothing, read_table, read_text, spelled, whole
 from unimind.errors import InputError
 from unimind.progress import say
 
@@ -69,7 +69,7 @@ def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[Part]:
         match = re.fullmatch(expression, path.relative_to(base).as_posix())
         if match is None or path.name.startswith("."):
             continue
-        numbers = {name: _number(word) for name, word in match.groupdict().items()}
+        numbers = {name: part_number(word) for name, word in match.groupdict().items()}
         for name, number in numbers.items():
             if number is None:
                 wanted = f"expected a number such as 1, 01 or {name[:3]}-01; rename or move the file"
@@ -88,7 +88,7 @@ def _escape(step: str) -> str:
     return "".join(piece if piece in ("{session}", "{run}") else glob.escape(piece) for piece in re.split(r"(\{session\}|\{run\})", step))
 
 
-def _number(word: str) -> int | None:
+def part_number(word: str) -> int | None:
     """The number of a session or run, as 1, 01, 1.0, ses-01, run_2 or S3 write it."""
     named = re.fullmatch(r"[A-Za-z]+[-_ ]?(\d+)", word.strip())
     return int(named[1]) if named else whole(word)
@@ -192,7 +192,7 @@ def _numbers_of(table: Table, name: str, part: Part, lines: list[str], named: st
         return [by_name] * len(table)
     found: list[int | None] = []
     for cell, line, picture in zip(table.columns[column], lines, table.columns[named], strict=True):
-        number = _number(cell)
+        number = part_number(cell)
         if is_nothing(cell):
             if by_name is None and not is_nothing(picture):
                 raise InputError(f"{line}: {name} is empty; write its number")
@@ -291,7 +291,8 @@ def find_all(pictures: Pictures, names: Sequence[str], where: Sequence[str], cou
         for name, number, line in zip(names, numbers, where, strict=True):
             if number is None:
                 raise InputError(f"{line}: no picture {name!r} in {pictures.where}; its pictures have numbers")
-        base = _base([number for number in numbers if number is not None], len(pictures), count_from, where, f"picture numbers of {pictures.where}", dataset)
+        known = [number for number in numbers if number is not None]
+        base = count_base(known, [len(pictures)] * len(known), count_from, where, f"picture number of {pictures.where}", dataset)
         return np.array(numbers, int) - base
     folders = {spelled(name).rpartition("/")[0] for name in names}
     shared = os.path.commonpath(folders) + "/" if folders and all(folders) and not any(folder.startswith("/") for folder in folders) else ""
@@ -300,46 +301,61 @@ def find_all(pictures: Pictures, names: Sequence[str], where: Sequence[str], cou
     return np.array([pictures.find(name, line, shared) for name, line in zip(names, where, strict=True)], int)
 
 
-def _base(numbers: Sequence[int], count: int, count_from: int | None, where: Sequence[str], what: str, dataset: str) -> int:
-    """What numbers of `count` things count from, 0 or 1."""
-    first, last = 0 in numbers, count in numbers
-    if count_from is None and first == last:
-        if not first:
-            raise InputError(f"{where[0]}: {what} count from 0 or from 1, and neither 0 nor {count} occurs; write datasets.{dataset}.count_from: 0 or 1")
-        raise InputError(f"{where[numbers.index(count)]}: {what} go from 0 to {count}, but there are {count}; correct the table")
-    base = count_from if count_from is not None else int(last)
-    for number, line in zip(numbers, where, strict=True):
+def listed_pictures(path: Path, pictures: Pictures, count_from: int | None, dataset: str) -> NDArray[np.integer]:
+    """Index of every picture that a list names, one a line."""
+    lines = [(line, f"{path} line {at}") for at, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    return find_all(pictures, [line for line, _ in lines], [place for _, place in lines], count_from, dataset) if lines else np.empty(0, int)
+
+
+def count_base(numbers: Sequence[int], counts: Sequence[int], count_from: int | None, where: Sequence[str], what: str, dataset: str) -> int:
+    """What numbers count from, 0 or 1: `count_from`, or as the first and the last of what they number tell.
+
+    Parameters
+    ----------
+    numbers, where : sequences
+        The numbers, and the line of each.
+    counts : sequence of int
+        How many things there are where each number belongs.
+    count_from : 0 or 1, optional
+    what : str
+        What is numbered, for messages.
+    dataset : str
+
+    Raises
+    ------
+    InputError
+        Neither the first nor the last occurs, or a number outside.
+    """
+    last = next((row for row, (number, count) in enumerate(zip(numbers, counts, strict=True)) if number == count), None)
+    if count_from is None and last is None and 0 not in numbers:
+        raise InputError(
+            f"{where[0]}: {what} may count from 0 or from 1, for neither the first nor the last occurs (0, {counts[0]}); "
+            f"write datasets.{dataset}.count_from: 0 or 1"
+        )
+    base = count_from if count_from is not None else int(0 not in numbers)
+    for number, count, line in zip(numbers, counts, where, strict=True):
         if not base <= number < count + base:
-            raise InputError(f"{line}: {number} is outside the {what}, {base} to {count + base - 1} when counted from {base}")
+            raise InputError(f"{line}: {what} {number} is outside {base} to {count + base - 1}, counted from {base}")
     return base
 
 
 def _by_index(rows: Rows, given: dict, trials: dict, count_from: int | None, order: NDArray, who: str) -> None:
     """Fill `order` from `beta_index`, which counts the trials of the file, or files, a row belongs to."""
     assert rows.index is not None
+    rows_of = [(row, len(trials[key])) for key, of in given.items() for row in of]
     numbers: dict[int, int] = {}
-    for of in given.values():
-        for row in of:
-            number = whole(rows.index[row])
-            if number is None:
-                raise InputError(f"{rows.where[row]}: beta_index is {rows.index[row]!r}; expected a whole number")
-            numbers[row] = number
-    zero = any(number == 0 for number in numbers.values())
-    last = next((row for key, of in given.items() for row in of if numbers[row] == len(trials[key])), None)
-    start = next(iter(numbers), 0)
-    if count_from is None and zero and last is not None:
-        raise InputError(f"{rows.where[last]}: beta_index is {numbers[last]}, but it counts from 0 and there are {numbers[last]} trials; correct the table")
-    if count_from is None and not zero and last is None:
-        remedy = f"write datasets.{who.split()[0]}.count_from: 0 or 1"
-        raise InputError(f"{rows.where[start]}: beta_index counts from 0 or from 1, and neither the first nor the last trial occurs; {remedy}")
-    base = count_from if count_from is not None else int(not zero)
+    for row, _ in rows_of:
+        number = whole(rows.index[row])
+        if number is None:
+            raise InputError(f"{rows.where[row]}: beta_index is {rows.index[row]!r}; expected a whole number")
+        numbers[row] = number
+    where = [rows.where[row] for row, _ in rows_of]
+    base = count_base(list(numbers.values()), [count for _, count in rows_of], count_from, where, "beta_index", who.split()[0])
     say(f"{who}: beta_index counts from {base}")
     for key, of in given.items():
         taken: dict[int, int] = {}
         for row in of:
             at = numbers[row] - base
-            if not 0 <= at < len(trials[key]):
-                raise InputError(f"{rows.where[row]}: beta_index {numbers[row]} is outside {base} to {len(trials[key]) - 1 + base}, the trials of its file")
             if at in taken:
                 why = "it counts the trials of a file, not of a run or session within it"
                 raise InputError(f"{rows.where[row]}: beta_index {numbers[row]} stands in {rows.where[taken[at]]} too; {why}")
