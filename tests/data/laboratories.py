@@ -1,4 +1,4 @@
-"""Made-up laboratories with planted signals, in true layouts: BIDS betas with trial tables, fMRIPrep runs with events, MOSAIC."""
+"""Made-up laboratories with planted signals, in true layouts: BIDS betas with trial tables, fMRIPrep runs with events, GLMsingle's results, MOSAIC."""
 
 import json
 from dataclasses import dataclass, field
@@ -226,6 +226,40 @@ class Runs:
         steps = ["n/a", *np.diff(motion[:, 0]).tolist()]
         rows += ["\t".join([*(repr(float(value)) for value in row), str(step)]) for row, step in zip(motion, steps, strict=True)]
         (func / f"{stem}_desc-confounds_timeseries.tsv").write_text("\n".join(rows) + "\n")
+
+
+def write_glmsingle(root: Path, ending: str, seed: int = 0, count: int = 72, sessions: int = 3, noise: float = 1.3) -> dict:
+    """GLMsingle's results, a folder a session, as its Python version saves them. Returns pixels, names, and by trial pictures, sessions and responses."""
+    random = np.random.default_rng(seed)
+    pixels = pictures_of(random, count)
+    names = [f"img_{k:03d}.png" for k in range(count)]
+    (root / "pictures").mkdir(parents=True)
+    for name, picture in zip(names, pixels, strict=True):
+        Image.fromarray(picture).save(root / "pictures" / name)
+    mask = np.zeros(GRID, np.uint8)
+    mask[3:8, 2:7, 2:6] = 1
+    signal = signals(random, pixels, int(mask.sum()))
+    shown = random.permutation(np.repeat(np.arange(count), sessions))
+    responses = (signal[shown] + noise * random.normal(size=(len(shown), signal.shape[1]))).astype(np.float32)
+    session = np.repeat(np.arange(1, sessions + 1), count)
+    (root / "s1").mkdir()
+    nibabel.save(nibabel.Nifti1Image(mask, AFFINE), root / "s1/visual.nii.gz")
+    for number in range(1, sessions + 1):
+        here = session == number
+        betas = random.normal(size=(*GRID, int(here.sum()))).astype(np.float32)
+        betas[mask > 0] = responses[here].T
+        held = {"HRFindex": np.zeros(GRID), "R2": np.zeros(GRID, np.float32), "betasmd": betas, "noisepool": mask == 0, "pcnum": 5, "FRACvalue": np.ones(GRID)}
+        path = root / f"s1/ses-{number:02d}/TYPED_FITHRF_GLMDENOISE_RR{ending}"
+        path.parent.mkdir()
+        if ending == ".npy":
+            np.save(path, held, allow_pickle=True)
+        else:
+            with h5py.File(path, "w") as file:
+                for name, values in held.items():
+                    file[name] = values
+    rows = [f"{number}\t{names[picture]}" for number, picture in zip(session, shown, strict=True)]
+    (root / "s1/trials.tsv").write_text("\n".join(["session\tpicture", *rows]) + "\n")
+    return {"pixels": pixels, "names": names, "shown": shown, "session": session, "responses": responses}
 
 
 def write_mosaic(root: Path, subjects=("sub-01_NSD",), seed: int = 0, count: int = 40, tests: int = 20, repeats: int = 3) -> dict:

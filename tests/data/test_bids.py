@@ -1,28 +1,35 @@
-"""BIDS derivatives: from a laboratory's files, by the blocks of docs/data.md, to prepared subjects; and betas against independent computation."""
+"""Four laboratories' files, by the blocks of docs/data.md, to prepared subjects and the study's ridge regression; and betas against independent computation."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from himalaya.ridge import RidgeCV
-from laboratories import AFFINE, GRID, LABELS, TR, Betas, Runs, write_mosaic
+from laboratories import AFFINE, GRID, LABELS, TR, Betas, Runs, write_glmsingle, write_mosaic
 from nibabel.cifti2 import BrainModelAxis, SeriesAxis
 from nilearn.glm.first_level import make_first_level_design_matrix, run_glm
+from sklearn.model_selection import KFold
 
 from unimind.cli import main
-from unimind.data.descriptor import features
+from unimind.data.descriptor import describe
 from unimind.data.inspect import identified, show
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.data.sources import open_source
 from unimind.data.sources.base import TEST
 from unimind.errors import InputError
+from unimind.reconstruction.decoder import Decoder
+from unimind.reconstruction.predict import predict_pictures
 from unimind.storage import read_json
 from unimind.study import parse_study
+from unimind.training.enter import enter, read_trials
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
@@ -62,23 +69,48 @@ def through_the_stages(folder: Path, datasets: dict, subject: str, **changes) ->
     return folder
 
 
-def himalayas(x, shown, split, pixels):
-    """Two-way identification of the test pictures by himalaya's ridge on the same responses and descriptions."""
-    pictures = np.unique(shown)
-    described = features(lambda rows: pixels[rows], pictures, 32)
-    means, truth, kinds = [], [], []
-    for picture in pictures:
-        for kind in (False, True):
-            rows = (shown == picture) & ((split == TEST) == kind)
-            if rows.any():
-                means.append(x[rows].mean(0))
-                truth.append(described[pictures == picture][0])
-                kinds.append(kind)
-    means, truth, test = np.array(means), np.array(truth), np.array(kinds)
-    model = RidgeCV(alphas=np.logspace(0, 5, 11), cv=5, solver_params={"warn": False})
-    model.fit(means[~test] - means[~test].mean(0), truth[~test] - truth[~test].mean(0))
-    predicted = np.asarray(model.predict(means[test] - means[~test].mean(0)))
-    return identified(predicted, truth[test] - truth[~test].mean(0), 0)["value"]
+def identifications(folder: Path, datasets: dict, subject: str, tmp: Path) -> dict[str, float]:
+    """Two-way identification of the test pictures, from their predicted embedding: by the study's ridge regression, by himalaya's on the same
+    betas, and the mean of the study's for shuffled training pictures."""
+    ((dataset, _),) = datasets.items()
+    study = parse_study(study_of(datasets))
+    with Stimuli(folder / "stimuli.h5") as pictures:
+        described = describe(pictures.read(np.arange(len(pictures))))
+    described = described @ np.random.default_rng(0).normal(size=(described.shape[1], 64)).astype(np.float32)  # as of a network: all in every dimension
+    described /= np.linalg.norm(described, axis=1, keepdims=True)
+    with h5py.File(tmp / "embeddings.h5", "w") as file:
+        file["embedding"], file["latent"] = described, described.reshape(-1, 1, 8, 8)
+
+    def ridge(prepared: Path) -> float:
+        enter(study, "m", dataset, subject, prepared, tmp / "embeddings.h5", None, tmp / "model")
+        decoder = Decoder(tmp / "model", None, dataset, subject).to(torch.device("cpu"))
+        with PreparedSubject(folder / "s.h5") as data:
+            shown, predicted = predict_pictures(decoder, data, "test", 32)
+        return value(predicted.embedding.numpy(), shown)
+
+    def value(predicted, shown) -> float:
+        return identified(predicted - centre, described[shown] - centre, 0)["value"]
+
+    trials = read_trials(folder / "s.h5")
+    centre = described[trials.images].mean(0)
+    with PreparedSubject(folder / "s.h5") as data:
+        test, responses, _ = data.by_picture(data.trials("test"), "stored")
+    scale = described[trials.images].std(0)
+    axes = np.linalg.svd((described[trials.images] - centre) / scale, full_matrices=False)[2]  # the study's penalties are those of components, too
+    components = ((described[trials.images] - centre) / scale) @ axes.T
+    by_himalaya = RidgeCV(alphas=np.logspace(-1, 6, 8), cv=KFold(5, shuffle=True, random_state=study.seed), solver_params={"warn": False})
+    by_himalaya.fit(trials.responses - trials.responses.mean(0), components)
+    predicted = centre + scale * (np.asarray(by_himalaya.predict(responses[:, 0] - trials.responses.mean(0))) @ axes)
+    shuffled = []
+    for seed in range(5):
+        shutil.copy(folder / "s.h5", tmp / "shuffled.h5")
+        with h5py.File(tmp / "shuffled.h5", "r+") as file:
+            stimulus, train = file["stimulus"][:], file["split"][:] < 2
+            images = np.unique(stimulus[train])
+            stimulus[train] = np.random.default_rng(seed).permutation(images)[np.searchsorted(images, stimulus[train])]
+            file["stimulus"][:] = stimulus
+        shuffled.append(ridge(tmp / "shuffled.h5"))
+    return {"ridge": ridge(folder / "s.h5"), "himalaya": value(predicted, test), "shuffled": float(np.mean(shuffled))}
 
 
 def scored(x, session, train):
@@ -89,7 +121,12 @@ def scored(x, session, train):
     return out
 
 
-# --- three laboratories -------------------------------------------------------------------------------------------
+def hold(found: dict[str, float], least: float) -> None:
+    """Ridge finds the planted signal as well as himalaya does, and none where pictures are shuffled."""
+    assert abs(found["ridge"] - found["himalaya"]) <= 0.02 and found["ridge"] >= least and abs(found["shuffled"] - 0.5) < 0.1, found
+
+
+# --- four laboratories --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +146,8 @@ def test_betas_with_trial_tables(betas, tmp_path):
         expected = scored(betas.measured["02"], data.session, data.split == 0)
         np.testing.assert_allclose(data.responses[:], expected[:, data.stored], atol=2e-4)
         assert data.run.max() == betas.runs and (data.run[:18] == 1).all()
-        found = read_json(folder / "found.json")
-        assert abs(found["identification"]["value"] - himalayas(expected, shown, data.split, betas.pixels)) < 0.02
+    found = read_json(folder / "found.json")
+    hold(identifications(folder, block("bids betas", betas.root), "02", tmp_path), 0.7)
     assert found["findings"] == [] and found["decodable"] and found["identification"]["p"] < 0.01
     assert {row["roi"] for row in found["rois"]} == {"V1", "V2"} and all(0.2 < row["noise_ceiling"] < 0.6 for row in found["rois"])
 
@@ -124,10 +161,25 @@ def test_time_series_with_events(tmp_path, form):
         assert [pictures.id[row] for row in data.stimulus] == [lab.names[k] for k in np.concatenate(lab.shown)]
         np.testing.assert_allclose(data.onset, np.concatenate(lab.onsets), atol=1e-3)
         assert data.run.tolist() == np.repeat([1, 2, 1, 2], lab.trials).tolist()
-        found = read_json(folder / "found.json")
-        value = himalayas(data.responses[:], np.concatenate(lab.shown), data.split, lab.pixels)
-    assert found["findings"] == [] and abs(found["identification"]["value"] - value) < 0.02 and value > 0.8
+    found = read_json(folder / "found.json")
+    hold(identifications(folder, block("bids runs", lab.root), "01", tmp_path), 0.75)
+    assert found["findings"] == [] and found["decodable"]
     assert 8.5 < found["intervals"]["median"] < 9.5 and 1 <= found["intervals"]["variance_inflation"] < 3
+
+
+@pytest.mark.parametrize("ending", [".npy", ".hdf5"])
+def test_glmsingle(tmp_path, ending):
+    written = write_glmsingle(tmp_path / "lab", ending)
+    ((dataset, section),) = block("GLMsingle", tmp_path / "lab").items()
+    datasets = {dataset: section | {"training_subjects": ["s1"], "responses": section["responses"].replace(".npy", ending)}}
+    folder = through_the_stages(tmp_path / "out", datasets, "s1")
+    with PreparedSubject(folder / "s.h5") as data, Stimuli(folder / "stimuli.h5") as pictures:
+        assert [pictures.id[row] for row in data.stimulus] == [written["names"][k] for k in written["shown"]]
+        expected = scored(written["responses"], written["session"], data.split == 0)
+        np.testing.assert_allclose(data.responses[:], expected[:, data.stored], atol=2e-4)
+    found = read_json(folder / "found.json")
+    assert found["findings"] == [] and found["decodable"] and 0.2 < found["noise_ceiling"] < 0.6
+    hold(identifications(folder, datasets, "s1", tmp_path), 0.7)
 
 
 def test_mosaic(tmp_path):
@@ -147,8 +199,7 @@ def test_mosaic(tmp_path):
         where = np.flatnonzero(np.isin(glasser()[0], glasser()[1]["V1"]))
         where = where[where != written["where"][3]]
         np.testing.assert_allclose(data.responses[:], scored(raw[:, where], data.session, data.split == 0), atol=1e-4)
-        value = himalayas(data.responses[:][:, np.isin(where, written["where"])], data.stimulus, data.split, written["pixels"])
-        assert value > 0.8
+    hold(identifications(folder, block("mosaic", tmp_path / "mosaic"), "sub-01_NSD", tmp_path), 0.7)
     assert read_json(folder / "found.json")["lags"] is None
     by_name = study_of(block("mosaic", tmp_path / "mosaic"), areas=["V1"], split="splits.json")
     raw = open_source(parse_study(by_name), "mosaic").subject("sub-01_NSD")

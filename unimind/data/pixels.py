@@ -75,7 +75,7 @@ def decode(content: bytes, where: Any, ground: int = GROUND, forms: Forms | None
     name = str(where)
     with reading(where, "a readable picture", AGAIN):
         try:
-            image = Image.open(io.BytesIO(content))
+            image: Any = Image.open(io.BytesIO(content))
         except Image.DecompressionBombError as error:
             raise InputError(f"{where}: larger than the {LARGEST:,} pixels that are read ({' '.join(str(error).split()[:4])}); make it smaller") from None
         except Image.UnidentifiedImageError:
