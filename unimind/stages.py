@@ -293,7 +293,8 @@ STAGES: dict[str, Stage] = {
     ),
     "report": Stage(
         "unimind.report.page", "report", "One self-contained HTML page: tables, pictures, controls, protocol.",
-        {"overview": "file", "tables": "file", "figures": "file", "metrics": "files", "models": "files", "out": "file"}, reads=_EVERYTHING,
+        {"overview": "file", "inspected": "files?", "tables": "file", "figures": "file", "metrics": "files", "models": "files", "out": "file"},
+        reads=_EVERYTHING,
     ),
     "evaluate": Stage(
         "unimind.evaluation.evaluate", "evaluate", "Metrics and a picture grid for anybody's reconstructions: folders of pictures or arrays.",

@@ -12,6 +12,7 @@ import pytest
 
 from unimind.data.prepared import SPLITS, write_prepared
 from unimind.evaluation.efficiency import QUANTITIES
+from unimind.storage import write_json
 from unimind.study import Study, parse_study
 
 METHODS = {"unimind-convmixer": 0.96, "unimind-vit": 0.945, "mindvis": 0.87, "ridge": 0.95}
@@ -82,6 +83,10 @@ class Fake:
         return self.root / "prepared/overview.csv"
 
     @property
+    def inspected(self) -> list[Path]:
+        return [self.root / f"inspected/drawings/{subject}.json" for subject in SUBJECTS]
+
+    @property
     def metrics(self) -> list[Path]:
         return sorted((self.root / "metrics/drawings").iterdir())
 
@@ -111,6 +116,17 @@ def build(root: Path, images: int = 130, test: int = 30, side: int = 64, samples
     rows = [("drawings", name, role, *counts[name]) for name, role in SUBJECTS.items()]
     rows.append(("unpaired", "100206", "unpaired", None, 4183, 120, *[None] * 6))
     pd.DataFrame(rows, columns=columns).to_csv(root / "prepared/overview.csv", index=False)
+    for number, subject in enumerate(SUBJECTS):
+        rois = [
+            {"roi": "V1", "voxels": 60 + number, "dropped": 3, "reliability": 0.31, "noise_ceiling": 0.22},
+            {"roi": "V2", "voxels": 30, "dropped": 0, "reliability": None, "noise_ceiling": None},
+        ]
+        sessions = [
+            {"session": k, "trials": 130 + k, "pictures": 128, "repeated": 2, "train": 100, "validation": k, "test": 30, "runs": None, "z": 7.5 + number}
+            for k in (1, 2)
+        ]
+        content = {"dataset": "drawings", "subject": subject, "rois": rois, "sessions": sessions}
+        write_json(root / f"inspected/drawings/{subject}.json", content)
     controls = root / "reconstructions/controls/drawings"
     controls.mkdir(parents=True)
     with h5py.File(controls / "stimuli.h5", "w") as file:
@@ -304,5 +320,5 @@ def page(fake, drawn):
     from unimind.report.page import report
 
     out = fake.root / "report.html"
-    report(fake.study, fake.overview, fake.root / "tables", drawn, fake.metrics, fake.models, out)
+    report(fake.study, fake.overview, fake.root / "tables", drawn, fake.metrics, fake.models, out, fake.inspected)
     return out

@@ -123,6 +123,15 @@ def test_every_subjects_trials_and_pictures_stand_under_data(read, fake):
         assert exact == [None if pd.isna(row[name]) else row[name] for name in shown]
 
 
+@pytest.mark.parametrize(("title", "part", "names"), [
+    ("Voxels by ROI", "rois", ["voxels", "dropped", "reliability", "noise_ceiling"]),
+    ("Trials by session", "sessions", ["trials", "train", "validation", "test", "pictures", "repeated", "runs", "z"]),
+])  # fmt: skip
+def test_voxels_by_roi_and_trials_by_session_stand_under_data(read, fake, title, part, names):
+    shown = [[None if value is None else float(value) for value, _ in cells] for _, cells in read.table(title) if cells]
+    assert shown == [[row[name] for name in names] for file in fake.inspected for row in json.loads(file.read_text())[part]]
+
+
 def test_the_first_words_are_the_tables_numbers(read, scores):
     mean = scores[(scores.subject == "average:train") & (scores.metric == "classifier")].set_index("method")
     new = scores[(scores.subject == "subj04") & (scores.metric == "classifier")].set_index("method")

@@ -89,12 +89,16 @@ def a_picture(lab):
     return {lab / "pictures/p5.png": content}
 
 
+def a_picture_more(lab):
+    return {lab / "pictures/p9.png": next(iter(a_picture(lab).values()))}
+
+
 def a_date(lab):
     return {lab / "s1/trials.tsv": TRIALS.encode()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edit", [a_label, two_labels_swapped, a_session_more, a_voxel_of_the_mask, a_response, a_picture, a_date])
+@pytest.mark.parametrize("edit", [a_label, two_labels_swapped, a_session_more, a_voxel_of_the_mask, a_response, a_picture, a_picture_more, a_date])
 def test_an_edit_plans_what_is_made_of_it(laboratory, edit):
     clone, study = laboratory
     changes = edit(clone.folder / "lab")
@@ -110,7 +114,7 @@ def test_an_edit_plans_what_is_made_of_it(laboratory, edit):
             path.write_bytes(before[path][0]) if path in before else path.unlink()
     if edit is a_date:
         assert planned == {}
-    elif edit is a_picture:
+    elif edit in (a_picture, a_picture_more):
         assert planned.keys() >= OF_PICTURES - {"train_foundation"} and planned["prepare_subject"] == 2
     else:
         assert planned.items() >= OF_SUBJECT.items() and not planned.keys() & OF_PICTURES

@@ -16,7 +16,7 @@ from unimind.report import results
 from unimind.report.answer import answer_of, untrained
 from unimind.report.parts import Picture, Section, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
-from unimind.report.tables import controls_of, costs, data_table, kept_weights, meanings, new_subjects, results_of
+from unimind.report.tables import controls_of, costs, data_table, inspected_tables, kept_weights, meanings, new_subjects, results_of
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
 
@@ -31,7 +31,9 @@ CITATIONS = (
 )
 
 
-def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path) -> None:
+def report(
+    study: Study, overview: Path, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path, inspected: Sequence[Path] = ()
+) -> None:  # fmt: skip
     """Write the page.
 
     Parameters
@@ -48,6 +50,8 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         Model folders, for the record of what was trained and of what validation kept.
     out : path
         The HTML file: pictures, style and numbers in it, no request to anywhere when it is opened.
+    inspected : sequence of paths
+        What `inspect` found of each subject, for voxels by ROI and trials by session.
 
     Raises
     ------
@@ -87,6 +91,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         kept=kept_weights(study, losses),
         other=[picture for name, pictures in drawn.items() if name not in SECTIONS for _, picture in pictures],
         data=data_table(Path(overview)),
+        inspected=inspected_tables(inspected),
         protocol=protocols_told(study, read),
         models=model_lines(models),
         settings=yaml.safe_dump(resolved(study), sort_keys=False, allow_unicode=True, width=100),

@@ -1,7 +1,7 @@
 """The page's tables: scores of methods and controls, budgets, costs, kept weights, what each subject brings."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unimind.evaluation.measures import FEW_FOR_A_SET, circular, measure_of, of_
 from unimind.evaluation.rows import AVERAGES
 from unimind.report import results
 from unimind.report.parts import PERCENT, Entry, Line, LineGroup, Picture, Section, Table, listed, measure_words, pick, whom
+from unimind.storage import read_json
 from unimind.study import Study
 
 
@@ -319,10 +320,7 @@ def data_table(path: Path) -> Table:
     heads = [(name, words) for name, words in heads if name in overview and overview[name].notna().any()]
     blocks = []
     for dataset, members in overview.groupby("dataset", sort=False):
-        rows = []
-        for row in members.to_dict("records"):
-            cells = [None if pd.isna(row[name]) else Entry(_quantity(row[name]), exact=f"{row[name]:g}", words=words) for name, words in heads]
-            rows.append(Line(str(row["subject"]), cells, note=ROLE_WORDS[row["role"]]))
+        rows = [Line(str(row["subject"]), _counted(row, heads), note=ROLE_WORDS[row["role"]]) for row in members.to_dict("records")]
         blocks.append(LineGroup(rows, str(dataset)))
     known = {name for name, _ in heads}
     meaning = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels. " if "noise_ceiling" in known else ""
@@ -337,3 +335,35 @@ def data_table(path: Path) -> Table:
         "What each subject brings", "subject", [(words, "") for _, words in heads], blocks,
         f"{meaning}No picture, told apart by its pixels, is on two sides of the split.",
     )  # fmt: skip
+
+
+ROI_HEADS = [("voxels", "voxels kept"), ("dropped", "dropped"), ("reliability", "reliability of repeats"), ("noise_ceiling", "noise ceiling")]
+SESSION_HEADS = [
+    ("trials", "trials"), *SPLIT_WORDS.items(), ("pictures", "pictures"), ("repeated", "of them repeated"), ("runs", "runs"), ("z", "fit to its pictures (z)"),
+]  # fmt: skip
+
+
+def inspected_tables(files: Sequence[Path]) -> list[Table]:
+    """Voxels by ROI, and trials by session, of every subject that `inspect` looked at."""
+    found = [read_json(file) for file in files]
+
+    def blocks(part: str, heads: list[tuple[str, str]], label: str) -> list[LineGroup]:
+        return [LineGroup([Line(f"{label}{row[part[:-1]]}", _counted(row, heads)) for row in one[part]], f"{one['dataset']} {one['subject']}") for one in found]
+
+    return [
+        Table(
+            "Voxels by ROI", "ROI", [(words, "") for _, words in ROI_HEADS], blocks("rois", ROI_HEADS, ""),
+            "Dropped: voxels of the mask without data in some trial, or that never vary. Reliability: correlation of a voxel's mean responses to the "
+            "same pictures in two halves of their repeats; noise ceiling: the share of one trial's variance that the picture explains; medians over voxels.",
+        ),
+        Table(
+            "Trials by session", "session", [(words, "") for _, words in SESSION_HEADS], blocks("sessions", SESSION_HEADS, "session "),
+            "Fit: how far the responses follow the pictures of their own trials, in standard deviations of what chance gives; below 3 is none.",
+        ),
+    ] if found else []  # fmt: skip
+
+
+def _counted(row: Mapping[str, Any], heads: Iterable[tuple[str, str]]) -> list[Entry | None]:
+    """Cells of some numbers of a row; None where it has none."""
+    values = [(row.get(name), words) for name, words in heads]
+    return [None if value is None or pd.isna(value) else Entry(_quantity(value), exact=f"{value:g}", words=words) for value, words in values]

@@ -261,6 +261,13 @@ def prepared(pairs):
     ]
 
 
+def inspected():
+    return [
+        made(layout.INSPECTED, dataset=dataset, subject=subject)
+        for dataset, subject in STUDY.pairs()
+    ]
+
+
 def unpaired():
     return [made(layout.UNPAIRED, subject=name) for name in STUDY.resting()]
 

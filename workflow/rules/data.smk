@@ -172,10 +172,7 @@ rule inspect_subject:
 rule check_subjects:
     input:
         prepared=prepared(STUDY.pairs()),
-        inspected=[
-            made(layout.INSPECTED, dataset=dataset, subject=subject)
-            for dataset, subject in STUDY.pairs()
-        ],
+        inspected=inspected(),
         unpaired=unpaired(),
     output:
         update(OVERVIEW),

@@ -36,6 +36,7 @@ rule draw_figures:
 rule write_report:
     input:
         overview=OVERVIEW,
+        inspected=inspected(),
         tables=made(layout.TABLES),
         figures=made(layout.FIGURES),
         metrics=results_of("score"),
