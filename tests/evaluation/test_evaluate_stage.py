@@ -289,3 +289,16 @@ def test_a_blurred_truth_wins_low_level_but_not_semantics():
         assert value["blurred"][name] > value["mirrored"][name]
     assert value["blurred"]["squeezenet"] < value["mirrored"]["squeezenet"]
     assert value["mirrored"]["squeezenet"] > 0.9
+
+
+def test_a_picture_that_is_a_link_to_nothing_and_hidden_files(tmp_path):
+    for name in ("truth", "made"):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            Image.fromarray(np.random.default_rng(k).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{k}.png")
+    (tmp_path / "truth/._0.png").write_bytes(b"Mac OS X")
+    assert read_pairs(tmp_path / "truth", tmp_path / "made")[2] == ["0", "1", "2"]
+    (tmp_path / "made/1.png").unlink()
+    (tmp_path / "made/1.png").symlink_to("../.git/annex/objects/1.png")
+    with pytest.raises(InputError, match="made/1.png: a link to a file that is not here"):
+        evaluate(tmp_path / "truth", tmp_path / "made", tmp_path / "out", bootstrap="5")

@@ -9,7 +9,7 @@ from typing import Any
 
 from unimind.data.manifest import describe, read_files
 from unimind.data.sources import open_source
-from unimind.data.sources.base import RemoteFile, below
+from unimind.data.sources.base import NOT_HERE, RemoteFile, below
 from unimind.data.sources.pictures import PICTURE_ENDINGS
 from unimind.errors import InputError
 from unimind.progress import say
@@ -199,7 +199,7 @@ def _get(file: RemoteFile, need: Need) -> None:
     access = ACCESS[need.source].hint
     if target.is_dir() or not target.exists():
         if target.is_symlink() and not target.exists():
-            raise InputError(f"{target}: a link to a file that is not here, as git-annex and DataLad leave them; get it (datalad get), or {access}")
+            raise InputError(f"{target}: {NOT_HERE}, or {access}")
         if file.address is None and target.is_dir():
             raise InputError(f"{target}: a folder, and no file in it ends like a picture ({', '.join(sorted(PICTURE_ENDINGS))}); {access}")
         if file.address is None:

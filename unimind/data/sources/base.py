@@ -18,6 +18,8 @@ from unimind.errors import InputError
 
 #: What to do with a file that is damaged.
 AGAIN = "if it was downloaded, delete it and get it again"
+#: What is said of a link that leads nowhere.
+NOT_HERE = "a link to a file that is not here, as git-annex and DataLad leave them; get it (datalad get)"
 #: Splits of a trial as stored in prepared files.
 TRAIN, VALIDATION, TEST = 0, 1, 2
 #: What stands behind transparent pixels, 0 to 255: the mid-grey of most experiments' screens, on which neither black nor white lines vanish.
@@ -277,6 +279,13 @@ def reading(path: Any, what: str, remedy: str) -> Iterator[None]:
             raise InputError(f"{path}: open for writing in another program, or left so when one was killed; {remedy}") from None
         other = _kind_of(path)
         raise InputError(f"{path}: not {what}: {other}" if other else f"{path}: not {what} ({said}); {remedy}") from None
+
+
+def content_of(path: Path) -> bytes:
+    """All of a file; InputError for a link to a file that is not here."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: {NOT_HERE}")
+    return path.read_bytes()
 
 
 def own_file(root: Path, path: Path, part: Callable[[Path], str] | None = None) -> RemoteFile:

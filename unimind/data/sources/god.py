@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.pixels import decode
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
+from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, content_of, reading
 from unimind.data.sources.pictures import pictures_in
 from unimind.errors import InputError
 from unimind.progress import say
@@ -96,7 +96,7 @@ class GodSource:
 
         def items() -> Iterator[Stimulus]:
             for at in index.tolist():
-                yield Stimulus.from_pixels(paths[at].stem, decode(paths[at].read_bytes(), paths[at]), at in tests, size)
+                yield Stimulus.from_pixels(paths[at].stem, decode(content_of(paths[at]), paths[at]), at in tests, size)
 
         return StimulusSet(count=len(index), items=items())
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unimind.data.pixels import Forms, bounds, decode, to_bytes, white_of
 from unimind.data.sources.arrayfile import ARRAY_ENDINGS, from_matlab, read_array
-from unimind.data.sources.base import AGAIN, GROUND, as_rgb, other_kind, pixel_hash, reading
+from unimind.data.sources.base import AGAIN, GROUND, as_rgb, content_of, other_kind, pixel_hash, reading
 from unimind.data.sources.tables import spelled, whole
 from unimind.errors import InputError
 from unimind.progress import say, track
@@ -129,7 +129,7 @@ class Pictures:
                 file.name for file in path.rglob("*") if file.is_file() and file.suffix.lower() not in PICTURE_ENDINGS and not _hidden(file.relative_to(path))
             ]
             _name_others(others, path)
-            return cls(list(files), lambda name: decode(files[name].read_bytes(), files[name], ground, forms), str(path), forms, path.name)
+            return cls(list(files), lambda name: decode(content_of(files[name]), files[name], ground, forms), str(path), forms, path.name)
         if not path.exists():
             raise InputError(f"{path}: no such pictures; put them there, or correct `images:`")
         if path.suffix in ARRAY_ENDINGS:
