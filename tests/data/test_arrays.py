@@ -692,7 +692,7 @@ def test_a_mask_of_probabilities_and_a_single_slice(root, threshold, kept, capsy
     raw, found, _, _ = read(source_of(root, responses="b.nii.gz", mask="mask.nii.gz", mask_threshold=threshold))
     np.testing.assert_array_equal(found, volumes[np.isin(mask, np.float32(kept))].T)
     assert raw.roi is None and f"the {len(kept)} voxels above mask_threshold {threshold:g}" in capsys.readouterr().err
-    with pytest.raises(InputError, match="values such as 0.2 are no labels"):
+    with pytest.raises(InputError, match="values such as 0.5 are no labels"):
         source_of(root, responses="b.nii.gz", mask="mask.nii.gz", mask_labels=[1]).subject("s1")
 
 
