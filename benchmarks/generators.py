@@ -152,6 +152,8 @@ def draw(generator: FrozenGenerator, batch: int) -> tuple[int, int, int]:
     generator.dtype = torch.float16
     generator._null = {name: value.half() for name, value in generator._null.items()}
     generator._scheduler = _on_cpu(generator)  # type: ignore[assignment,method-assign]
+    if isinstance(generator, Unclip):  # the level of its noise has no contents here: embedding and level's code side by side, null and given
+        generator.pipe._encode_image = lambda image_embeds, do_classifier_free_guidance, **_: image_embeds.half().repeat(1 + do_classifier_free_guidance, 2)
     weights = sum(p.numel() * 2 for network in generator.pipe.components.values() if isinstance(network, torch.nn.Module) for p in network.parameters())
     inputs = {name: torch.empty(batch, *shape, device="meta") for name, shape in generator.takes.items()}
     alive, counts = Alive(None), []

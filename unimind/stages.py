@@ -210,7 +210,7 @@ STAGES: dict[str, Stage] = {
     ),
     "embed": Stage(
         "unimind.foundations.embed", "embed", "Image embeddings and autoencoder latents of a stimulus file.",
-        {"stimuli": "file", "embedding": "file", "autoencoder": "file", "out": "file"},
+        {"stimuli": "file", "embedding": "file", "autoencoder": "file?", "out": "file"},
         reads=_targets, knows=(BATCH, "foundations.diffusion"), memory=16000, minutes=240, gpu=True, parallel=True,
     ),
     "pretrain": Stage(
@@ -256,6 +256,11 @@ STAGES: dict[str, Stage] = {
         reads=("seed", "picture_size", "methods.{method}: sampling"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
+    "predict": Stage(
+        "unimind.reconstruction.predict", "predict", "Prepared test trials in, predicted image embeddings out, with the shuffled-fMRI control; no picture.",
+        {**_OF_SUBJECT, "prepared": "file", "model": "file", "entered": "file?", "out": "file"},
+        reads=("seed",), knows=(LABEL, BATCH), memory=8000, minutes=240, parallel=True,
+    ),
     "reconstruct-controls": Stage(
         "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
         {"stimuli": "file", "prepared": "files?", "embeddings": "file", **_PICTURES, "out": "file"},
@@ -268,15 +273,15 @@ STAGES: dict[str, Stage] = {
     ),
     "score": Stage(
         "unimind.evaluation.score", "score", "Metrics of all methods' reconstructions of one subject, with their controls.",
-        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
+        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file?", "features": "file?", "stimuli": "file", "prepared": "file",
          "embeddings": "file", "embedding": "file", "classifier": "file?", "out": "file"},
         reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "transfer": Stage(
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
-        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", **_PICTURES, "features": "file", "stimuli": "file",
-         **_TEACHERS, **_TRAINED},
+        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", "embedding": "file", "diffusion": "file?",
+         "autoencoder": "file?", "features": "file?", "stimuli": "file", **_TEACHERS, **_TRAINED},
         reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples", "shares(method)",
                "methods.{method}.align: losses margin temperature in_sample", "transfer -methods -baselines", "evaluation -batch_size", DATASET,
                "role(dataset, subject)"),
@@ -288,7 +293,7 @@ STAGES: dict[str, Stage] = {
     ),
     "figures": Stage(
         "unimind.report.figures", "figures", "Figures of the report from tables, losses and reconstructions.",
-        {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files", "metrics": "files?",
+        {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files?", "metrics": "files?",
          "out": "file"}, reads=_EVERYTHING, memory=8000,
     ),
     "report": Stage(

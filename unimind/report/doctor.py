@@ -158,7 +158,7 @@ def _existing(path: Path) -> Path:
 
 def _caches(study: Study) -> Iterator[Finding]:
     yield _writable("results", Path(study.results), "missing", "run in a folder of yours, with --directory")
-    if any(_repository(study, name) for name in NETWORKS):
+    if any(_repository(study, name) for name in NETWORKS if name in study.networks()):
         yield _writable("Hugging Face cache", _hub_cache(), "note", "set HF_HOME to a folder of yours")
 
 
@@ -237,7 +237,7 @@ def _has_aws_keys() -> bool:
 def _weights(study: Study) -> Iterator[Finding]:
     from unimind.foundations.weights import local_file
 
-    for name in NETWORKS:
+    for name in [name for name in NETWORKS if name in study.networks()]:
         about, section = f"network: {name}", getattr(study.foundations, name)
         made = Path(study.results, "foundations", name)
         given = getattr(section, "weights", None) or getattr(section, "checkpoint", None)
@@ -253,7 +253,8 @@ def _weights(study: Study) -> Iterator[Finding]:
                 yield Finding("ok", about, ", ".join(str(local_file(file, f"the {name}'s weights")) for file in files))
             except InputError as error:
                 yield Finding("missing", about, str(error))
-    yield from _measures(study)
+    if study.draws:
+        yield from _measures(study)
 
 
 def _hub_cache() -> Path:

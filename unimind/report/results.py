@@ -71,7 +71,8 @@ def labels(study: Study) -> dict[str, str]:
 
 def controls(study: Study) -> dict[str, tuple[str, str]]:
     """Control -> (name shown, what it is and what it tells)."""
-    return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in CONTROLS.items()}
+    known = CONTROLS if study.draws else CONTROLS | {"chance": ("Chance", "The level of chance itself: of a decoder that knows nothing of what was seen.")}
+    return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in known.items()}
 
 
 def labels_over_budgets(study: Study) -> dict[str, str]:

@@ -88,9 +88,19 @@ class Plan:
 
     # --- networks and methods ---
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn; otherwise predicted embeddings alone are measured."""
+        return self.foundations.draws
+
+    @property
+    def measured(self) -> str:
+        """Pattern of the files that are measured: pictures drawn, or what is predicted where there are none."""
+        return layout.RECONSTRUCTION if self.draws else layout.PREDICTION
+
     def networks(self) -> list[str]:
         """The foundations that the study has."""
-        return [name for name in NETWORKS if getattr(self.foundations, name)]
+        return [name for name in NETWORKS if getattr(self.foundations, name) and (self.draws or name != "diffusion")]
 
     def is_trained(self, network: str) -> bool:
         """Whether a foundation is trained inside the study (otherwise it is obtained ready-made)."""
@@ -200,11 +210,12 @@ class Plan:
             for stage, names in self.models(method).items():
                 yield from _jobs(method, stage, _MODELS[stage], names)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
-            yield from _jobs(method, "reconstruct", layout.RECONSTRUCTION, own)
+            yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
             yield from _jobs(method, "transfer", layout.TRANSFER, new if method in self.transferred() else [])
-        yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
-        yield from _jobs("controls", "features", layout.FEATURES, sets)
+        if self.draws:
+            yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
+            yield from _jobs("controls", "features", layout.FEATURES, sets)
         yield from _jobs("metrics", "score", layout.METRICS, pairs)
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)

@@ -133,7 +133,7 @@ def enter(
         return closed_form_of(settings, key, prior, coordinates[rows], own.responses[rows], study.seed)
 
     say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
-    encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
+    encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, tuple(space.components), {})
     spread = space.spread.numpy()
     encoder.take_map(key, decoder(np.arange(len(own.images))), Context.of(coordinates, spread))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

@@ -281,6 +281,11 @@ def stimuli_of_subject(pattern):
     )
 
 
+def of_drawn(pattern):
+    """As `stimuli_of_subject`; nothing where the study draws no picture."""
+    return stimuli_of_subject(pattern) if STUDY.draws else []
+
+
 def whose(wildcards):
     """The subject whose own pictures a stimulus set is; None where all share them."""
     name = wildcards.stimuli
