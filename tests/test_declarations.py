@@ -163,6 +163,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
     other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
     study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}
+    study["transfer"]["baselines"]["prior"]["embedding_prior"] = {"width": 8, "depth": 1, "training": {"steps": 4, "batch_size": 8}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)

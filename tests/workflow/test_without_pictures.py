@@ -57,6 +57,7 @@ def changed(path: str, value) -> dict:
             {},
             "methods.unimind.align.losses.latent: 0.1 given, but with foundations.diffusion.kind none there is no",
         ),
+        ("methods.unimind.embedding_prior", {}, "methods.unimind.embedding_prior: given, but with foundations.diffusion.kind none"),
         ("evaluation.metrics", ["identification", "clip", "ssim"], "evaluation.metrics: clip, ssim given"),
         ("evaluation.squeezenet", None, "evaluation.squeezenet: None given"),
         ("transfer.pictures", True, "transfer.pictures: true given"),

@@ -16,6 +16,7 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
@@ -54,6 +55,7 @@ class _Files(NamedTuple):
     stimuli: Path
     training_prepared: list[Path]
     training_embeddings: list[Path]
+    embedding_prior: Path | None
 
 
 def transfer(
@@ -74,6 +76,7 @@ def transfer(
     training_embeddings: list[Path],
     checkpoints: Path,
     out: Path,
+    embedding_prior: Path | None = None,
 ) -> None:
     """Write the measures of every way and budget: an entry each, shaped like a metrics file, averaged over drawings image by image.
 
@@ -86,7 +89,9 @@ def transfer(
     """
     if study.transfer is None:
         raise InputError("transfer: missing in the study; say there which budgets of trials are wanted")
-    files = _Files(prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings)
+    files = _Files(
+        prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings, embedding_prior
+    )
     settings = study.method(method)
     with PreparedSubject(prepared) as data:
         available = len(data.trials("train")) + len(data.trials("validation"))
@@ -171,7 +176,8 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         generator = generator_for(files.diffusion, coder, study.picture_size, files.embeddings, device)
         decoder.prepare(generator)
         norms = norms_for(generator, files.embeddings, known)
-        pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label)
+        prior = None if files.embedding_prior is None else load_embedding_prior(files.embedding_prior).to(device)
+        pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label, prior)
         with h5py.File(files.stimuli) as file:
             truths = PictureSet(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}

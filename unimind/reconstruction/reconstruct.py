@@ -10,6 +10,7 @@ from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.agreement import best_sample, nearest
 from unimind.reconstruction.decoder import Decoder
@@ -27,12 +28,13 @@ SHOWN = 24
 
 def reconstruct(
     study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, entered: Path | None, diffusion: Path,
-    autoencoder: Path, embedding: Path, stimuli: Path, out: Path, grid: Path | None,
+    autoencoder: Path, embedding: Path, stimuli: Path, out: Path, grid: Path | None, embedding_prior: Path | None = None,
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 
     The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is never
-    looked at. A method without a predicted embedding shows its first sample. In the shuffled control every picture gets all
+    looked at. A method without a predicted embedding shows its first sample. With a prior over embeddings every sample is drawn from another
+    embedding; what is written as predicted, and what samples are chosen by, is the regressed one. In the shuffled control every picture gets all
     responses to another one; as many samples are drawn, and the one shown is chosen in the same way.
 
     Pictures are kept beside `out` as they are drawn, so that a run that was killed goes on where it was.
@@ -50,6 +52,7 @@ def reconstruct(
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
     generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
     decoder.prepare(generator)
+    prior = None if embedding_prior is None else load_embedding_prior(embedding_prior).to(device)
     with PreparedSubject(prepared) as data:
         tested = Tested.of(decoder, data, batch, study.seed)
         stimulus, prediction, another = tested.stimulus, tested.prediction, tested.another
@@ -62,7 +65,7 @@ def reconstruct(
         """Samples (n, drawn, H, W, 3) of some test pictures, from the responses to the pictures `seen`, and the one of each that is shown."""
         part = taken(prediction, seen, drawn, device)
         keys = [(study.seed, int(stimulus[row]), k) for row in rows for k in range(drawn)]
-        pictures = draw(generator, part, norms, sampling, keys)
+        pictures = draw(generator, part, norms, sampling, keys, prior)
         chosen = np.zeros(len(rows), np.int64)
         if part.embedding is not None and drawn > 1:
             chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
@@ -74,7 +77,7 @@ def reconstruct(
         return {"samples": samples.repeat(sampling.samples // drawn, axis=1), "shown": shown, "shuffled": control[np.arange(len(rows)), control_shown]}
 
     folder = out.with_name(f".{out.name}.partial")
-    files = [prepared, embeddings, model, *([entered] if entered else []), diffusion, autoencoder, embedding]
+    files = [prepared, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject)
     blocks = kept_blocks(folder, mark, len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
     first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
@@ -96,7 +99,7 @@ def reconstruct(
         file["features"] = prediction.features.numpy()
         chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
-            **drawing_protocol(generator, sampling, norms),
+            **drawing_protocol(generator, sampling, norms, prior),
             "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": chosen,
             "shuffled_samples": sampling.samples,
             "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS,

@@ -17,7 +17,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 CONTROL_COLOUR = "#8A9099"
 
 #: Stages in the order in which they run.
-STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "teach", "enter", "align", "condition", "adapt", "reconstruct")
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "teach", "enter", "align", "condition", "embedding-prior", "adapt", "reconstruct")
 #: The control whose numbers stand in a table of their own: it has no picture.
 BODY_REMOVED = "body-removed"
 #: Control -> (name shown, what it is and what it tells, in one sentence), both with a place for what was recorded.

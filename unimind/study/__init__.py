@@ -56,6 +56,7 @@ from unimind.study.methods import (
     Condition,
     ConvMixer,
     Decoded,
+    EmbeddingPrior,
     Identity,
     Interpolate,
     Losses,

@@ -145,6 +145,16 @@ class Plan:
         """Whether anything is trained of a method beyond a closed form."""
         return self.method(method).shares
 
+    def signals(self, method: str) -> bool:
+        """Whether anything is trained on the signals that a method's closed form makes of the training subjects."""
+        return self.method(method).signals
+
+    def embedding_prior(self, method: str, dataset: str, subject: str) -> str | None:
+        """Path of the prior over embeddings that a subject's pictures are drawn by; None where the method has none."""
+        if self.method(method).embedding_prior is None:
+            return None
+        return layout.path(layout.EMBEDDING_PRIOR, method=method, group=self.group(method, dataset, subject))
+
     def shared_model(self, method: str, group: str) -> str:
         """Path of the last model that is trained on a group's subjects."""
         return layout.path(layout.CONDITIONED if self.method(method).condition else layout.ALIGNED, method=method, group=group)
@@ -182,9 +192,11 @@ class Plan:
             if own.scope != "subject":
                 found["teach"] = groups
             served = [pair for one in groups for pair in self.members(method, one["group"])] if baseline else list(self.pairs())
-            if not baseline or own.shares:
+            if not baseline or own.signals:
                 found["enter"] = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in served]
         found |= {stage: groups for stage in ("align", "condition") if getattr(own, stage)}
+        if own.embedding_prior:
+            found["embedding-prior"] = groups
         if own.adapt and not baseline:
             found["adapt"] = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
         return found
@@ -228,6 +240,7 @@ _MODELS = {
     "teach": layout.TAUGHT,
     "enter": layout.ENTERED,
     "condition": layout.CONDITIONED,
+    "embedding-prior": layout.EMBEDDING_PRIOR,
     "adapt": layout.ADAPTED,
 }
 

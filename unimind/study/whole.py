@@ -74,6 +74,8 @@ class Study(Section, Plan):
         if not self.draws:
             self._undrawn(where, method)
             return
+        if method.embedding_prior is not None and diffusion.kind not in ("study", "ip-adapter", "unclip", "kandinsky-2.2"):
+            raise ValueError(f"{where}.embedding_prior: given, but foundations.diffusion.kind {diffusion.kind} does not take the image embedding; leave it out")
         if self.foundations.frozen:
             if method.condition is not None:
                 raise ValueError(
@@ -129,6 +131,8 @@ class Study(Section, Plan):
         for key, value in method.sampling:
             if value != type(method.sampling).model_fields[key].get_default():
                 raise ValueError(f"{where}.sampling.{key}: {value} given, but {no_pictures}")
+        if method.embedding_prior is not None:
+            raise ValueError(f"{where}.embedding_prior: given, but {no_pictures}")
         for key in ("align", "adapt"):
             if (part := getattr(method, key)) is not None and part.losses.latent > 0:
                 raise ValueError(
@@ -172,6 +176,8 @@ class Study(Section, Plan):
                     f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`"
                 )
             self._drawn(f"transfer.baselines.{name}", method)
+            if method.embedding_prior is not None and self.transfer is not None and not self.transfer.pictures:
+                raise ValueError(f"transfer.baselines.{name}.embedding_prior: given, but with transfer.pictures false nothing is drawn; leave it out")
             if method.enter.kind == "decoded":
                 self._taught(f"transfer.baselines.{name}", 1)
             for key, dataset in self.datasets.items():

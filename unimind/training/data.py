@@ -1,6 +1,7 @@
 """What a subject gives a training, by picture: responses, or the signals that a closed form has entered; and the pictures' targets."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,13 @@ class EnteredSignals:
         chosen = torch.arange(len(images)) if limit is None or len(images) <= limit else torch.linspace(0, len(images) - 1, limit).round().long()
         return images[chosen.numpy()], self._read(rows[starts[chosen]])
 
+    def those(self, wanted: Callable[[NDArray[np.int32]], NDArray[np.bool_]]) -> "EnteredSignals":
+        """The same signals of some of the training pictures alone; `wanted` is told their stimulus indices."""
+        found, (images, rows, starts, counts) = copy.copy(self), self._parts["train"]
+        kept = wanted(images)
+        found._parts = self._parts | {"train": (images[kept], rows, starts[kept], counts[kept])}
+        return found
+
     def drawn_validation(self, limit: int) -> tuple[NDArray[np.int32], Tensor]:
         """Held-out pictures at all sizes of contexts: at most `limit` signals, evenly spread."""
         images, rows, _, counts = self._parts["validation"]
@@ -362,6 +370,12 @@ def _embedded(path: Path) -> h5py.File:
         return h5py.File(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage `embed` first") from None
+
+
+def has_target(path: Path, name: str) -> bool:
+    """Whether `embed` wrote a target; InputError where it wrote nothing."""
+    with _embedded(path) as file:
+        return name in file
 
 
 def read_targets(path: Path, images: NDArray, name: str) -> NDArray:

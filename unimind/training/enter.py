@@ -140,7 +140,7 @@ def enter(
     mark = fingerprint(study, [prepared, embeddings, *([taught] if taught else [])], __name__)
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
-    if study.shares(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
+    if study.signals(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
         if (pictures := int((own.split == 0).sum())) < FOLDS:
             raise InputError(
                 f"{prepared}: {pictures} training pictures; a training subject's signals come from {FOLDS} folds of them: give more trials, "

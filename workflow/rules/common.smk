@@ -348,6 +348,23 @@ def encoder(wildcards):
     return pretrained(wildcards)
 
 
+def aligned(wildcards):
+    """The model of a group that is trained with a body; none where it has none."""
+    wanted = STUDY.method(wildcards.method).align
+    return made(layout.ALIGNED, **wildcards) if wanted else []
+
+
+def prior_of(wildcards):
+    """The prior over embeddings that a subject's pictures are drawn by, where a method has one."""
+    path = STUDY.embedding_prior(wildcards.method, wildcards.dataset, wildcards.subject)
+    return made(path) if path else []
+
+
+def drawn_by(wildcards):
+    """As `prior_of`; none where the comparison over budgets draws no picture."""
+    return prior_of(wildcards) if STUDY.transfer.pictures else []
+
+
 def group_of(wildcards):
     return STUDY.group(wildcards.method, wildcards.dataset, wildcards.subject)
 
@@ -427,5 +444,11 @@ def trained():
     """Everything that was trained: the study's own foundations, then every method's models."""
     own = [name for name in STUDY.networks() if STUDY.is_trained(name)]
     return [made(layout.FOUNDATION, name=name) for name in own] + results_of(
-        "pretrain", "teach", "enter", "align", "condition", "adapt"
+        "pretrain",
+        "teach",
+        "enter",
+        "align",
+        "condition",
+        "embedding-prior",
+        "adapt",
     )

@@ -65,6 +65,7 @@ rule compare_budgets:
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
+        embedding_prior=drawn_by,
         features=of_drawn(layout.FEATURES),
         stimuli=stimuli_of_subject(layout.STIMULI),
         training_prepared=lambda wildcards: prepared(teachers(wildcards)),

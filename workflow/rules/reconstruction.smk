@@ -6,6 +6,7 @@ rule reconstruct_pictures:
         stimuli=stimuli_of_subject(layout.STIMULI),
         model=model,
         entered=served,
+        embedding_prior=prior_of,
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
