@@ -181,6 +181,7 @@ def _on_cpu(generator: FrozenGenerator) -> Callable[[Sampling], Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4, help="pictures drawn at once")
+    parser.add_argument("--sliced", action="store_true", help="as with foundations.diffusion.memory: sliced")
     parser.add_argument("name", nargs="?", default="", help="only generators with this in their names")
     given = parser.parse_args()
     batch = given.batch
@@ -192,6 +193,8 @@ def main() -> None:
         if given.name not in name:
             continue
         generator = make()
+        if given.sliced:
+            generator._slice()
         weights, peak, operations = draw(generator, batch)
         takes = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in generator.takes.items())
         print(

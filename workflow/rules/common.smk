@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unimind.cards import cards
 from unimind.errors import InputError
+from unimind.report.downloads import needed
 from unimind.report.status import refusals
 from unimind.stages import STAGES
 from unimind.storage import content_hash, whole_file
@@ -26,8 +27,11 @@ def study_of(config):
         sys.exit(2)
 
 
-def say_agreements(study):
-    """Before anything runs: which data sets are not here yet and must be asked for."""
+def say_needs(study):
+    """Before anything runs: which data sets are not here yet and must be asked for, which networks are fetched and how large they are."""
+    if workflow.is_main_process:
+        for line in needed(study, Path(study.results)):
+            print(line, file=sys.stderr)
     try:
         from unimind.data.fetch import agreements
     except (
