@@ -286,6 +286,13 @@ def test_ablations_leave_out_one_thing_each():
     }
 
 
+def test_ways_to_draw_differ_from_unimind_in_nothing_else():
+    study = read_study(ROOT / "config/config.yaml", ROOT / "config/additions/drawing_of_embedded.yaml")
+    unimind = study.methods["unimind"].model_dump()
+    keys = {"from-noise": {"sampling.strength"}, "prior-over-embeddings": {"embedding_prior"}, "prior-from-noise": {"sampling.strength", "embedding_prior"}}
+    assert {name: set(differences(unimind, study.methods[name].model_dump())) - {"label"} for name in keys} == keys
+
+
 def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
     thesis = ROOT / "config/thesis.yaml"
     before, after = (resolved(study) for study in (read_study(thesis), read_study(thesis, ROOT / "config/additions/faithful_of_thesis.yaml")))
