@@ -80,7 +80,7 @@ def main() -> None:
             stage.embed(study, folder / "stimuli.h5", folder, None, folder / "e.h5")
         seconds, size = time.process_time() - begun, (folder / "e.h5").stat().st_size
         print(
-            f"{given.pictures} pictures of {given.tokens} x {given.width}: {size / 1e9:.2f} GB on disk, written in {seconds:.0f} CPU-seconds, drawing them included"
+            f"{given.pictures} pictures of {given.tokens} x {given.width}: {size / 1e9:.2f} GB on disk, written in {seconds:.0f} CPU-seconds, drawing included"
         )
         print(f"peak memory {before:.2f} GB before, {peak():.2f} GB after writing")
         rows = np.random.default_rng(0).permutation(given.pictures)
