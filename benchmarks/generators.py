@@ -152,6 +152,8 @@ def draw(generator: FrozenGenerator, batch: int) -> tuple[int, int, int]:
     generator.dtype = torch.float16
     generator._null = {name: value.half() for name, value in generator._null.items()}
     generator._scheduler = _on_cpu(generator)  # type: ignore[assignment,method-assign]
+    if isinstance(generator, Unclip):  # the level of its noise has no contents here: embedding and level's code side by side, null and given
+        generator.pipe._encode_image = lambda image_embeds, do_classifier_free_guidance, **_: image_embeds.half().repeat(1 + do_classifier_free_guidance, 2)
     weights = sum(p.numel() * 2 for network in generator.pipe.components.values() if isinstance(network, torch.nn.Module) for p in network.parameters())
     inputs = {name: torch.empty(batch, *shape, device="meta") for name, shape in generator.takes.items()}
     alive, counts = Alive(None), []
@@ -179,6 +181,7 @@ def _on_cpu(generator: FrozenGenerator) -> Callable[[Sampling], Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4, help="pictures drawn at once")
+    parser.add_argument("--sliced", action="store_true", help="as with foundations.diffusion.memory: sliced")
     parser.add_argument("name", nargs="?", default="", help="only generators with this in their names")
     given = parser.parse_args()
     batch = given.batch
@@ -190,6 +193,8 @@ def main() -> None:
         if given.name not in name:
             continue
         generator = make()
+        if given.sliced:
+            generator._slice()
         weights, peak, operations = draw(generator, batch)
         takes = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in generator.takes.items())
         print(

@@ -163,6 +163,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
     other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
     study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}
+    study["transfer"]["baselines"]["prior"]["embedding_prior"] = {"width": 8, "depth": 1, "training": {"steps": 4, "batch_size": 8}}
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
@@ -171,7 +172,11 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
-    assert {command[0] for command in commands} == {name for name, stage in STAGES.items() if stage.needs_study} - {"status", "doctor"}
+    assert {command[0] for command in commands} == {name for name, stage in STAGES.items() if stage.needs_study} - {
+        "status",
+        "doctor",
+        "predict",
+    }  # predict: see test_without_pictures.py
     for command in commands:
         if command[:1] != ["figures"]:  # what it draws is seven CPU-seconds' work, and it may read everything
             assert main(command) == 0, command

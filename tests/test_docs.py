@@ -72,6 +72,7 @@ NOT_RUN = {
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
     "python benchmarks/panel.py": "minutes",
     "python benchmarks/generators.py": "minutes",
+    "python benchmarks/tokens.py": "minutes, and 3 GB of disk",
     "python benchmarks/nsd_extraction.py": "minutes",
 }
 

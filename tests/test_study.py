@@ -286,6 +286,13 @@ def test_ablations_leave_out_one_thing_each():
     }
 
 
+def test_ways_to_draw_differ_from_unimind_in_nothing_else():
+    study = read_study(ROOT / "config/config.yaml", ROOT / "config/additions/drawing_of_embedded.yaml")
+    unimind = study.methods["unimind"].model_dump()
+    keys = {"from-noise": {"sampling.strength"}, "prior-over-embeddings": {"embedding_prior"}, "prior-from-noise": {"sampling.strength", "embedding_prior"}}
+    assert {name: set(differences(unimind, study.methods[name].model_dump())) - {"label"} for name in keys} == keys
+
+
 def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
     thesis = ROOT / "config/thesis.yaml"
     before, after = (resolved(study) for study in (read_study(thesis), read_study(thesis, ROOT / "config/additions/faithful_of_thesis.yaml")))
@@ -309,6 +316,14 @@ def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
         (lambda s: s["methods"]["unimind"]["sampling"].update(guidance=0.5), "methods.unimind.sampling.guidance: 0.5 given, but the pipelines"),
         (lambda s: (s["foundations"].update(diffusion={"kind": "kandinsky-2.2"}), s["methods"]["ridge"]["sampling"].update(sampler="plms")), "write dpm"),
         (lambda s: s["methods"]["unimind"].update(condition={}), "methods.unimind.condition: given, but foundations.diffusion.kind ip-adapter is"),
+        (
+            lambda s: (s["foundations"].update(diffusion={"kind": "hub"}), s["methods"]["unimind"].update(embedding_prior={})),
+            "methods.unimind.embedding_prior: given, but foundations.diffusion.kind hub does not take the image embedding; leave it out",
+        ),
+        (
+            lambda s: s["transfer"].update(baselines={"other": {"enter": {"kind": "decoded"}, "embedding_prior": {}}}),
+            "transfer.baselines.other.embedding_prior: given, but with transfer.pictures false",
+        ),
         (lambda s: s["foundations"].update(diffusion={"kind": "autoencoder"}), "autoencoder nothing else is drawn than the predicted latent; write 0"),
     ],
 )

@@ -210,7 +210,7 @@ STAGES: dict[str, Stage] = {
     ),
     "embed": Stage(
         "unimind.foundations.embed", "embed", "Image embeddings and autoencoder latents of a stimulus file.",
-        {"stimuli": "file", "embedding": "file", "autoencoder": "file", "out": "file"},
+        {"stimuli": "file", "embedding": "file", "autoencoder": "file?", "out": "file"},
         reads=_targets, knows=(BATCH, "foundations.diffusion"), memory=16000, minutes=240, gpu=True, parallel=True,
     ),
     "pretrain": Stage(
@@ -227,7 +227,7 @@ STAGES: dict[str, Stage] = {
     "enter": Stage(
         "unimind.training.enter", "enter", "A subject's closed form: from its voxels to the picture space; and signals to train on.",
         {**_OF_SUBJECT, "trials": "text?", "seed": "text?", "prepared": "file", "embeddings": "file", "taught": "file?", "out": "file"},
-        reads=("seed", "methods.{method}: enter trained_on scope", "methods.{method}.align.in_sample", "shares(method)", "role(dataset, subject)"),
+        reads=("seed", "methods.{method}: enter trained_on scope", "methods.{method}.align.in_sample", "signals(method)", "role(dataset, subject)"),
         knows=(LABEL, "role()", "share()"), memory=16000, minutes=240, parallel=True,
     ),
     "align": Stage(
@@ -243,6 +243,12 @@ STAGES: dict[str, Stage] = {
         reads=("seed", "methods.{method}: enter body align.losses condition trained_on"),
         knows=(LABEL, "members()", "role()", "share()"), memory=32000, minutes=2880, gpu=True, parallel=True,
     ),
+    "embedding-prior": Stage(
+        "unimind.training.embedding_prior", "embedding_prior", "Train the distribution of embeddings that a group's regressed ones may stand for.",
+        {"method": "text", "group": "text", "embeddings": "files", "entered": "files", "aligned": "file?", **_TRAINED},
+        reads=("seed", "methods.{method}: enter body align embedding_prior trained_on"),
+        knows=(LABEL, "members()", "role()", "share()"), memory=32000, minutes=1440, gpu=True, parallel=True,
+    ),
     "adapt": Stage(
         "unimind.training.adapt", "adapt", "Fit a shared model to a new subject by gradient steps.",
         {**_OF_SUBJECT, "trials": "text?", "seed": "text?", "prepared": "file", "embeddings": "file", "shared": "file", **_TEACHERS, **_TRAINED},
@@ -251,10 +257,15 @@ STAGES: dict[str, Stage] = {
     ),
     "reconstruct": Stage(
         "unimind.reconstruction.reconstruct", "reconstruct", "Prepared test trials in, pictures out; with the shuffled-fMRI control.",
-        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", **_PICTURES, "stimuli": "file", "out": "file",
-         "grid": "file?"},
+        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "model": "file", "entered": "file?", "embedding-prior": "file?", **_PICTURES,
+         "stimuli": "file", "out": "file", "grid": "file?"},
         reads=("seed", "picture_size", "methods.{method}: sampling"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
+    ),
+    "predict": Stage(
+        "unimind.reconstruction.predict", "predict", "Prepared test trials in, predicted image embeddings out, with the shuffled-fMRI control; no picture.",
+        {**_OF_SUBJECT, "prepared": "file", "model": "file", "entered": "file?", "out": "file"},
+        reads=("seed",), knows=(LABEL, BATCH), memory=8000, minutes=240, parallel=True,
     ),
     "reconstruct-controls": Stage(
         "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
@@ -268,16 +279,16 @@ STAGES: dict[str, Stage] = {
     ),
     "score": Stage(
         "unimind.evaluation.score", "score", "Metrics of all methods' reconstructions of one subject, with their controls.",
-        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file", "features": "file", "stimuli": "file", "prepared": "file",
+        {"dataset": "text", "subject": "text", "reconstructions": "files", "controls": "file?", "features": "file?", "stimuli": "file", "prepared": "file",
          "embeddings": "file", "embedding": "file", "classifier": "file?", "out": "file"},
         reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
     "transfer": Stage(
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
-        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", **_PICTURES, "features": "file", "stimuli": "file",
-         **_TEACHERS, **_TRAINED},
-        reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples", "shares(method)",
+        {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", "embedding": "file", "embedding-prior": "file?",
+         "diffusion": "file?", "autoencoder": "file?", "features": "file?", "stimuli": "file", **_TEACHERS, **_TRAINED},
+        reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples", "signals(method)",
                "methods.{method}.align: losses margin temperature in_sample", "transfer -methods -baselines", "evaluation -batch_size", DATASET,
                "role(dataset, subject)"),
         knows=(LABEL, BATCH, "role()"), code_of=_code_of_transfer, memory=24000, minutes=1440, gpu=True, parallel=True,
@@ -288,7 +299,7 @@ STAGES: dict[str, Stage] = {
     ),
     "figures": Stage(
         "unimind.report.figures", "figures", "Figures of the report from tables, losses and reconstructions.",
-        {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files", "metrics": "files?",
+        {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files?", "metrics": "files?",
          "out": "file"}, reads=_EVERYTHING, memory=8000,
     ),
     "report": Stage(

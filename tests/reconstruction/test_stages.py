@@ -26,10 +26,12 @@ from unimind.storage import load_model, save_model, whole_directory
 from unimind.study import Sampling, parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
+from unimind.training.embedding_prior import embedding_prior
 from unimind.training.enter import enter
 from unimind.training.foundations.build import foundation
 
 SHORT = {"steps": 6, "batch_size": 8, "validate_every": 3}
+RIDGE = {"scope": "subject", "enter": {"kind": "ridge", "alphas": [1.0, 10.0], "folds": 2}}
 IMAGES, TEST, VOXELS = 40, 8, {"subj01": 30, "subj02": 25}
 
 
@@ -45,7 +47,8 @@ def make_study(batch_size=64, **sampling):
         "methods": {
             "unimind": method,
             "mindvis": {**method, "scope": "subject", "align": None, "condition": {"tokens": 2, "train_encoder": True, "training": SHORT}},
-            "ridge": {"scope": "subject", "enter": {"kind": "ridge", "alphas": [1.0, 10.0], "folds": 2}, "sampling": {**sampling, "strength": 0.7}},
+            "ridge": RIDGE | {"sampling": {**sampling, "strength": 0.7}},
+            "sampled": RIDGE | {"embedding_prior": {"width": 8, "depth": 1, "training": SHORT}, "sampling": {**sampling, "strength": 0.7}},
         },
         "foundations": {
             "drawn": {"count": 64},
@@ -83,12 +86,14 @@ def world(tmp_path_factory):
     condition(study, "unimind", "d", both, [root / "e.h5"] * 2, None, root / "aligned", root / "diffusion", None, None, root / "c2", root / "unimind")
     condition(study, "mindvis", "d-subj01", both[:1], [root / "e.h5"], None, None, root / "diffusion", None, None, root / "c3", root / "mindvis")
     enter(study, "ridge", "d", "subj01", both[0], root / "e.h5", None, root / "ridge")
+    enter(study, "sampled", "d", "subj01", both[0], root / "e.h5", None, root / "sampled")
+    embedding_prior(study, "sampled", "d-subj01", [root / "e.h5"], [root / "sampled"], None, root / "c4", root / "prior")
     return root
 
 
-def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, out="out.h5", diffusion="diffusion"):
+def pictures(root, name, study=None, model=None, prepared=None, stimuli=None, out="out.h5", diffusion="diffusion", prior=None):
     reconstruct(study or make_study(), name, "d", "subj01", prepared or root / "subj01.h5", root / "e.h5", model or root / name, None, root / diffusion,
-                root / "autoencoder", root / "embedding", stimuli or root / "stimuli.h5", root / out, root / "grid.png")  # fmt: skip
+                root / "autoencoder", root / "embedding", stimuli or root / "stimuli.h5", root / out, root / "grid.png", prior)  # fmt: skip
     with h5py.File(root / out) as file:
         return {key: value[:] for key, value in file.items()}
 
@@ -181,6 +186,19 @@ def test_the_shuffled_control_is_drawn_and_chosen_as_the_reconstruction_is(world
     if name != "mindvis":
         assert drawn["shown"].any()
     np.testing.assert_array_equal(control["shuffled"], drawn["samples"][np.arange(TEST), drawn["shown"]])
+
+
+def test_a_prior_changes_what_is_drawn_from_and_nothing_that_is_predicted(world):
+    """Given, it draws other pictures of other embeddings, chosen by the regressed one; not given, nothing knows that the method has one."""
+    without, ridge, drawn = pictures(world, "sampled"), pictures(world, "ridge"), pictures(world, "sampled", prior=world / "prior")
+    assert all(np.array_equal(without[name], ridge[name]) for name in ridge)
+    assert np.array_equal(drawn["predicted"], ridge["predicted"]) and np.array_equal(drawn["predicted_shuffled"], ridge["predicted_shuffled"])
+    assert (drawn["samples"] != ridge["samples"]).any((1, 2, 3, 4)).all()
+    assert drawn["shown"].tolist() == agreements(world, drawn).argmax(1).tolist()
+    with h5py.File(world / "out.h5") as file:
+        assert "sample of the embeddings" in file.attrs["embedding_prior"]
+    batches = pictures(world, "sampled", make_study(batch_size=3), prior=world / "prior")
+    assert np.abs(batches["samples"].astype(int) - drawn["samples"]).max() <= 1
 
 
 def test_half_precision_draws_nearly_the_same_pictures(world):

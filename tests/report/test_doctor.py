@@ -17,7 +17,8 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
 from unimind.report import doctor
-from unimind.study import Study, parse_study
+from unimind.report.downloads import needed
+from unimind.study import AutoencoderAlone, Study, parse_study, read_study
 
 ROOT = Path(__file__).parents[2]
 TINY = yaml.safe_load((ROOT / "tests/workflow/studies/tiny.yaml").read_text())
@@ -256,6 +257,39 @@ def test_networks_of_the_hub_are_looked_for_in_its_cache(monkeypatch, tmp_path):
     assert found(doctor._weights, REAL)["network: autoencoder"][0] == "ok"
     other = REAL | {"foundations": REAL["foundations"] | {"autoencoder": {"kind": "hub", "revision": "fp16"}}}
     assert found(doctor._weights, other)["network: autoencoder"][0] == "note"
+
+
+@pytest.mark.parametrize(
+    ("files", "gigabytes"),
+    [(["nsd.yaml"], 2.53 + 0.33 + 2.1 + 0.04), (["god.yaml"], 2.53 + 0.33 + 2.1 + 0.04), (["nsd.yaml", "additions/nsd_sdxl.yaml"], 2.53 + 0.33 + 6.9 + 0.7),
+     (["nsd.yaml", "additions/nsd_unclip.yaml"], 2.53 + 0.33 + 2.6), (["config.yaml"], None)],
+)  # fmt: skip
+def test_networks_to_fetch_are_listed_with_size_and_licence(files, gigabytes):
+    given = read_study(*(ROOT / "config" / name for name in files))
+    lines = needed(given, Path(given.results))
+    if gigabytes is None:
+        assert lines == []
+        return
+    *networks, total = lines
+    assert total == f"networks to fetch: {gigabytes:.1f} GB" and all(line.rsplit(", ", 2)[1].endswith(" GB") for line in networks)
+    assert any("MIT" in line for line in networks) and not any("NC" in line.rsplit(", ", 1)[1] for line in networks)
+    put(*(f"{given.results}/foundations/{name}/model.safetensors" for name in ("embedding", "diffusion")))
+    assert [line.partition(":")[0] for line in needed(given, Path(given.results))] == ["network autoencoder", "networks to fetch"]
+
+
+def test_a_frozen_generator_and_its_adapter_are_looked_for_in_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    given = read_study(ROOT / "config/nsd.yaml")
+    before = [one for one in doctor._weights(given) if one.about.startswith("network")]
+    assert [(one.about, one.state) for one in before] == [(f"network: {name}", "note") for name in ("embedding", "autoencoder", "diffusion", "diffusion")]
+    assert before[3].words.startswith("h94/IP-Adapter is not in") and "IP-Adapter (SD 1.5)" in before[3].words and "0.04 GB" in before[3].words
+    cache(tmp_path / "hf", "h94/IP-Adapter", "models/ip-adapter_sd15.safetensors")
+    cache(tmp_path / "hf", "stable-diffusion-v1-5/stable-diffusion-v1-5", "unet/diffusion_pytorch_model.fp16.safetensors")
+    assert [one.state for one in doctor._weights(given) if one.about.startswith("network")] == ["note", "note", "ok", "ok"]
+    alone = read_study(ROOT / "config/nsd.yaml").model_copy(
+        update={"foundations": given.foundations.model_copy(update={"diffusion": AutoencoderAlone(kind="autoencoder")})}
+    )
+    assert [one.words for one in doctor._weights(alone) if one.about == "network: diffusion"] == ["none: the autoencoder alone decodes"]
 
 
 def test_files_of_weights_are_looked_for():

@@ -24,6 +24,8 @@ ROWS = {
     "embedding-ceiling": "the diffusion model given the true image embedding",
     "autoencoder-ceiling": "the autoencoder's round trip of the truth",
 }
+#: Rows of which the predicted embedding is measured: all there are where no picture is drawn.
+OF_PREDICTIONS = ("reconstruction", "body-removed", "shuffled", "chance")
 #: Rows that do not depend on the method: they stand once per subject in a table.
 OF_THE_SUBJECT = ("mean-training-image", "unconditional", "embedding-ceiling", "autoencoder-ceiling")
 

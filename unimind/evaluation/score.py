@@ -44,8 +44,8 @@ class Made(NamedTuple):
         The test pictures.
     repeats, trials_per_picture : str
         What a method got of each test picture.
-    samples : int
-        Pictures drawn per test picture.
+    samples : int or None
+        Pictures drawn per test picture; None where no picture is drawn at all.
     choice_of_sample : str
         How this method chose the one shown.
     """
@@ -53,8 +53,8 @@ class Made(NamedTuple):
     stimulus: np.ndarray
     repeats: str
     trials_per_picture: str
-    samples: int
-    choice_of_sample: str
+    samples: int | None = None
+    choice_of_sample: str = ""
 
 
 @dataclass
@@ -74,8 +74,8 @@ def score(
     dataset: str,
     subject: str,
     reconstructions: Sequence[Path],
-    controls: Path,
-    features: Path,
+    controls: Path | None,
+    features: Path | None,
     stimuli: Path,
     prepared: Path,
     embeddings: Path,
@@ -87,6 +87,13 @@ def score(
 
     Truths, controls and their features are read once for all methods; pictures stay on disk and are read a batch at a time.
 
+    Parameters
+    ----------
+    reconstructions : sequence of Path
+        One of each method: what `reconstruct` wrote, or `predict` where no picture is drawn.
+    controls, features : Path or None
+        None where no picture is drawn.
+
     Raises
     ------
     InputError
@@ -96,16 +103,22 @@ def score(
     panel = panel_of(study, embedding, classifier)
     with contextlib.ExitStack() as stack:
         files = _opened(reconstructions, stack)
+        if {"samples" in file for file in files.values()} != {controls is not None and features is not None}:
+            raise InputError("score: pictures are measured beside their controls and features, predictions without; give files of one kind")
         images = stack.enter_context(h5py.File(stimuli))["images"]
         stimulus = np.sort(next(iter(files.values()))["stimulus"][:].astype(int))
         truths, pictures = Joined(), Joined()
         truths.add(images, stimulus)
         found = {method: _reconstructions(method, file, stimulus, images, pictures, study.seed) for method, file in files.items()}
-        shared, absent_shared, drawn = _controls(stack.enter_context(h5py.File(controls)), stimulus, mean_training_image(stimuli, prepared), pictures)
-        rows = {(method, row): index for method, one in found.items() for row, index in one.rows.items()}
-        rows |= {("", row): index for row, index in shared.items()}
-        sets = PictureSet(truths), PictureSet(pictures)
-        measured = measure(panel, *sets, rows, section.batch_size, lambda network: stored_features(features, stimulus, network))
+        shared: dict[str, np.ndarray] = {}
+        absent_shared: dict[str, str] = {}
+        drawn, measured = 0, {}
+        if controls is not None and features is not None:
+            shared, absent_shared, drawn = _controls(stack.enter_context(h5py.File(controls)), stimulus, mean_training_image(stimuli, prepared), pictures)
+            rows = {(method, row): index for method, one in found.items() for row, index in one.rows.items()}
+            rows |= {("", row): index for row, index in shared.items()}
+            sets = PictureSet(truths), PictureSet(pictures)
+            measured = measure(panel, *sets, rows, section.batch_size, lambda network: stored_features(features, stimulus, network))
     with h5py.File(embeddings) as file, h5py.File(prepared) as trials:
         true_embeddings = rows_at(file["embedding"], stimulus)
         training = rows_at(file["embedding"], np.unique(trials["stimulus"][:][trials["split"][:] == 0]))
@@ -114,6 +127,8 @@ def score(
     with whole_directory(out) as folder:
         for method, one in found.items():
             own: Measured = {row: measured[method, row] for row in one.rows} | {row: {} for row in one.predicted if row not in one.rows}
+            if one.made.samples is None:
+                own["chance"] = {}
             if "samples" in own:
                 own["samples-mean"] = {name: values.mean(1) for name, values in own.pop("samples").items() if isinstance(values, np.ndarray)}
             absent = panel.absent | embedding_measures(section.metrics, own, true_embeddings, one.predicted, training, embedding, study.seed)
@@ -171,20 +186,23 @@ def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
 
 
 def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images: h5py.Dataset, pictures: Joined, seed: int) -> Reconstructions:
-    """One method's rows, its pictures joined to the others'."""
+    """One method's rows, its pictures joined to the others'; of a file without pictures what it predicts alone."""
     order = np.argsort(file["stimulus"][:])
     if not np.array_equal(file["stimulus"][:][order], stimulus):
         raise InputError(f"{file.filename}: reconstructs other test pictures than the other methods do; run the reconstruct stage of all methods again")
     attributes, absent_rows, notes = dict(file.attrs), {}, []
+    repeats, trials = str(attributes["repeats"]), str(attributes["trials_per_picture"])
+    predicted = {row: file[key][:][order] for row, key in PREDICTED.items() if key in file}
+    if "body-removed" not in predicted:
+        absent_rows["body-removed"] = "the method has no body" if predicted else "the method predicts no image embedding"
+    if "samples" not in file:
+        return Reconstructions(Made(stimulus, repeats, trials), attributes, {}, predicted, absent_rows)
     each = file["samples"].shape[1]
     drawn = each if attributes.get("strength", 1) else 1  # nothing is drawn by chance then, and all samples are equal
     choice = str(attributes["choice"])
     samples = pictures.add(file["samples"], order)
     shown = samples[np.arange(len(order)), file["shown"][:].astype(int)[order]]
     rows = {"reconstruction": shown, "shuffled": pictures.add(file["shuffled"], order)}
-    predicted = {row: file[key][:][order] for row, key in PREDICTED.items() if key in file}
-    if "body-removed" not in predicted:
-        absent_rows["body-removed"] = "the method has no body" if predicted else "the method predicts no image embedding"
     if len(order) > 1:
         rows["chance"] = of_another_image(shown, seed)
     if "predicted_train_nearest" in file:
@@ -198,8 +216,7 @@ def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images:
         notes.append(f"{method} predicts no image embedding: the first of its {each} samples is shown")
     elif drawn > 1 and (control := int(attributes.get("shuffled_samples", 1))) != each:
         notes.append(f"{method}: the control shuffled is chosen of {control} sample{'' if control == 1 else 's'}, the picture shown of {each}")
-    made = Made(stimulus, str(attributes["repeats"]), str(attributes["trials_per_picture"]), each, choice)
-    return Reconstructions(made, attributes, rows, predicted, absent_rows, notes)
+    return Reconstructions(Made(stimulus, repeats, trials, each, choice), attributes, rows, predicted, absent_rows, notes)
 
 
 def _controls(file: h5py.File, stimulus: np.ndarray, mean: np.ndarray, pictures: Joined) -> tuple[dict[str, np.ndarray], dict[str, str], int]:
@@ -323,12 +340,11 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         "repeats": made.repeats,
         "beta_version": data.get("betas", "-"),
         "image_size": study.picture_size,
-        "pictures": picture_protocol(),
+        **({} if made.samples is None else {"pictures": picture_protocol()}),
         "networks": panel.protocol(),
         "image_embedding": {"network": networks.foundation_name(embedding), "sha256": networks.model_hash(embedding)},
         "identification": "embedding dimensions standardised by the subject's training images",
         "retrieval": {"pool": f"at most {POOL}", "repeats": REPEATS, "top": 1},
-        "samples_per_stimulus": made.samples,
-        "choice_of_sample": made.choice_of_sample,
+        **({} if made.samples is None else {"samples_per_stimulus": made.samples, "choice_of_sample": made.choice_of_sample}),
     }
     return {"id": content_hash(content)[:8], **content}, tested

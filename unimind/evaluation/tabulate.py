@@ -12,7 +12,7 @@ from typing import Any
 from unimind.errors import InputError
 from unimind.evaluation import comparisons as tests
 from unimind.evaluation import layout, peers
-from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
+from unimind.evaluation.controls import OF_PREDICTIONS, OF_THE_SUBJECT, ROWS
 from unimind.evaluation.efficiency import write_efficiency
 from unimind.evaluation.measures import GROUPS, MEASURES, NAMES, RETRIEVAL_GROUPS, SEMANTIC, circular, measure_of
 from unimind.evaluation.rows import AVERAGES, Row, averages, distinct, grouped, read_metrics, table_rows
@@ -88,7 +88,7 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         ]  # fmt: skip
         pd.DataFrame(of_curves, columns=[*tests.COLUMNS[:3], "trials", *tests.COLUMNS[3:]]).to_csv(folder / "adaptation_comparisons.csv", index=False)
         pd.DataFrame(compared, columns=tests.COLUMNS).to_csv(folder / "comparisons.csv", index=False)
-        _write_pair(folder, "reconstruction", "Reconstruction", study, blocks, notes, words, GROUPS)
+        _write_pair(folder, "reconstruction", "Reconstruction" if study.draws else "Predicted embeddings", study, blocks, notes, words, GROUPS)
         _write_pair(folder, "retrieval", "Retrieval and identification by the encoder's embedding", study, blocks, sought, {}, RETRIEVAL_GROUPS)
         tested = {budget: found for budget, (_, found) in of_budgets.items()}
         new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], tested, labels) for dataset in study.datasets}
@@ -196,7 +196,8 @@ def _circular(study: Study, files: list[dict[str, Any]]) -> list[str]:
     """Which measures are by the network whose embedding is predicted, and by which samples are chosen."""
     own = circular(study.foundations.embedding)
     found = [MEASURES[name].title for name in NAMES if name in own and any(name in file["rows"].get("reconstruction", {}) for file in files)]
-    return [f"By the network whose embedding is predicted and by which samples are chosen: {', '.join(found)}; they favour what they measure."] if found else []
+    chosen = " and by which samples are chosen" if study.draws else ""
+    return [f"By the network whose embedding is predicted{chosen}: {', '.join(found)}; they favour what they measure."] if found else []
 
 
 def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
@@ -204,7 +205,7 @@ def _absent_rows(study: Study, files: list[dict[str, Any]]) -> list[str]:
     of_methods, of_subjects = [], []
     for (subject, _), members in grouped(files, lambda file: (file["subject"], file["protocol"]["id"])).items():
         reasons = {row: reason for file in members for row, reason in file.get("absent_rows", {}).items()}
-        for row in ROWS:
+        for row in ROWS if study.draws else OF_PREDICTIONS:
             if row in OF_THE_SUBJECT:
                 if not any(row in file["rows"] for file in members):
                     of_subjects.append((row.replace("-", " "), reasons.get(row, NOT_MEASURED), subject))
@@ -243,11 +244,16 @@ def describe_protocol(protocol: dict[str, Any]) -> str:
         tested = f"{tested['pictures']} pictures [{tested['hash'][:8]}], trials of each: {tested['trials_per_picture']}"
     parts = [
         f"data set {protocol.get('dataset')}", f"split {protocol.get('split')}", f"tested on {tested}",
-        f"sessions {protocol.get('sessions')}", f"repeats: {protocol.get('repeats')}",
-        f"betas {protocol.get('beta_version')}", f"pictures of {protocol.get('image_size')} px, measured at {pictures.get('side')} ({pictures.get('resize')})",
-        f"SSIM and PixCorr at {pictures.get('detail_side')}; SSIM {pictures.get('ssim')}",
-        f"{protocol.get('samples_per_stimulus')} samples per stimulus, shown: {protocol.get('choice_of_sample')}",
+        f"sessions {protocol.get('sessions')}", f"repeats: {protocol.get('repeats')}", f"betas {protocol.get('beta_version')}",
     ]  # fmt: skip
+    if pictures:
+        parts += [
+            f"pictures of {protocol.get('image_size')} px, measured at {pictures.get('side')} ({pictures.get('resize')})",
+            f"SSIM and PixCorr at {pictures.get('detail_side')}; SSIM {pictures.get('ssim')}",
+            f"{protocol.get('samples_per_stimulus')} samples per stimulus, shown: {protocol.get('choice_of_sample')}",
+        ]
+    else:
+        parts.append(f"pictures of {protocol.get('image_size')} px, none drawn")
     parts += [f"{measure_of(name).title} by {network['network']} [{network['sha256'][:8]}]" for name, network in protocol.get("networks", {}).items()]
     if "image_embedding" in protocol:
         parts.append(f"image embedding {protocol['image_embedding']['network']} [{protocol['image_embedding']['sha256'][:8]}]")

@@ -16,11 +16,11 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
-from unimind.reconstruction.predict import predict_pictures
-from unimind.reconstruction.reconstruct import REPEATS, trials_per_picture
+from unimind.reconstruction.predict import REPEATS, predict_pictures, trials_per_picture
 from unimind.reconstruction.tested import choice_of_sample
 from unimind.stages import STAGES
 from unimind.storage import read_json, write_json
@@ -48,13 +48,14 @@ class _Files(NamedTuple):
     embeddings: Path
     shared: Path | None
     taught: Path | None
-    diffusion: Path
-    autoencoder: Path
+    diffusion: Path | None
+    autoencoder: Path | None
     embedding: Path
-    features: Path
+    features: Path | None
     stimuli: Path
     training_prepared: list[Path]
     training_embeddings: list[Path]
+    embedding_prior: Path | None
 
 
 def transfer(
@@ -66,15 +67,16 @@ def transfer(
     embeddings: Path,
     shared: Path | None,
     taught: Path | None,
-    diffusion: Path,
-    autoencoder: Path,
+    diffusion: Path | None,
+    autoencoder: Path | None,
     embedding: Path,
-    features: Path,
+    features: Path | None,
     stimuli: Path,
     training_prepared: list[Path],
     training_embeddings: list[Path],
     checkpoints: Path,
     out: Path,
+    embedding_prior: Path | None = None,
 ) -> None:
     """Write the measures of every way and budget: an entry each, shaped like a metrics file, averaged over drawings image by image.
 
@@ -87,7 +89,9 @@ def transfer(
     """
     if study.transfer is None:
         raise InputError("transfer: missing in the study; say there which budgets of trials are wanted")
-    files = _Files(prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings)
+    files = _Files(
+        prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings, embedding_prior
+    )
     settings = study.method(method)
     with PreparedSubject(prepared) as data:
         available = len(data.trials("train")) + len(data.trials("validation"))
@@ -162,6 +166,8 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
     absent: dict[str, str] = {}
     wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
     if study.transfer.pictures and wanted:
+        assert files.diffusion is not None and files.autoencoder is not None and files.features is not None
+        features = files.features
         panel = Panel.of(wanted, study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
         absent |= panel.absent
         keys = [(study.seed, int(image), 0) for image in stimulus]
@@ -170,11 +176,12 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         generator = generator_for(files.diffusion, coder, study.picture_size, files.embeddings, device)
         decoder.prepare(generator)
         norms = norms_for(generator, files.embeddings, known)
-        pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label)
+        prior = None if files.embedding_prior is None else load_embedding_prior(files.embedding_prior).to(device)
+        pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label, prior)
         with h5py.File(files.stimuli) as file:
             truths = PictureSet(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}
-        found = measure(panel, truths, PictureSet(pictures), index, batch, lambda network: stored_features(files.features, stimulus, network))
+        found = measure(panel, truths, PictureSet(pictures), index, batch, lambda network: stored_features(features, stimulus, network))
     with h5py.File(files.embeddings) as file:
         predicted = {} if prediction.embedding is None else {"reconstruction": prediction.embedding.cpu().numpy()}
         absent |= embedding_measures(
@@ -182,7 +189,8 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         )
     costs = read_json((own or model) / "efficiency.json")
     parts = [part for part in (decoder.encoder, decoder.stage) if part is not None]
-    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters()) + parameters_of(files.diffusion)
+    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    costs["parameters"] += parameters_of(files.diffusion) if files.diffusion is not None else 0
     if settings.closed:
         costs["parameters"] += sum(buffer.numel() for buffer in decoder.encoder.enter.buffers())
     return {
@@ -208,7 +216,8 @@ def _entry(
     measured = {"reconstruction": {name: np.array([part["measures"][name] for part in parts], float) for name in parts[0]["measures"]}}
     wanted = [name for name in study.evaluation.metrics if name in measured["reconstruction"]]
     panel = Panel.of([name for name in wanted if name in OF_PICTURES], study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
-    made = Made(np.array(parts[0]["stimulus"]), REPEATS, parts[0]["trials_per_picture"], 1, choice_of_sample(1))
+    drawn = (1, choice_of_sample(1)) if files.diffusion is not None else (None, "")
+    made = Made(np.array(parts[0]["stimulus"]), REPEATS, parts[0]["trials_per_picture"], *drawn)
     protocol, tested = protocol_of(study, dataset, subject, panel, files.embedding, files.stimuli, made)
     names = {"scratch": " from scratch", "zero-shot": " without adaptation"}
     return {

@@ -20,21 +20,23 @@ from unimind.study import Study
 AT_ONCE = 16
 
 
-def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: Path) -> None:
+def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path | None, out: Path) -> None:
     """Write the targets of all pictures, in the order of the stimuli; pictures are streamed.
 
-    Beside `embedding` (n, d) and `latent` (n, c, h, w), both float32, these are `norm` (n,) where the embedding has a length of its
-    own, and `tokens` (n, tokens, width) where the study's generator takes them, in half precision.
+    These are `embedding` (n, d) and, where there is an autoencoder, `latent` (n, c, h, w), both float32; `norm` (n,) where the embedding
+    has a length of its own, and `tokens` (n, tokens, width) where the study's generator takes them, in half precision.
     """
     device = on_device()
-    embedder, coder = load_embedding(embedding).to(device), load_autoencoder(autoencoder).to(device)
+    embedder = load_embedding(embedding).to(device)
+    coder = None if autoencoder is None else load_autoencoder(autoencoder).to(device)
     size = study.evaluation.batch_size if device.type == "cuda" else min(study.evaluation.batch_size, AT_ONCE)
     with h5py.File(stimuli) as source, whole_file(out) as temporary, NewFile(temporary) as target:
         images = source["images"]
         for start in track(range(0, len(images), size), f"embedding {len(images)} pictures", total=-(-len(images) // size)):
             batch = torch.from_numpy(images[start : start + size]).permute(0, 3, 1, 2).to(device).float() / 255
             with torch.no_grad():
-                found = targets_of(batch, embedder, study.foundations.target == "tokens") | {"latent": coder.encode(batch)}
+                found = targets_of(batch, embedder, study.foundations.target == "tokens")
+                found |= {} if coder is None else {"latent": coder.encode(batch)}
             for name, values in found.items():
                 stored = values.to(torch.float16 if name == "tokens" else torch.float32).cpu().numpy()
                 if not np.isfinite(stored).all():
@@ -45,10 +47,9 @@ def embed(study: Study, stimuli: Path, embedding: Path, autoencoder: Path, out: 
                     target.create_dataset(name, (len(images), *stored.shape[1:]), stored.dtype, chunks=chunks)
                 target[name][start : start + len(stored)] = stored
             target.check()
-        target.attrs["embedding_network"] = embedder.name
-        target.attrs["embedding_sha256"] = file_hash(embedding / "model.safetensors")
-        target.attrs["autoencoder_network"] = coder.name
-        target.attrs["autoencoder_sha256"] = file_hash(autoencoder / "model.safetensors")
+        for role, network, directory in (("embedding", embedder, embedding), ("autoencoder", coder, autoencoder)):
+            if network is not None and directory is not None:
+                target.attrs[f"{role}_network"], target.attrs[f"{role}_sha256"] = network.name, file_hash(directory / "model.safetensors")
 
 
 def targets_of(images: Tensor, embedder, tokens: bool = False) -> dict[str, Tensor]:

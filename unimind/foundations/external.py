@@ -6,13 +6,13 @@ from typing import Any
 from unimind.errors import InputError
 from unimind.storage import read_json
 from unimind.study import (
+    AutoencoderAlone,
     ClipVisionEmbedding,
     Frozen,
     HubAutoencoder,
     HubDiffusion,
     LdmAutoencoder,
     LdmDiffusion,
-    NoGenerator,
     OpenClipEmbedding,
     SqueezeNetEmbedding,
     Taef2Autoencoder,
@@ -20,7 +20,7 @@ from unimind.study import (
 
 External = (
     OpenClipEmbedding | ClipVisionEmbedding | SqueezeNetEmbedding | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder | HubDiffusion | LdmDiffusion
-    | Frozen | NoGenerator
+    | Frozen | AutoencoderAlone
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _build(settings: External, directory: Path) -> None:
             from unimind.foundations.ldm import build_ldm_unet
 
             build_ldm_unet(settings, directory)
-        case Frozen() | NoGenerator():
+        case Frozen() | AutoencoderAlone():
             from unimind.foundations.generators.build import build_generator
 
             build_generator(settings, directory)

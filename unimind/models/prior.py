@@ -54,11 +54,10 @@ class Features:
     @classmethod
     def of(cls, coordinates: NDArray, space: PictureSpace) -> "Features":
         """Features that are white over some pictures' coordinates (n, K)."""
-        split, limit = space.components["embedding"], max(1, len(coordinates) // 4)
-        first = [np.arange(min(FEATURES, space.components[name], limit)) for name in ("embedding", "latent")]
-        chosen = np.concatenate([first[0], split + first[1]])
-        largest = (float(space.embedding_spread[0]), float(space.latent_spread[0]))
-        scale = np.concatenate([np.full(len(own), 1 / spread) for own, spread in zip(first, largest, strict=True)])
+        limit, begins = max(1, len(coordinates) // 4), np.cumsum([0, *space.components.values()])
+        first = [begin + np.arange(min(FEATURES, count, limit)) for begin, count in zip(begins, space.components.values(), strict=False)]
+        chosen = np.concatenate(first)
+        scale = np.concatenate([np.full(len(own), 1 / float(space.spread[own[0]])) for own in first])
         part = coordinates[:, chosen].astype(np.float64) * scale
         mean = part.mean(0)
         values, vectors = np.linalg.eigh(np.cov(part.T).reshape(len(chosen), -1))

@@ -1,6 +1,6 @@
 """The picture space: principal components of what is predicted of a picture, the same for all subjects and no one's voxels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ NOTHING = 1e-6
 
 
 class PictureSpace(nn.Module):
-    """Coordinates of pictures: principal components of image embedding and autoencoder latent, side by side.
+    """Coordinates of pictures: principal components of image embedding and, where a study has one, autoencoder latent, side by side.
 
     z = ((t - mean) / scale) A for each target t, with A orthonormal: of the embedding scaled by every dimension's standard
     deviation, of the latent by one number. Components are ordered by variance. K is the number of all coordinates.
@@ -27,18 +27,18 @@ class PictureSpace(nn.Module):
     ----------
     dim : int
         Length of the image embedding.
-    latent_shape : sequence of int
-        (c, h, w).
+    latent_shape : sequence of int or None
+        (c, h, w); None where there is no latent.
     components : mapping
-        Kept of `embedding` and of `latent`.
+        Kept of `embedding` and of `latent`, in this order.
     """
 
-    def __init__(self, dim: int, latent_shape: tuple[int, int, int], components: Mapping[str, int]) -> None:
+    def __init__(self, dim: int, latent_shape: Sequence[int] | None, components: Mapping[str, int]) -> None:
         super().__init__()
-        self.arguments: dict[str, Any] = {"dim": dim, "latent_shape": list(latent_shape), "components": dict(components)}
-        self.latent_shape = tuple(latent_shape)
-        self.sizes = {"embedding": dim, "latent": int(np.prod(latent_shape))}
-        self.components = dict(components)
+        self.arguments: dict[str, Any] = {"dim": dim, "latent_shape": None if latent_shape is None else list(latent_shape), "components": dict(components)}
+        self.latent_shape = None if latent_shape is None else tuple(latent_shape)
+        self.sizes = {"embedding": dim} | ({} if latent_shape is None else {"latent": int(np.prod(latent_shape))})
+        self.components = {name: components[name] for name in self.sizes}
         for name, size in self.sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
@@ -46,7 +46,7 @@ class PictureSpace(nn.Module):
             self.register_buffer(f"{name}_spread", torch.ones(self.components[name]))
 
     @classmethod
-    def fit(cls, embedding: NDArray, latent: NDArray) -> "PictureSpace":
+    def fit(cls, embedding: NDArray, latent: NDArray | None = None) -> "PictureSpace":
         """The space of some pictures.
 
         Parameters
@@ -57,6 +57,8 @@ class PictureSpace(nn.Module):
         rows = np.unique(np.linspace(0, len(embedding) - 1, min(len(embedding), PICTURES)).round().astype(int))
         found = {}
         for name, target in {"embedding": embedding, "latent": latent}.items():
+            if target is None:
+                continue
             values = np.asarray(target[rows], np.float32).reshape(len(rows), -1)
             mean = values.mean(0, dtype=np.float64)
             deviation = values.std(0, dtype=np.float64).clip(1e-6)
@@ -64,7 +66,7 @@ class PictureSpace(nn.Module):
                 deviation[:] = np.sqrt((deviation**2).mean())
             axes, spread = principal_axes(((values - mean) / deviation).astype(np.float32), COMPONENTS[name])
             found[name] = (mean, deviation, axes, spread)
-        space = cls(embedding.shape[1], tuple(latent.shape[1:]), {name: len(part[3]) for name, part in found.items()})
+        space = cls(embedding.shape[1], None if latent is None else latent.shape[1:], {name: len(part[3]) for name, part in found.items()})
         for name, part in found.items():
             for key, value in zip(("mean", "scale", "axes", "spread"), part, strict=True):
                 getattr(space, f"{name}_{key}").copy_(torch.from_numpy(np.ascontiguousarray(value)))
@@ -83,11 +85,11 @@ class PictureSpace(nn.Module):
     @property
     def spread(self) -> Tensor:
         """Standard deviation of every coordinate over the pictures: (K,)."""
-        return torch.cat([self.embedding_spread, self.latent_spread])
+        return torch.cat([self._get(name, "spread") for name in self.components])
 
-    def coordinates(self, embedding: Tensor, latent: Tensor) -> Tensor:
-        """Coordinates (n, K) of pictures given by embedding (n, d) and latent (n, c, h, w)."""
-        return torch.cat([self.of("embedding", embedding), self.of("latent", latent)], 1)
+    def coordinates(self, *targets: Tensor) -> Tensor:
+        """Coordinates (n, K) of pictures given by embedding (n, d) and, where the space has it, latent (n, c, h, w)."""
+        return torch.cat([self.of(name, target) for name, target in zip(self.components, targets, strict=True)], 1)
 
     def of(self, name: str, target: Tensor) -> Tensor:
         """Coordinates of one target."""
@@ -96,7 +98,7 @@ class PictureSpace(nn.Module):
     def target(self, name: str, coordinates: Tensor) -> Tensor:
         """A target, (n, d) or (n, c, h, w), from its coordinates (n, k): the picture space's closest."""
         flat = self._get(name, "mean") + self._get(name, "scale") * (coordinates.float() @ self._get(name, "axes").T)
-        return flat.view(len(flat), *self.latent_shape) if name == "latent" else flat
+        return flat.view(len(flat), *(self.latent_shape or ())) if name == "latent" else flat
 
     def _get(self, name: str, key: str) -> Tensor:
         return getattr(self, f"{name}_{key}")

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind.foundations.generators import Generator, as_bytes, load_generator
-from unimind.foundations.generators.norms import TargetNorms
+from unimind.foundations.generators.norms import LENGTH_HELD, RULE, TargetNorms
 from unimind.foundations.targets import Targets
+from unimind.models.embedding_prior import EmbeddingPrior
 from unimind.progress import say, track
 from unimind.reconstruction.decoder import Prediction
 from unimind.storage import whole_file
 from unimind.study import Sampling
+from unimind.training.streams import generator as random_generator
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 256
@@ -48,40 +50,54 @@ def _long(name: str) -> str:
     return "raw" if name == "embedding" else name
 
 
-def inputs_of(generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms]) -> dict[str, Tensor]:
-    """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures' where their length counts."""
+def inputs_of(
+    generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], keys: Sequence[tuple], prior: EmbeddingPrior | None
+) -> dict[str, Tensor]:
+    """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures' where their length counts.
+
+    With a prior over embeddings, a sample of the embedding in the place of its regressed mean, of noise of each picture's own.
+    """
     if prediction.condition is not None:
         return prediction.condition._asdict()
     found = {name: values for name, values in prediction.targets.items() if name in generator.takes}
+    if prior is not None:
+        noise = torch.stack([torch.randn(prior.size, generator=random_generator("embedding prior", *key)) for key in keys])
+        sampled = prior.sample(found["embedding"], noise.to(found["embedding"].device))
+        return {"embedding": norms["embedding"].within(sampled) if norms else sampled}
     return {name: norms[name].apply(values, unit=name == "embedding") if name in norms else values for name, values in found.items()}
 
 
-def draw(generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple]) -> NDArray[np.uint8]:
+def draw(
+    generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple],
+    prior: EmbeddingPrior | None = None,
+) -> NDArray[np.uint8]:  # fmt: skip
     """One picture per row of a prediction on the generator's device, all in one batch: uint8 (n, H, W, 3).
 
     `keys` seed each picture's own noise. Below full strength drawing starts from the predicted latent; with 0 nothing else is looked at.
     """
-    inputs = inputs_of(generator, prediction, norms) if sampling.strength else None
+    inputs = inputs_of(generator, prediction, norms, keys, prior) if sampling.strength else None
     return as_bytes(generator.draw(inputs, keys, sampling, prediction.latent if sampling.strength < 1 else None))
 
 
 def draw_pictures(
     generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple], batch: int,
-    device: torch.device, label: str,
+    device: torch.device, label: str, prior: EmbeddingPrior | None = None,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """As `draw`, in batches, of a prediction that may lie elsewhere."""
     found = []
     for rows in track(torch.arange(len(keys)).split(batch), label):
         part = prediction.each(lambda values, rows=rows: values[rows].to(device))  # type: ignore[misc]
-        found.append(draw(generator, part, norms, sampling, [keys[row] for row in rows]))
+        found.append(draw(generator, part, norms, sampling, [keys[row] for row in rows], prior))
     return np.concatenate(found)
 
 
-def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms]) -> dict[str, Any]:
+def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms], prior: EmbeddingPrior | None = None) -> dict[str, Any]:
     """How pictures were drawn, as attributes of an HDF5 file: texts and numbers, and what has parts as JSON."""
     said = generator.protocol(sampling)
     if norms and sampling.strength:
-        said["norms"] = {name: own.protocol() for name, own in norms.items()}
+        said["norms"] = {name: own.protocol(LENGTH_HELD if prior is not None else RULE) for name, own in norms.items()}
+    if prior is not None:
+        said["embedding_prior"] = "each picture is drawn from a sample of the embeddings that the regressed one may stand for"
     return {key: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for key, value in said.items()}
 
 

@@ -1,8 +1,8 @@
-"""What a method predicts for the pictures of a split, a batch at a time."""
+"""What a method predicts for the pictures of a split, a batch at a time; and the stage `predict`, which writes it where no picture is drawn."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -10,11 +10,85 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject
+from unimind.device import on_device
+from unimind.errors import InputError
 from unimind.foundations.diffusion import Condition
+from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder, Prediction
+from unimind.reconstruction.tested import derangement
+from unimind.storage import file_hash, whole_file
+from unimind.study import Study
 
 Split = Literal["train", "validation", "test"]
+#: What every method gets of a test picture, in the protocol's words: `PreparedSubject.by_picture` leaves no trial out.
+REPEATS = "all test trials of a picture"
+
+
+class Tested(NamedTuple):
+    """What a method predicts for a subject's n test pictures, on the CPU.
+
+    Attributes
+    ----------
+    stimulus : int (n,)
+    prediction : Prediction
+    without : Tensor or None
+        (n, d), the image embedding with the body's output replaced by its mean; None where there is no body.
+    another : int (n,)
+        Place of the test picture whose responses each one gets in the shuffled control.
+    trials : str
+        How many trials a picture has, such as `3`, or `2 to 3` where they differ.
+    """
+
+    stimulus: NDArray[np.int64]
+    prediction: Prediction
+    without: Tensor | None
+    another: NDArray[np.int64]
+    trials: str
+
+    @classmethod
+    def of(cls, decoder: Decoder, data: PreparedSubject, batch: int, seed: int) -> "Tested":
+        """InputError where there are fewer than two test pictures."""
+        if (count := len(data.images("test"))) < 2:
+            raise InputError(f"{data.path}: {count} test pictures; at least 2 are needed to compare anything")
+        stimulus, prediction = predict_pictures(decoder, data, "test", batch)
+        without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
+        return cls(stimulus, prediction, without, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
+
+    def write(self, file: h5py.File) -> None:
+        """The predicted embeddings, as `docs/architecture.md` has them."""
+        if (embedding := self.prediction.embedding) is not None:
+            file["predicted"], file["predicted_shuffled"] = embedding.numpy(), embedding[torch.from_numpy(self.another)].numpy()
+        if self.without is not None:
+            file["predicted_without_body"] = self.without.numpy()
+
+
+def predict(study: Study, method: str, dataset: str, subject: str, prepared: Path, model: Path, entered: Path | None, out: Path) -> None:
+    """Write what a method predicts for every test picture, and the same given the responses to another one: the stage `predict`.
+
+    Raises
+    ------
+    InputError
+        Fewer than two test pictures.
+    """
+    decoder = Decoder(model, entered, dataset, subject).to(on_device())
+    with PreparedSubject(prepared) as data:
+        tested = Tested.of(decoder, data, study.evaluation.batch_size, study.seed)
+    with whole_file(out) as temporary, NewFile(temporary) as file:
+        file["stimulus"] = tested.stimulus
+        tested.write(file)
+        file.attrs.update({
+            "method": method, "dataset": dataset, "subject": subject, "repeats": REPEATS, "trials_per_picture": tested.trials,
+            "model_sha256": file_hash(model / "model.safetensors"),
+        })  # fmt: skip
+    say(f"{study.methods[method].label or method}, {dataset} {subject}: image embeddings of {len(tested.stimulus)} test pictures predicted")
+
+
+def trials_per_picture(prepared: PreparedSubject) -> str:
+    """How many test trials a picture has, such as `3`, or `2 to 3` where they differ."""
+    counts = np.unique(prepared.stimulus[prepared.trials("test")], return_counts=True)[1]
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def predictions(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> Iterator[tuple[NDArray, Prediction]]:

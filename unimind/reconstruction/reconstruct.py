@@ -4,45 +4,37 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.device import on_device
-from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_embedding
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.agreement import best_sample, nearest
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.grid import write_grid
-from unimind.reconstruction.predict import predict_pictures, taken, training_features
-from unimind.reconstruction.tested import choice_of_sample, derangement
+from unimind.reconstruction.predict import REPEATS, Tested, taken, training_features
+from unimind.reconstruction.tested import choice_of_sample
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 from unimind.training.checkpoint import fingerprint
 
-#: What every method gets of a test picture, in the protocol's words: `PreparedSubject.by_picture` leaves no trial out.
-REPEATS = "all test trials of a picture"
 #: Columns of the grid.
 SHOWN = 24
 
 
-def trials_per_picture(prepared: PreparedSubject) -> str:
-    """How many test trials a picture has, such as `3`, or `2 to 3` where they differ."""
-    counts = np.unique(prepared.stimulus[prepared.trials("test")], return_counts=True)[1]
-    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-
-
 def reconstruct(
     study: Study, method: str, dataset: str, subject: str, prepared: Path, embeddings: Path, model: Path, entered: Path | None, diffusion: Path,
-    autoencoder: Path, embedding: Path, stimuli: Path, out: Path, grid: Path | None,
+    autoencoder: Path, embedding: Path, stimuli: Path, out: Path, grid: Path | None, embedding_prior: Path | None = None,
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 
     The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is never
-    looked at. A method without a predicted embedding shows its first sample. In the shuffled control every picture gets all
+    looked at. A method without a predicted embedding shows its first sample. With a prior over embeddings every sample is drawn from another
+    embedding; what is written as predicted, and what samples are chosen by, is the regressed one. In the shuffled control every picture gets all
     responses to another one; as many samples are drawn, and the one shown is chosen in the same way.
 
     Pictures are kept beside `out` as they are drawn, so that a run that was killed goes on where it was.
@@ -60,23 +52,20 @@ def reconstruct(
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
     generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
     decoder.prepare(generator)
+    prior = None if embedding_prior is None else load_embedding_prior(embedding_prior).to(device)
     with PreparedSubject(prepared) as data:
-        if (count := len(data.images("test"))) < 2:
-            raise InputError(f"{prepared}: {count} test pictures; at least 2 are needed to compare anything")
-        trials = trials_per_picture(data)
-        stimulus, prediction = predict_pictures(decoder, data, "test", batch)
-        without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
+        tested = Tested.of(decoder, data, batch, study.seed)
+        stimulus, prediction, another = tested.stimulus, tested.prediction, tested.another
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
         norms = norms_for(generator, embeddings, data.images("train"))
     mean = reference.mean(0)
     drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
-    another = derangement(len(stimulus), (study.seed, 7))
 
     def made(rows: NDArray[np.int64], seen: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Samples (n, drawn, H, W, 3) of some test pictures, from the responses to the pictures `seen`, and the one of each that is shown."""
         part = taken(prediction, seen, drawn, device)
         keys = [(study.seed, int(stimulus[row]), k) for row in rows for k in range(drawn)]
-        pictures = draw(generator, part, norms, sampling, keys)
+        pictures = draw(generator, part, norms, sampling, keys, prior)
         chosen = np.zeros(len(rows), np.int64)
         if part.embedding is not None and drawn > 1:
             chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
@@ -88,7 +77,7 @@ def reconstruct(
         return {"samples": samples.repeat(sampling.samples // drawn, axis=1), "shown": shown, "shuffled": control[np.arange(len(rows)), control_shown]}
 
     folder = out.with_name(f".{out.name}.partial")
-    files = [prepared, embeddings, model, *([entered] if entered else []), diffusion, autoencoder, embedding]
+    files = [prepared, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject)
     blocks = kept_blocks(folder, mark, len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
     first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
@@ -106,17 +95,15 @@ def reconstruct(
                     first[name].append(values[: SHOWN - rows.start])
             file["shown"][rows] = content["shown"]
             file.check()
-        if prediction.embedding is not None:
-            file["predicted"], file["predicted_shuffled"] = prediction.embedding.numpy(), prediction.embedding[torch.from_numpy(another)].numpy()
-        if without is not None:
-            file["predicted_without_body"] = without.numpy()
+        tested.write(file)
         file["features"] = prediction.features.numpy()
         chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({
-            **drawing_protocol(generator, sampling, norms),
+            **drawing_protocol(generator, sampling, norms, prior),
             "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": chosen,
             "shuffled_samples": sampling.samples,
-            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS, "trials_per_picture": trials,
+            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS,
+            "trials_per_picture": tested.trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip

@@ -66,11 +66,11 @@ def answer_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFra
     if answer.paragraphs:
         answer.paragraphs[0] = (
             f"From the {study.signal} of {people}, {many(len(study.methods), 'method')} "
-            f"reconstruct{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
+            f"{'reconstruct' if study.draws else 'decode'}{'s' if len(study.methods) == 1 else ''} pictures that none was trained on. {answer.paragraphs[0]}"
         )
     else:
         answer.paragraphs.append(
-            f"The pictures that {people} saw were reconstructed from {study.signal} by {methods}; this "
+            f"The pictures that {people} saw were {'reconstructed' if study.draws else 'decoded'} from {study.signal} by {methods}; this "
             f"run has no table of identification scores, so how well is not said here."
         )
     return answer
@@ -82,8 +82,9 @@ def _circularity(study: Study, name: str, scores: pd.DataFrame) -> list[str]:
     titles = [measure_of(other).title for other in ordered(scores.metric) if other in own]
     if not titles:
         return []
+    chosen = ", and by which one of a picture's samples is chosen," if study.draws else ""
     words = (
-        f"The embedding that methods predict, and by which one of a picture's samples is chosen, is that of the network behind {listed(titles)}: "
+        f"The embedding that methods predict{chosen} is that of the network behind {listed(titles)}: "
         f"{'these measures favour' if len(titles) > 1 else 'this measure favours'} what the methods were made for"
     )
     return [f"{words}, and no measure by another network is in the tables." if name in own else f"{words}. {measure_of(name).title} is by another network."]

@@ -158,7 +158,7 @@ def budget_curves(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[F
         file = f"adaptation_{dataset}.png"
         save(figure, folder / file)
         yield Figure(
-            file, "new", f"How well a new subject's pictures are reconstructed from how many of its trials{_over(here)}.",
+            file, "new", f"How well a new subject's pictures are {'reconstructed' if study.draws else 'told apart'} from how many of its trials{_over(here)}.",
             "Lines of the score against the number of trials per method", dataset=dataset,
         )  # fmt: skip
 

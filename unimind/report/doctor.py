@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unimind.cards import cards
 from unimind.errors import InputError
+from unimind.report.downloads import Download, downloads
 from unimind.study import Study
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _existing(path: Path) -> Path:
 
 def _caches(study: Study) -> Iterator[Finding]:
     yield _writable("results", Path(study.results), "missing", "run in a folder of yours, with --directory")
-    if any(_repository(study, name) for name in NETWORKS):
+    if _uses_hub(study):
         yield _writable("Hugging Face cache", _hub_cache(), "note", "set HF_HOME to a folder of yours")
 
 
@@ -237,23 +238,30 @@ def _has_aws_keys() -> bool:
 def _weights(study: Study) -> Iterator[Finding]:
     from unimind.foundations.weights import local_file
 
-    for name in NETWORKS:
+    for name in [name for name in NETWORKS if name in study.networks()]:
         about, section = f"network: {name}", getattr(study.foundations, name)
         made = Path(study.results, "foundations", name)
-        given = getattr(section, "weights", None) or getattr(section, "checkpoint", None)
+        published = downloads(section)
+        given = None if published else getattr(section, "weights", None) or getattr(section, "checkpoint", None)
         if section.kind.startswith("study"):
             yield Finding("ok", about, "trained in the study")
+        elif section.kind == "autoencoder":
+            yield Finding("ok", about, "none: the autoencoder alone decodes")
         elif (made / "model.safetensors").exists():
             yield Finding("ok", about, f"in {made}")
+        elif published:
+            for one in published:
+                yield _from_hub(study, name, one)
         elif given is None:
-            yield _from_hub(study, name)
+            yield _from_open_clip(study, name)
         else:
             files = [f"{given}/taef2_{part}.safetensors" for part in ("encoder", "decoder")] if section.kind == "taef2" else [given]
             try:
                 yield Finding("ok", about, ", ".join(str(local_file(file, f"the {name}'s weights")) for file in files))
             except InputError as error:
                 yield Finding("missing", about, str(error))
-    yield from _measures(study)
+    if study.draws:
+        yield from _measures(study)
 
 
 def _hub_cache() -> Path:
@@ -261,12 +269,14 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 
-def _repository(study: Study, name: str) -> str | None:
-    """Repository on the hub that a network comes from, or the local folder given in its place."""
-    section = getattr(study.foundations, name)
-    if section.kind == "hub":
-        return section.repository
-    if section.kind != "open-clip" or section.weights is not None:
+def _uses_hub(study: Study) -> bool:
+    sections = [getattr(study.foundations, name) for name in study.networks()]
+    return any(downloads(section) or (section.kind == "open-clip" and _open_clip_repository(section)) for section in sections)
+
+
+def _open_clip_repository(section: Any) -> str | None:
+    """Repository on the hub that a CLIP of open_clip comes from."""
+    if section.weights is not None:
         return None
     if ":" in section.model:
         return section.model.partition(":")[2]
@@ -277,23 +287,29 @@ def _repository(study: Study, name: str) -> str | None:
     return get_pretrained_cfg(section.model, section.pretrained).get("hf_hub", "").rpartition("/")[0] or None
 
 
-def _from_hub(study: Study, name: str) -> Finding:
-    """Whether a network of the hub is in the cache, in the revision asked for."""
-    about, section, repository = f"network: {name}", getattr(study.foundations, name), _repository(study, name)
-    if repository is None:
-        return Finding("note", about, f"{section.model} ({section.pretrained}) comes from no cache that is known here; fetch it where there is a network")
+def _from_open_clip(study: Study, name: str) -> Finding:
+    section = getattr(study.foundations, name)
+    if (repository := _open_clip_repository(section)) is None:
+        words = f"{section.model} ({section.pretrained}) comes from no cache that is known here; fetch it where there is a network"
+        return Finding("note", f"network: {name}", words)
+    return _from_hub(study, name, Download(repository, "main", ""))
+
+
+def _from_hub(study: Study, name: str, download: Download) -> Finding:
+    """Whether weights of the hub are in the cache, in the revision asked for."""
+    about, repository = f"network: {name}", download.repository
     if Path(repository).is_dir():
         folder = Path(repository)
     else:
         stored = _hub_cache() / f"models--{repository.replace('/', '--')}"
-        revision = getattr(section, "revision", "main")
-        reference = stored / "refs" / revision
-        folder = stored / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
-    weights = [path for ending in ("safetensors", "bin", "pt") for path in Path(folder, getattr(section, "subfolder", "")).glob(f"*.{ending}")]
-    if any(path.exists() for path in weights):
+        reference = stored / "refs" / download.revision
+        folder = stored / "snapshots" / (reference.read_text().strip() if reference.is_file() else download.revision)
+    place = folder / download.place
+    if place.is_file() or any(path.exists() for ending in ("safetensors", "bin", "pt") for path in place.glob(f"*.{ending}")):
         return Finding("ok", about, str(folder))
     target = f"{study.results}/foundations/{name}"
-    return Finding("note", about, f"{repository} is not in {_hub_cache()} yet; where there is a network: snakemake --cores 1 {target} --configfile ...")
+    what = f" ({download.words})" if download.listed else ""
+    return Finding("note", about, f"{repository} is not in {_hub_cache()} yet{what}; where there is a network: snakemake --cores 1 {target} --configfile ...")
 
 
 def _measures(study: Study) -> Iterator[Finding]:

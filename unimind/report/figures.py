@@ -33,7 +33,8 @@ def figures(
     models : sequence of paths
         Model folders; those with a `losses.csv` get loss curves.
     reconstructions, stimuli, prepared, controls : sequences of paths
-        HDF5 files as `docs/architecture.md` describes them, at the places it names (method, data set and subject are read off the path).
+        HDF5 files as `docs/architecture.md` describes them, at the places it names (method, data set and subject are read off the path); for
+        reconstructions, predictions where no picture is drawn.
     metrics : sequence of paths
         Metrics files or their folders, by which pictures are ranked; without a subject's, its pictures come in stimulus order.
     out : path
@@ -50,8 +51,8 @@ def figures(
     files = ReportFiles.at(study, reconstructions, stimuli, prepared, controls, metrics)
     with whole_directory(out) as folder, style():
         drawn = [
-            *overviews(study, files, folder),
-            *galleries(study, files, folder),
+            *(overviews(study, files, folder) if study.draws else ()),
+            *(galleries(study, files, folder) if study.draws else ()),
             *(score_bars(study, scores, folder) if scores is not None else ()),
             *(budget_curves(study, adaptation, folder) if adaptation is not None else ()),
             *(subject_curves(study, adaptation, folder) if adaptation is not None else ()),

@@ -167,7 +167,7 @@ def _warnings(study: Study) -> list[str]:
             ("autoencoder", study.foundations.autoencoder),
             ("diffusion model", study.foundations.diffusion),
         )
-        if section.kind in ("study", "study-clip")
+        if section is not None and section.kind in ("study", "study-clip")
     ]
     found = []
     if simulated:

@@ -24,7 +24,7 @@ EACH_RANK, IN_ORDER, OVERVIEW, SMALL = 2, 6, 8, 4
 class ReportFiles:
     """The HDF5 files by what they hold, in the study's order."""
 
-    reconstructions: dict[tuple[str, str, str], Path]  # (data set, subject, method)
+    reconstructions: dict[tuple[str, str, str], Path]  # (data set, subject, method); predictions where no picture is drawn
     stimuli: dict[tuple[str, str], Path]  # (data set, stimulus set)
     prepared: dict[tuple[str, str], Path]  # (data set, subject)
     controls: dict[tuple[str, str], Path]  # (data set, stimulus set)

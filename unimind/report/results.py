@@ -17,7 +17,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 CONTROL_COLOUR = "#8A9099"
 
 #: Stages in the order in which they run.
-STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "teach", "enter", "align", "condition", "adapt", "reconstruct")
+STAGES = ("embedding", "autoencoder", "diffusion", "classifier", "pretrain", "teach", "enter", "align", "condition", "embedding-prior", "adapt", "reconstruct")
 #: The control whose numbers stand in a table of their own: it has no picture.
 BODY_REMOVED = "body-removed"
 #: Control -> (name shown, what it is and what it tells, in one sentence), both with a place for what was recorded.
@@ -71,7 +71,8 @@ def labels(study: Study) -> dict[str, str]:
 
 def controls(study: Study) -> dict[str, tuple[str, str]]:
     """Control -> (name shown, what it is and what it tells)."""
-    return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in CONTROLS.items()}
+    known = CONTROLS if study.draws else CONTROLS | {"chance": ("Chance", "The level of chance itself: of a decoder that knows nothing of what was seen.")}
+    return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in known.items()}
 
 
 def labels_over_budgets(study: Study) -> dict[str, str]:

@@ -27,6 +27,7 @@ from unimind.study.data import (
 )
 from unimind.study.evaluation import Evaluation, Transfer
 from unimind.study.foundations import (
+    AutoencoderAlone,
     ClipVisionEmbedding,
     DrawnPictures,
     Foundations,
@@ -55,6 +56,7 @@ from unimind.study.methods import (
     Condition,
     ConvMixer,
     Decoded,
+    EmbeddingPrior,
     Identity,
     Interpolate,
     Losses,

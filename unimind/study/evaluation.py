@@ -12,7 +12,10 @@ from unimind.study.methods import Method
 class Evaluation(Section):
     """What is measured, and how surely."""
 
-    metrics: list[str] = Field([*NAMES], description="Measures to compute; one whose network is absent is left out of the tables with the reason.")
+    metrics: list[str] = Field(
+        [*NAMES],
+        description="Measures to compute; one whose network is absent is left out of the tables with the reason. Where no picture is drawn, by default those of the predicted embedding.",
+    )
     bootstrap: Positive = Field(2000, description="Resamples of the test images for the 95 % intervals.")
     batch_size: Positive = 64
     weights: str = Field("$UNIMIND_WEIGHTS", description="Folder with the panel's weights (see config/weights.tsv).")
@@ -41,4 +44,6 @@ class Transfer(Section):
         description="Methods of this comparison alone: fitted in closed form, or adapted from a model shared by part of the training subjects (`trained_on`).",
     )
     scratch: bool = Field(True, description="Also train each adapted method on the budget alone, from nothing.")
-    pictures: bool = Field(True, description="Also draw one picture per stimulus and budget, for CLIP two-way and PixCorr.")
+    pictures: bool = Field(
+        True, description="Also draw one picture per stimulus and budget, for CLIP two-way and PixCorr; by default no where the study draws none."
+    )

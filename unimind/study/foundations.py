@@ -1,6 +1,6 @@
 """The frozen networks: image embedding, autoencoder, diffusion model, classifier."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -199,10 +199,16 @@ class KandinskyGenerator(Frozen):
     size: Positive = Field(512, description="Side at which pictures are drawn.", multiple_of=64)
 
 
-class NoGenerator(Section):
-    """No generator: the autoencoder alone decodes the predicted latent (`sampling.strength: 0`)."""
+class AutoencoderAlone(Section):
+    """No diffusion model: the autoencoder alone decodes the predicted latent (`sampling.strength: 0`)."""
 
     kind: Literal["autoencoder"]
+
+
+class NoGenerator(Section):
+    """No diffusion model and no autoencoder: no picture is drawn, and the predicted image embeddings alone are measured."""
+
+    kind: Literal["none"]
 
 
 class StudyClassifier(Section):
@@ -217,6 +223,12 @@ class StudyClassifier(Section):
         return self
 
 
+def draws_nothing(foundations: Any) -> bool:
+    """Whether `foundations:` as written in a study, not checked yet, says that no picture is drawn."""
+    diffusion = foundations.get("diffusion") if isinstance(foundations, dict) else None
+    return isinstance(diffusion, dict) and diffusion.get("kind") == "none"
+
+
 class Foundations(Section):
     """The frozen networks the method stands on."""
 
@@ -224,11 +236,19 @@ class Foundations(Section):
     embedding: Annotated[StudyEmbedding | OpenClipEmbedding | ClipVisionEmbedding | SqueezeNetEmbedding, Field(discriminator="kind")] = OpenClipEmbedding(
         kind="open-clip"
     )
-    autoencoder: Annotated[StudyAutoencoder | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder, Field(discriminator="kind")] = LdmAutoencoder(kind="ldm")
+    autoencoder: Annotated[StudyAutoencoder | Taef2Autoencoder | HubAutoencoder | LdmAutoencoder, Field(discriminator="kind")] | None = Field(
+        LdmAutoencoder(kind="ldm"), description="None with `diffusion: {kind: none}`."
+    )
     diffusion: Annotated[
-        StudyDiffusion | HubDiffusion | LdmDiffusion | IpAdapterGenerator | UnclipGenerator | KandinskyGenerator | NoGenerator, Field(discriminator="kind")
+        StudyDiffusion | HubDiffusion | LdmDiffusion | IpAdapterGenerator | UnclipGenerator | KandinskyGenerator | AutoencoderAlone | NoGenerator,
+        Field(discriminator="kind"),
     ] = LdmDiffusion(kind="ldm")
     classifier: StudyClassifier | None = Field(None, description="A classifier of drawn pictures; none where the field's networks are used.")
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn at all."""
+        return not isinstance(self.diffusion, NoGenerator)
 
     @property
     def frozen(self) -> bool:
@@ -239,6 +259,21 @@ class Foundations(Section):
     def target(self) -> Literal["embedding", "tokens"]:
         """The target a frozen pipeline takes."""
         return self.diffusion.target if isinstance(self.diffusion, IpAdapterGenerator) else "embedding"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_decode(cls, given: Any) -> Any:
+        """Without a generator there is no autoencoder by default."""
+        return {"autoencoder": None, **given} if draws_nothing(given) else given
+
+    @model_validator(mode="after")
+    def _used(self) -> "Foundations":
+        if self.draws and self.autoencoder is None:
+            raise ValueError("autoencoder: none given, but pictures are drawn; name one, or write diffusion: {kind: none}")
+        for key in () if self.draws else ("autoencoder", "classifier"):
+            if (section := getattr(self, key)) is not None:
+                raise ValueError(f"{key}: {section.kind} given, but with diffusion.kind none there are no pictures for it; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _embedding_of_generator(self) -> "Foundations":

@@ -195,6 +195,15 @@ class Condition(Section):
     training: Training = Training(steps=400, batch_size=32, learning_rate=3e-4)
 
 
+class EmbeddingPrior(Section):
+    """A prior over image embeddings: what is drawn from is a sample of the embeddings that the regressed mean may stand for, by a rectified flow."""
+
+    width: Positive = Field(1024, description="Of the network on top of the Gaussian that is found in closed form.")
+    depth: Positive = Field(3, description="Residual layers.")
+    dropout: Fraction = Field(0.1, description="After every layer, in training.")
+    training: Training = Training(steps=2000, batch_size=256, learning_rate=1e-3, ema=0.998)
+
+
 class Adapt(Section):
     """How a shared model is fitted to a new subject by gradient steps."""
 
@@ -278,6 +287,10 @@ class Method(Section):
     pretrain: Pretrain | None = None
     align: Align | None = None
     condition: Condition | None = Field(None, description="Without one, the generator's own conditioning gets the predicted image embedding.")
+    embedding_prior: EmbeddingPrior | None = Field(
+        None,
+        description="Draw from samples of the embedding's distribution instead of its regressed mean; only where the generator takes the embedding itself.",
+    )
     adapt: Adapt | None = Field(None, description="Gradient steps on a new subject; closed forms need none.")
     trained_on: TrainedOn | None = Field(None, description="Only under `transfer.baselines`: train the shared model on fewer subjects.")
     sampling: Sampling = Sampling()
@@ -286,6 +299,8 @@ class Method(Section):
     def _possible(self) -> "Method":
         self._shared()
         self._trained()
+        if self.embedding_prior is not None:
+            self._sampled()
         if self.condition is None and "embedding" not in self.targets and self.sampling.strength > 0:
             raise ValueError("condition: missing, and no alignment loss predicts the image embedding; give `condition:` or `align.losses.embedding`")
         if self.adapt is not None and not self.targets:
@@ -348,6 +363,22 @@ class Method(Section):
             if self.adapt.start != "ridge":
                 raise ValueError(f"adapt.start: {self.adapt.start} given, but enter.kind {self.enter.kind} has no adapter; leave it out")
 
+    def _sampled(self) -> None:
+        """Refuse a prior over embeddings where it does nothing, or cannot be trained."""
+        if not self.closed:
+            raise ValueError(
+                f"embedding_prior: given, but enter.kind {self.enter.kind} is fitted to all training pictures, and the prior needs predictions of pictures "
+                "not fitted to; use decoded or ridge, or leave it out"
+            )
+        if self.condition is not None:
+            raise ValueError("embedding_prior: given, but the condition stage and not the predicted embedding conditions the generator; leave one of them out")
+        if self.sampling.strength == 0:
+            raise ValueError("embedding_prior: given, but with sampling.strength 0 nothing is drawn from an embedding; leave it out")
+        if self.align is not None and self.align.in_sample:
+            raise ValueError(
+                "embedding_prior: given, but with align.in_sample signals are of pictures that the closed form was fitted to; leave one of them out"
+            )
+
     @property
     def closed(self) -> bool:
         """Whether signals are entered in closed form, once and for all before anything is trained."""
@@ -359,9 +390,14 @@ class Method(Section):
         return self.body.kind != "identity" or self.condition is not None
 
     @property
+    def signals(self) -> bool:
+        """Whether anything is trained on the training subjects' entered signals."""
+        return self.closed and (self.shares or self.embedding_prior is not None)
+
+    @property
     def serves_budgets(self) -> bool:
         """Whether few trials serve a new subject: adapted, or in closed form with nothing behind it that the subject's other trials have trained."""
-        return self.adapt is not None or (self.closed and not (self.scope == "subject" and self.shares))
+        return self.adapt is not None or (self.closed and not (self.scope == "subject" and self.signals))
 
     @property
     def targets(self) -> tuple[str, ...]:

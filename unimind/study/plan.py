@@ -88,9 +88,19 @@ class Plan:
 
     # --- networks and methods ---
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn; otherwise predicted embeddings alone are measured."""
+        return self.foundations.draws
+
+    @property
+    def measured(self) -> str:
+        """Pattern of the files that are measured: pictures drawn, or what is predicted where there are none."""
+        return layout.RECONSTRUCTION if self.draws else layout.PREDICTION
+
     def networks(self) -> list[str]:
         """The foundations that the study has."""
-        return [name for name in NETWORKS if getattr(self.foundations, name)]
+        return [name for name in NETWORKS if getattr(self.foundations, name) and (self.draws or name != "diffusion")]
 
     def is_trained(self, network: str) -> bool:
         """Whether a foundation is trained inside the study (otherwise it is obtained ready-made)."""
@@ -135,6 +145,16 @@ class Plan:
         """Whether anything is trained of a method beyond a closed form."""
         return self.method(method).shares
 
+    def signals(self, method: str) -> bool:
+        """Whether anything is trained on the signals that a method's closed form makes of the training subjects."""
+        return self.method(method).signals
+
+    def embedding_prior(self, method: str, dataset: str, subject: str) -> str | None:
+        """Path of the prior over embeddings that a subject's pictures are drawn by; None where the method has none."""
+        if self.method(method).embedding_prior is None:
+            return None
+        return layout.path(layout.EMBEDDING_PRIOR, method=method, group=self.group(method, dataset, subject))
+
     def shared_model(self, method: str, group: str) -> str:
         """Path of the last model that is trained on a group's subjects."""
         return layout.path(layout.CONDITIONED if self.method(method).condition else layout.ALIGNED, method=method, group=group)
@@ -172,9 +192,11 @@ class Plan:
             if own.scope != "subject":
                 found["teach"] = groups
             served = [pair for one in groups for pair in self.members(method, one["group"])] if baseline else list(self.pairs())
-            if not baseline or own.shares:
+            if not baseline or own.signals:
                 found["enter"] = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in served]
         found |= {stage: groups for stage in ("align", "condition") if getattr(own, stage)}
+        if own.embedding_prior:
+            found["embedding-prior"] = groups
         if own.adapt and not baseline:
             found["adapt"] = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
         return found
@@ -200,11 +222,12 @@ class Plan:
             for stage, names in self.models(method).items():
                 yield from _jobs(method, stage, _MODELS[stage], names)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
-            yield from _jobs(method, "reconstruct", layout.RECONSTRUCTION, own)
+            yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
             yield from _jobs(method, "transfer", layout.TRANSFER, new if method in self.transferred() else [])
-        yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
-        yield from _jobs("controls", "features", layout.FEATURES, sets)
+        if self.draws:
+            yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
+            yield from _jobs("controls", "features", layout.FEATURES, sets)
         yield from _jobs("metrics", "score", layout.METRICS, pairs)
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)
@@ -217,6 +240,7 @@ _MODELS = {
     "teach": layout.TAUGHT,
     "enter": layout.ENTERED,
     "condition": layout.CONDITIONED,
+    "embedding-prior": layout.EMBEDDING_PRIOR,
     "adapt": layout.ADAPTED,
 }
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from unimind.evaluation.measures import MEASURES, of_kind
 from unimind.study.base import Name, Positive, Section
 from unimind.study.data import AnyDataset, Unpaired
 from unimind.study.evaluation import Evaluation, Transfer
-from unimind.study.foundations import Foundations
+from unimind.study.foundations import Foundations, draws_nothing
 from unimind.study.methods import Method
 from unimind.study.plan import Plan
 
@@ -31,6 +32,17 @@ class Study(Section, Plan):
     methods: dict[Name, Method] = Field(min_length=1, description="Methods by name; tables have one row each.")
     transfer: Transfer | None = Field(None, description="Adaptation to new subjects over trial budgets; none where it is not wanted.")
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_predictions(cls, given: Any) -> Any:
+        """Where no picture is drawn, none is measured by default."""
+        if not isinstance(given, dict) or not draws_nothing(given.get("foundations")):
+            return given
+        defaults = {"evaluation": {"metrics": list(of_kind("embedding"))}, "transfer": {"pictures": False}}
+        return given | {
+            key: default | given.get(key, {}) for key, default in defaults.items() if isinstance(given.get(key, {} if key == "evaluation" else None), dict)
+        }
 
     @model_validator(mode="after")
     def _names(self) -> "Study":
@@ -59,6 +71,11 @@ class Study(Section, Plan):
 
     def _drawn(self, where: str, method: Method) -> None:
         diffusion = self.foundations.diffusion
+        if not self.draws:
+            self._undrawn(where, method)
+            return
+        if method.embedding_prior is not None and diffusion.kind not in ("study", "ip-adapter", "unclip", "kandinsky-2.2"):
+            raise ValueError(f"{where}.embedding_prior: given, but foundations.diffusion.kind {diffusion.kind} does not take the image embedding; leave it out")
         if self.foundations.frozen:
             if method.condition is not None:
                 raise ValueError(
@@ -106,6 +123,35 @@ class Study(Section, Plan):
                 f"{where}.sampling.strength: {method.sampling.strength:g} given; {only}; give the method a `condition:`, or write 0, and the autoencoder alone decodes the predicted latent"
             )
 
+    def _undrawn(self, where: str, method: Method) -> None:
+        """Refuse what only pictures need."""
+        no_pictures = "with foundations.diffusion.kind none no picture is drawn; leave it out"
+        if method.condition is not None:
+            raise ValueError(f"{where}.condition: given, but {no_pictures}, and give `align.losses.embedding`")
+        for key, value in method.sampling:
+            if value != type(method.sampling).model_fields[key].get_default():
+                raise ValueError(f"{where}.sampling.{key}: {value} given, but {no_pictures}")
+        if method.embedding_prior is not None:
+            raise ValueError(f"{where}.embedding_prior: given, but {no_pictures}")
+        for key in ("align", "adapt"):
+            if (part := getattr(method, key)) is not None and part.losses.latent > 0:
+                raise ValueError(
+                    f"{where}.{key}.losses.latent: {part.losses.latent:g} given, but with foundations.diffusion.kind none there is no autoencoder; write 0"
+                )
+
+    @model_validator(mode="after")
+    def _measures_predictions(self) -> "Study":
+        if self.draws:
+            return self
+        if drawn := [name for name in self.evaluation.metrics if MEASURES[name].kind != "embedding"]:
+            raise ValueError(f"evaluation.metrics: {', '.join(drawn)} given, but with foundations.diffusion.kind none no picture is drawn; leave them out")
+        for key in ("weights", "squeezenet"):
+            if (given := getattr(self.evaluation, key)) != type(self.evaluation).model_fields[key].get_default():
+                raise ValueError(f"evaluation.{key}: {given} given, but with foundations.diffusion.kind none no picture is measured; leave it out")
+        if self.transfer is not None and self.transfer.pictures:
+            raise ValueError("transfer.pictures: true given, but with foundations.diffusion.kind none no picture is drawn; leave it out")
+        return self
+
     def _taught(self, where: str, needed: int) -> None:
         for key, dataset in self.datasets.items():
             if len(dataset.training_subjects) < needed:
@@ -130,6 +176,8 @@ class Study(Section, Plan):
                     f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`"
                 )
             self._drawn(f"transfer.baselines.{name}", method)
+            if method.embedding_prior is not None and self.transfer is not None and not self.transfer.pictures:
+                raise ValueError(f"transfer.baselines.{name}.embedding_prior: given, but with transfer.pictures false nothing is drawn; leave it out")
             if method.enter.kind == "decoded":
                 self._taught(f"transfer.baselines.{name}", 1)
             for key, dataset in self.datasets.items():

@@ -14,7 +14,7 @@ from unimind.progress import say
 from unimind.study import Study
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
-from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
+from unimind.training.loop import Trained, fingerprint, n_steps, stream_seed, train, write_model
 
 #: Rows at a time where a trained body is only run.
 ROWS = 256
@@ -53,6 +53,25 @@ def align(
         if not stage.losses.targets:
             raise InputError(f"methods.{method}.align.losses: only cross-subject losses for one subject; give `embedding` or `softclip` a weight")
 
+    files = [*(prepared or []), *((path / "entered.h5") for path in entered or []), *embeddings, *([pretrained] if pretrained else [])]
+    mark = fingerprint(study, files, __name__)
+    label = f"{settings.label or method}: align {', '.join(names)}"
+    model, trained = train_aligned(study, method, subjects, space, pretrained, checkpoints, mark, label)
+    encoder = model.encoder.eval()
+    if isinstance(encoder.enter, Adapters):
+        remember_signal(encoder, subjects, study.seed)
+    remember_body(encoder, subjects)
+    config = trained_config("aligned", encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
+    write_model(out, model.state_dict(), config, trained, checkpoints)
+
+
+def train_aligned(
+    study: Study, method: str, subjects: Subjects, space: PictureSpace, pretrained: Path | None, checkpoints: Path, mark: str, label: str
+) -> tuple[Aligned, Trained]:
+    """A method's encoder, trained on some subjects' pictures; what is held out watches."""
+    settings, names = study.method(method), list(subjects)
+    stage = settings.align
+    assert stage is not None
     torch.manual_seed(stream_seed(study.seed, "align"))
     counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
     encoder = new_encoder(study, method, space, counts, subjects[names[0]][0].channels, pretrained)
@@ -65,20 +84,13 @@ def align(
         return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
 
     unseen = held_out(subjects) if encoder.targets else {}
-    files = [*(prepared or []), *((path / "entered.h5") for path in entered or []), *embeddings, *([pretrained] if pretrained else [])]
-    mark = fingerprint(study, files, __name__)
     losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels, stage.noise)
     trained = train(
         model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=study.seed,
-        checkpoints=checkpoints, fingerprint=mark, label=f"{settings.label or method}: align {', '.join(names)}", n_samples=total,
+        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=total,
         validate=(lambda module: validation(module.encoder, unseen, subjects, ROWS)) if unseen else None,
     )  # fmt: skip
-    encoder.eval()
-    if isinstance(encoder.enter, Adapters):
-        remember_signal(encoder, subjects, study.seed)
-    remember_body(encoder, subjects)
-    config = trained_config("aligned", encoder, method=method, group=group, subjects=names, inputs=mark, held_out=trained.validation)
-    write_model(out, model.state_dict(), config, trained, checkpoints)
+    return model, trained
 
 
 def remember_body(encoder: Encoder, subjects: Subjects) -> None:

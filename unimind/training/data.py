@@ -1,6 +1,7 @@
 """What a subject gives a training, by picture: responses, or the signals that a closed form has entered; and the pictures' targets."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, EncoderOutput, load_trunk
 from unimind.models.enter import signals_of, subject_key
-from unimind.models.space import PICTURES, PictureSpace
+from unimind.models.space import COMPONENTS, PICTURES, PictureSpace
 from unimind.storage import load_model
 from unimind.training.loop import generator
 
@@ -195,6 +196,13 @@ class EnteredSignals:
         chosen = torch.arange(len(images)) if limit is None or len(images) <= limit else torch.linspace(0, len(images) - 1, limit).round().long()
         return images[chosen.numpy()], self._read(rows[starts[chosen]])
 
+    def those(self, wanted: Callable[[NDArray[np.int32]], NDArray[np.bool_]]) -> "EnteredSignals":
+        """The same signals of some of the training pictures alone; `wanted` is told their stimulus indices."""
+        found, (images, rows, starts, counts) = copy.copy(self), self._parts["train"]
+        kept = wanted(images)
+        found._parts = self._parts | {"train": (images[kept], rows, starts[kept], counts[kept])}
+        return found
+
     def drawn_validation(self, limit: int) -> tuple[NDArray[np.int32], Tensor]:
         """Held-out pictures at all sizes of contexts: at most `limit` signals, evenly spread."""
         images, rows, _, counts = self._parts["validation"]
@@ -307,7 +315,7 @@ class Targets:
     def __init__(self, path: Path, images: NDArray, space: PictureSpace) -> None:
         self.images = np.unique(images)
         parts = [
-            space.coordinates(*(torch.from_numpy(read_targets(path, rows, name)) for name in ("embedding", "latent"))).cpu()
+            space.coordinates(*(torch.from_numpy(read_targets(path, rows, name)) for name in space.components)).cpu()
             for rows in np.array_split(self.images, -(-len(self.images) // READ_AT_ONCE))
         ]
         self.values = torch.cat(parts)
@@ -333,7 +341,8 @@ def new_encoder(study: settings.Study, method: str, space: PictureSpace, n_voxel
         Directory that `pretrain` wrote.
     """
     own = study.method(method)
-    encoder = Encoder(own.enter.model_dump(), own.body.model_dump(), space, own.targets, n_voxels, channels)
+    targets = tuple(name for name in own.targets if name in space.components)
+    encoder = Encoder(own.enter.model_dump(), own.body.model_dump(), space, targets, n_voxels, channels)
     if pretrained is not None:
         load_trunk(encoder, *load_model(pretrained), where=str(pretrained))
     return encoder
@@ -344,14 +353,29 @@ def picture_space(embeddings: Sequence[Path], images: Sequence[NDArray]) -> Pict
     rows: dict[Path, list[NDArray]] = {}
     for path, own in zip(embeddings, images, strict=True):
         rows.setdefault(path, []).append(own)
-    parts: dict[str, list[NDArray]] = {"embedding": [], "latent": []}
+    with _embedded(next(iter(rows))) as file:
+        parts: dict[str, list[NDArray]] = {name: [] for name in COMPONENTS if name in file}
     total = sum(len(np.unique(np.concatenate(lists))) for lists in rows.values())
     for path, lists in rows.items():
         every = np.unique(np.concatenate(lists))
         some = every[np.unique(np.linspace(0, len(every) - 1, max(2, round(len(every) * min(1.0, PICTURES / total)))).round().astype(int))]
         for name, found in parts.items():
             found.append(read_targets(path, some, name))
-    return PictureSpace.fit(np.concatenate(parts["embedding"]), np.concatenate(parts["latent"]))
+    return PictureSpace.fit(**{name: np.concatenate(found) for name, found in parts.items()})
+
+
+def _embedded(path: Path) -> h5py.File:
+    """What `embed` wrote, open for reading."""
+    try:
+        return h5py.File(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage `embed` first") from None
+
+
+def has_target(path: Path, name: str) -> bool:
+    """Whether `embed` wrote a target; InputError where it wrote nothing."""
+    with _embedded(path) as file:
+        return name in file
 
 
 def read_targets(path: Path, images: NDArray, name: str) -> NDArray:
@@ -362,11 +386,7 @@ def read_targets(path: Path, images: NDArray, name: str) -> NDArray:
     InputError
         The file is missing or holds fewer pictures.
     """
-    try:
-        file = h5py.File(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the stage `embed` first") from None
-    with file:
+    with _embedded(path) as file:
         if len(images) and images[-1] >= len(file[name]):
             raise InputError(f"{path}: holds {len(file[name])} pictures, but a trial shows number {images[-1]}; embed the data set's pictures again")
         return file[name][images]

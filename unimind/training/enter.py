@@ -133,14 +133,14 @@ def enter(
         return closed_form_of(settings, key, prior, coordinates[rows], own.responses[rows], study.seed)
 
     say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
-    encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
+    encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, tuple(space.components), {})
     spread = space.spread.numpy()
     encoder.take_map(key, decoder(np.arange(len(own.images))), Context.of(coordinates, spread))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     mark = fingerprint(study, [prepared, embeddings, *([taught] if taught else [])], __name__)
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
     entered = None
-    if study.shares(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
+    if study.signals(method) and trials in (None, "all") and (settings.scope == "subject" or study.role(dataset, subject) == "train"):
         if (pictures := int((own.split == 0).sum())) < FOLDS:
             raise InputError(
                 f"{prepared}: {pictures} training pictures; a training subject's signals come from {FOLDS} folds of them: give more trials, "

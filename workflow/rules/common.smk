@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unimind.cards import cards
 from unimind.errors import InputError
+from unimind.report.downloads import needed
 from unimind.report.status import refusals
 from unimind.stages import STAGES
 from unimind.storage import content_hash, whole_file
@@ -26,8 +27,11 @@ def study_of(config):
         sys.exit(2)
 
 
-def say_agreements(study):
-    """Before anything runs: which data sets are not here yet and must be asked for."""
+def say_needs(study):
+    """Before anything runs: which data sets are not here yet and must be asked for, which networks are fetched and how large they are."""
+    if workflow.is_main_process:
+        for line in needed(study, Path(study.results)):
+            print(line, file=sys.stderr)
     try:
         from unimind.data.fetch import agreements
     except (
@@ -288,6 +292,11 @@ def stimuli_of_subject(pattern):
     )
 
 
+def of_drawn(pattern):
+    """As `stimuli_of_subject`; nothing where the study draws no picture."""
+    return stimuli_of_subject(pattern) if STUDY.draws else []
+
+
 def whose(wildcards):
     """The subject whose own pictures a stimulus set is; None where all share them."""
     name = wildcards.stimuli
@@ -348,6 +357,23 @@ def encoder(wildcards):
     if STUDY.method(wildcards.method).align:
         return made(layout.ALIGNED, **wildcards)
     return pretrained(wildcards)
+
+
+def aligned(wildcards):
+    """The model of a group that is trained with a body; none where it has none."""
+    wanted = STUDY.method(wildcards.method).align
+    return made(layout.ALIGNED, **wildcards) if wanted else []
+
+
+def prior_of(wildcards):
+    """The prior over embeddings that a subject's pictures are drawn by, where a method has one."""
+    path = STUDY.embedding_prior(wildcards.method, wildcards.dataset, wildcards.subject)
+    return made(path) if path else []
+
+
+def drawn_by(wildcards):
+    """As `prior_of`; none where the comparison over budgets draws no picture."""
+    return prior_of(wildcards) if STUDY.transfer.pictures else []
 
 
 def group_of(wildcards):
@@ -429,5 +455,11 @@ def trained():
     """Everything that was trained: the study's own foundations, then every method's models."""
     own = [name for name in STUDY.networks() if STUDY.is_trained(name)]
     return [made(layout.FOUNDATION, name=name) for name in own] + results_of(
-        "pretrain", "teach", "enter", "align", "condition", "adapt"
+        "pretrain",
+        "teach",
+        "enter",
+        "align",
+        "condition",
+        "embedding-prior",
+        "adapt",
     )

@@ -27,11 +27,11 @@ rule extract_features:
 rule score_reconstructions:
     input:
         reconstructions=lambda wildcards: [
-            made(layout.RECONSTRUCTION, method=method, **wildcards)
+            made(STUDY.measured, method=method, **wildcards)
             for method in STUDY.methods
         ],
-        controls=stimuli_of_subject(layout.CONTROLS),
-        features=stimuli_of_subject(layout.FEATURES),
+        controls=of_drawn(layout.CONTROLS),
+        features=of_drawn(layout.FEATURES),
         stimuli=stimuli_of_subject(layout.STIMULI),
         prepared=made(layout.PREPARED),
         embeddings=stimuli_of_subject(layout.EMBEDDINGS),
@@ -65,7 +65,8 @@ rule compare_budgets:
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
-        features=stimuli_of_subject(layout.FEATURES),
+        embedding_prior=drawn_by,
+        features=of_drawn(layout.FEATURES),
         stimuli=stimuli_of_subject(layout.STIMULI),
         training_prepared=lambda wildcards: prepared(teachers(wildcards)),
         training_embeddings=lambda wildcards: embeddings(teachers(wildcards)),

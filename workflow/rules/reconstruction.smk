@@ -1,4 +1,4 @@
-# Prepared fMRI in, pictures out; and the pictures to compare them with.
+# Prepared fMRI in, pictures out, or predicted embeddings where none are drawn; and the pictures to compare them with.
 rule reconstruct_pictures:
     input:
         prepared=made(layout.PREPARED),
@@ -6,6 +6,7 @@ rule reconstruct_pictures:
         stimuli=stimuli_of_subject(layout.STIMULI),
         model=model,
         entered=served,
+        embedding_prior=prior_of,
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),
@@ -31,6 +32,30 @@ rule reconstruct_pictures:
         **call_of("reconstruct"),
     message:
         "Reconstruct what {wildcards.subject} ({wildcards.dataset}) saw, by {wildcards.method}"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule predict_embeddings:
+    input:
+        prepared=made(layout.PREPARED),
+        model=model,
+        entered=served,
+    output:
+        made(layout.PREDICTION),
+    log:
+        log_of(layout.PREDICTION),
+    benchmark:
+        benchmark_of(layout.PREDICTION)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("predict")
+    resources:
+        **resources_of("predict"),
+    params:
+        **call_of("predict"),
+    message:
+        "Predict the image embeddings of what {wildcards.subject} ({wildcards.dataset}) saw, by {wildcards.method}"
     shell:
         "{params.command} 2> {log}"
 

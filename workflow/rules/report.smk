@@ -3,7 +3,7 @@ rule draw_figures:
     input:
         tables=made(layout.TABLES),
         models=trained(),
-        reconstructions=results_of("reconstruct"),
+        reconstructions=results_of("reconstruct", "predict"),
         stimuli=results_of("stimuli"),
         prepared=prepared(STUDY.pairs()),
         controls=results_of("reconstruct-controls"),

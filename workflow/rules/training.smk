@@ -1,4 +1,4 @@
-# Models of the methods: pretrain, teach, enter, align, condition, adapt.
+# Models of the methods: pretrain, teach, enter, align, condition, embedding-prior, adapt.
 rule pretrain_encoder:
     input:
         checked=CHECKED,
@@ -126,6 +126,31 @@ rule condition_diffusion:
         **call_of("condition"),
     message:
         "Condition the diffusion model on the fMRI of {wildcards.group} ({wildcards.method})"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule learn_embedding_prior:
+    input:
+        checked=CHECKED,
+        embeddings=lambda wildcards: embeddings(members(wildcards)),
+        entered=entered(members),
+        aligned=aligned,
+    output:
+        directory(made(layout.EMBEDDING_PRIOR)),
+    log:
+        log_of(layout.EMBEDDING_PRIOR),
+    benchmark:
+        benchmark_of(layout.EMBEDDING_PRIOR)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("embedding-prior")
+    resources:
+        **resources_of("embedding-prior"),
+    params:
+        **call_of("embedding-prior"),
+    message:
+        "Learn which embeddings the regressed ones of {wildcards.group} may stand for ({wildcards.method})"
     shell:
         "{params.command} 2> {log}"
 

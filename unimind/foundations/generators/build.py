@@ -15,14 +15,14 @@ from unimind.foundations.clip_vision import of_zero_picture, quiet, read_encoder
 from unimind.foundations.hub import network_files, repository_folder
 from unimind.foundations.weights import read_safetensors
 from unimind.storage import file_hash, read_json, write_json
-from unimind.study import Frozen, IpAdapterGenerator, KandinskyGenerator, NoGenerator, UnclipGenerator
+from unimind.study import AutoencoderAlone, Frozen, IpAdapterGenerator, KandinskyGenerator, UnclipGenerator
 
 _WHERE = "foundations.diffusion"
 #: Layers of the resampler of every published Plus adapter; diffusers builds no other number.
 _PLUS_LAYERS = 4
 
 
-def build_generator(settings: Frozen | NoGenerator, directory: Path) -> None:
+def build_generator(settings: Frozen | AutoencoderAlone, directory: Path) -> None:
     """Get a generator from the hub, its cache or local folders, and write it into `directory` (an open `whole_directory`).
 
     Raises
@@ -30,7 +30,7 @@ def build_generator(settings: Frozen | NoGenerator, directory: Path) -> None:
     InputError
         One line: what cannot be had, lacks a weight, has a foreign one or one of another shape.
     """
-    if isinstance(settings, NoGenerator):
+    if isinstance(settings, AutoencoderAlone):
         return _save(directory, {}, {"kind": settings.kind, "role": "diffusion", "name": "none", "sources": {}})
     repository = _Repository(settings)
     with quiet():

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+LENGTH_HELD = "length held within the training pictures'"
 RULE = "deviation from the training pictures' mean brought to their root mean square deviation, length held within theirs"
 
 
@@ -58,9 +59,13 @@ class TargetNorms(NamedTuple):
         mean = self.mean.to(x.device).flatten()
         away = x - mean
         x = mean + away * (self.deviation / away.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny))
-        length = x.norm(dim=1, keepdim=True)
-        return (x * length.clamp(self.length[0], self.length[2]) / length).view_as(predicted)
+        return self.within(x).view_as(predicted)
 
-    def protocol(self) -> dict[str, Any]:
+    def within(self, values: Tensor) -> Tensor:
+        """Vectors (n, d), their lengths held within those of the training pictures."""
+        length = values.norm(dim=1, keepdim=True)
+        return values * length.clamp(self.length[0], self.length[2]) / length
+
+    def protocol(self, rule: str = RULE) -> dict[str, Any]:
         """What is done, for the record."""
-        return {"rule": RULE, "deviation": self.deviation, "least_length": self.length[0], "mean_length": self.length[1], "greatest_length": self.length[2]}
+        return {"rule": rule, "deviation": self.deviation, "least_length": self.length[0], "mean_length": self.length[1], "greatest_length": self.length[2]}
