@@ -116,7 +116,7 @@ def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
     assert study.transfer is not None
     settings = study.method(method)
     ways = ["entered"] if settings.closed else ["adapted", *(["scratch"] if study.transfer.scratch and settings.trained_on is None else [])]
-    if not settings.closed and settings.enter.kind != "adapter":
+    if not settings.closed and not settings.per_subject:
         yield Cell("zero-shot", "0", study.seed)
     counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]
     for budget in study.transfer.trials:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unimind.errors import InputError
 from unimind.models.bodies import Patches, build_body
-from unimind.models.enter import Adapters, ClosedForm, Context, Signals, build_enter
+from unimind.models.enter import Adapters, ClosedForm, Context, Embedders, Signals, build_enter, by_subject
 from unimind.models.heads import TargetHead
 from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
@@ -30,12 +30,15 @@ class EncoderOutput(NamedTuple):
     centre : Tensor
         (B or 1, K), mean coordinates of the pictures that the subject is known to be shown: the training pictures' (zero), or a closed
         form's context's.
+    signal : Tensor
+        (B, C, size), what had entered.
     """
 
     tokens: Tensor
     pooled: Tensor
     coordinates: dict[str, Tensor]
     centre: Tensor
+    signal: Tensor
 
 
 class Encoder(nn.Module):
@@ -52,7 +55,7 @@ class Encoder(nn.Module):
     targets : sequence of str
         Which targets have a head.
     n_voxels : mapping of str to int
-        Voxels of each subject, by `subject_key`; only adapters use them.
+        Voxels of each subject, by `subject_key`; only adapters and embedders use them.
     channels : int
         Repeats of an image given side by side, else 1.
     """
@@ -78,9 +81,18 @@ class Encoder(nn.Module):
         """Whether signals are entered in closed form."""
         return isinstance(self.enter, ClosedForm)
 
+    @property
+    def per_subject(self) -> bool:
+        """Whether voxels enter by parameters of the subject's own."""
+        return isinstance(self.enter, (Adapters, Embedders))
+
+    def own_parameters(self, subject: str) -> list[str]:
+        """Names of the parameters that are one subject's alone."""
+        return [f"enter.{name}" for name in self.enter.names(subject)] if isinstance(self.enter, (Adapters, Embedders)) else []
+
     def add_subject(self, subject: str, n_voxels: int) -> None:
-        """Give a subject an adapter."""
-        assert isinstance(self.enter, Adapters)
+        """Give a subject an adapter, or an embedder."""
+        assert isinstance(self.enter, (Adapters, Embedders))
         self.enter.add(subject, n_voxels)
         self.arguments["n_voxels"][subject] = n_voxels
 
@@ -113,16 +125,11 @@ class Encoder(nn.Module):
             if name in self.heads:
                 parts.append(self.space.part(spread, name) * self.heads[name](pooled))
             found[name] = sum(parts[1:], parts[0])
-        return EncoderOutput(tokens, pooled, found, centre)
+        return EncoderOutput(tokens, pooled, found, centre, signal)
 
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:
         """Signals of rows of any subjects: B responses (R, V) and their subjects."""
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(subjects):
-            rows.setdefault(name, []).append(row)
-        entered = torch.cat([self.enter(torch.stack([responses[row] for row in own]), name) for name, own in rows.items()])
-        order = torch.tensor([row for own in rows.values() for row in own], device=entered.device)
-        return entered[order.argsort()]
+        return by_subject(responses, subjects, self.enter)
 
     def forward(self, responses: Tensor | Sequence[Tensor], subject: str | Sequence[str] | None, cut: bool = False) -> EncoderOutput:
         """Encode responses of one subject (B, R, V), of any subjects row by row, or, without a subject, signals that have entered (B, C, size)."""

@@ -84,9 +84,9 @@ def adapt(
 
     torch.manual_seed(stream_seed(number, "adapt"))
     begin: Start | None = None
-    if isinstance(encoder.enter, Adapters):
+    if encoder.per_subject:
         encoder.add_subject(key, own[0].n_voxels)
-        if stage.start == "ridge":
+        if isinstance(encoder.enter, Adapters) and stage.start == "ridge":
             begin = partial(start_at_signal, seed=number)
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     budget = "all" if trials is None else trials
@@ -119,7 +119,7 @@ def scratch(
     part = read_subject(study, method, dataset, subject, prepared, _rows(trials, number))
     space = picture_space([embeddings], [seen(part)])
     torch.manual_seed(stream_seed(number, "scratch"))
-    encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.enter.kind == "adapter" else {}, part.channels, None)
+    encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.per_subject else {}, part.channels, None)
     names = [name for name, _ in encoder.named_parameters()]
     mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
@@ -156,6 +156,7 @@ def train_on(
     if begin is not None:
         begin(encoder, key, own[0], own[1], whole=False)
     model = Aligned(encoder, [key], stage.losses)
+    trainable = [*(f"encoder.{name}" for name in names), *(f"builders.{name}" for name, _ in model.builders.named_parameters())]
     started = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters() if name in set(names)}
     size = stage.training.batch_size
     rows = min(max(1, round(size * (1 - stage.mix_training))), size - 1) if others else size
@@ -170,7 +171,7 @@ def train_on(
     losses = AlignmentLosses(stage.losses if others else stage.losses.model_copy(update={"siamese": 0.0}), align.margin, align.temperature, [key])
     trained = train(
         model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=seed,
-        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=[f"encoder.{name}" for name in names],
+        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=trainable,
         validate=(lambda module: validation(module.encoder, unseen, everybody, ROWS)) if unseen else None,
     )  # fmt: skip
     if begin is not None:
@@ -229,12 +230,11 @@ class LowRank(nn.Module):
 
 def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"], rank: int) -> list[str]:
     """Names of the encoder's parameters that a strategy trains; gives the encoder its low-rank updates where asked to."""
-    adapter = [f"enter.{name}" for name in encoder.enter.names(key)] if isinstance(encoder.enter, Adapters) else []
+    names = encoder.own_parameters(key)
     if strategy == "everything":
-        return [name for name, _ in encoder.named_parameters() if not name.startswith("enter.")] + adapter
-    names = list(adapter)
+        return [name for name, _ in encoder.named_parameters() if not name.startswith("enter.")] + names
     if strategy == "adapter+norms":
-        norms = [name for name, module in encoder.named_modules() if isinstance(module, (nn.GroupNorm, nn.LayerNorm))]
+        norms = [name for name, module in encoder.named_modules() if isinstance(module, (nn.GroupNorm, nn.LayerNorm)) and not name.startswith("enter.")]
         names += [f"{name}.{own}" for name in norms for own, _ in encoder.get_submodule(name).named_parameters()]
     if strategy == "low-rank":
         for name, module in list(encoder.named_modules()):

@@ -12,7 +12,7 @@ from unimind.models.enter import Adapters, subject_key
 from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation, with_others
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
 from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
 
@@ -48,13 +48,13 @@ def align(
         raise InputError(f"methods.{method}.align: the method has none, so there is nothing to train in this stage")
     subjects, space = read_group(study, method, group, prepared or [], embeddings, entered or [])
     names = list(subjects)
-    if len(names) == 1 and stage.losses.siamese + stage.losses.subject + stage.losses.adversarial > 0:
-        say(f"align: {group} is one subject, so the cross-subject losses (siamese, subject, adversarial) are left out")
+    if len(names) == 1 and stage.losses.siamese + stage.losses.subject + stage.losses.adversarial + stage.losses.cycle > 0:
+        say(f"align: {group} is one subject, so the cross-subject losses (siamese, subject, adversarial, cycle) are left out")
         if not stage.losses.targets:
             raise InputError(f"methods.{method}.align.losses: only cross-subject losses for one subject; give `embedding` or `softclip` a weight")
 
     torch.manual_seed(stream_seed(study.seed, "align"))
-    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.per_subject else {}
     encoder = new_encoder(study, method, space, counts, subjects[names[0]][0].channels, pretrained)
     model = Aligned(encoder, names, stage.losses)
     size = stage.training.batch_size
@@ -62,7 +62,8 @@ def align(
     mixed_until = stage.mixco * n_steps(stage.training, total, size)
 
     def draw(step: int) -> dict[str, Any]:
-        return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
+        batch = joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
+        return with_others(batch, names, step, study.seed) if stage.losses.cycle > 0 else batch
 
     unseen = held_out(subjects) if encoder.targets else {}
     files = [*(prepared or []), *((path / "entered.h5") for path in entered or []), *embeddings, *([pretrained] if pretrained else [])]
