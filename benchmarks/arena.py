@@ -1,6 +1,6 @@
 """All methods of a study on the same pictures: new subjects over budgets of trials, and the training subjects.
 
-    python benchmarks/arena.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml [--only METHOD ...]
+    python benchmarks/arena.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml [--drawings 1] [--only METHOD ...]
 
 Reads what the study's stages `prepare`, `embed` and `foundation` wrote below results/<study>/, runs the stages `teach`, `enter`, `align` and
 `transfer` of the methods compared (those of `transfer`; what a stage has written is not made again) and prints two-way identification by
@@ -120,10 +120,10 @@ class Arena:
         return values
 
 
-def per_drawing(entry: dict[str, Any]) -> np.ndarray:
-    """Identification (drawings, pictures)."""
+def per_drawing(entry: dict[str, Any], drawings: int) -> np.ndarray:
+    """Identification (drawings, pictures) of the first drawings of a budget."""
     measure = entry["rows"]["reconstruction"]["identification"]
-    return np.atleast_2d(np.array(measure.get("per_drawing", measure["per_image"]), float))
+    return np.atleast_2d(np.array(measure.get("per_drawing", measure["per_image"]), float))[:drawings]
 
 
 def interval(values: list[np.ndarray], seed: int) -> tuple[float, float, float]:
@@ -141,10 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, nargs="+")
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--drawings", type=int, help="of every budget; by default the study's transfer.seeds")
     given = parser.parse_args()
     study = read_study(*given.study)
     assert study.transfer is not None
-    study = study.model_copy(update={"transfer": study.transfer.model_copy(update={"pictures": False})})
+    drawings = given.drawings or study.transfer.seeds
+    study = study.model_copy(update={"transfer": study.transfer.model_copy(update={"pictures": False, "seeds": drawings})})
     arena, budgets = Arena(study), [str(budget) for budget in study.transfer.trials]
     methods = [name for name in study.transferred() if given.only is None or name in given.only]
     reference: dict[str, list[np.ndarray]] = {}
@@ -154,7 +156,7 @@ def main() -> None:
     for method in methods:
         label, seconds, entries = study.method(method).label or method, arena.train(method), arena.transfer(method)
         by = {budget: [one for one in entries if one["budget"] == budget and one["method"] == method] for budget in ("0", *budgets)}
-        of = {budget: [per_drawing(one) for one in own] for budget, own in by.items()}
+        of = {budget: [per_drawing(one, drawings) for one in own] for budget, own in by.items()}
         known = interval(arena.training_subjects(method), study.seed) if method in study.methods else None
         costs = {key: np.mean([one["costs"][key] for one in by["all"]]) for key in ("parameters", "trainable_parameters", "seconds")}
         cells = [shown(interval(of[budget], study.seed)) for budget in budgets]

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from unimind.errors import InputError
 from unimind.models.bodies import build_body
-from unimind.models.enter import build_enter, module_name
+from unimind.models.encoder import build_enter
+from unimind.models.enter import module_name
 from unimind.models.ridge import fit_ridge, rescaled
 from unimind.models.space import PictureSpace
 from unimind.training.objectives.cycle import Cycle, Reconstruction
@@ -62,7 +63,9 @@ def test_mindeye2_s_shared_blocks_as_published_are_the_identity_plus_a_constant(
 
 def embedders(counts, dropout=0.0):
     torch.manual_seed(1)
-    return build_enter({"kind": "embedder", "size": 6, "pooled": 8, "bottleneck": 3, "dropout": dropout}, counts, 0)
+    return build_enter(
+        {"kind": "embedder", "size": 6, "pooled": 8, "bottleneck": 3, "dropout": dropout}, counts, PictureSpace(2, (1, 1, 1), {"embedding": 1, "latent": 1})
+    )
 
 
 def by_hand(enter, name, pooled):

@@ -1,7 +1,7 @@
 """How a subject's voxels come to what all subjects share."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -265,30 +265,6 @@ def expect(subject: str, given: int, wanted: int) -> None:
     """InputError where a response has another number of voxels than a map."""
     if given != wanted:
         raise InputError(f"{subject}: {given} voxels given, the model was trained with {wanted}; prepare it with the same ROIs and run the training again")
-
-
-def build_enter(settings: Mapping[str, Any], n_voxels: Mapping[str, int], coordinates: int) -> FixedLength | Adapters | Embedders | ClosedForm:
-    """The way of entering that a method's `enter` section asks for.
-
-    Parameters
-    ----------
-    settings : mapping
-        `Method.enter` as a dict.
-    n_voxels : mapping
-        Voxels of each subject, by `subject_key`.
-    coordinates : int
-        K, of the picture space.
-    """
-    kind = settings["kind"]
-    if kind in ("ridge", "decoded"):
-        return ClosedForm(coordinates)
-    size, dropout = settings["size"], settings["dropout"]
-    if kind not in ("adapter", "embedder"):
-        return FixedLength(kind, size, dropout)
-    own = Adapters(size, dropout) if kind == "adapter" else Embedders(size, settings["pooled"], settings["bottleneck"], dropout)
-    for subject, count in n_voxels.items():
-        own.add(subject, count)
-    return own
 
 
 def bring_to(x: Tensor, size: int, kind: str) -> Tensor:

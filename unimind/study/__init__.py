@@ -69,6 +69,7 @@ from unimind.study.methods import (
     TrainedOn,
     ViT,
     Voxels,
+    VoxelTokens,
     Wrap,
 )
 from unimind.study.read import parse_study, read_study

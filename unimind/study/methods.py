@@ -64,6 +64,25 @@ class Embedder(Voxels):
     dropout: Fraction = Field(0.5, description="Share of the signal set to zero in training.")
 
 
+class VoxelTokens(Voxels):
+    """Every voxel a token: its vector times its response; queries that all subjects share read them by cross-attention (Brain-IT, BrainCoDec)."""
+
+    kind: Literal["voxel-tokens"]
+    queries: Positive = Field(16, description="That read the voxels; each reads size / queries values, the length of a voxel's vector.")
+    vectors: Literal["encoding", "learned"] = Field(
+        "encoding",
+        description="Of what a voxel's vector is made: of its encoding weights and noise, in closed form from the subject's trials under a prior that the training "
+        "subjects teach; or learned.",
+    )
+
+    @model_validator(mode="after")
+    def _read(self) -> "VoxelTokens":
+        if self.size % self.queries:
+            raise ValueError(f"size: {self.size} is not a multiple of queries = {self.queries}")
+        idle(self, ("order",), "queries read voxels in any order")
+        return self
+
+
 class Ridge(Section):
     """Closed form: each subject's own ridge regression to the picture space, a penalty for every component by cross-validation."""
 
@@ -233,8 +252,10 @@ class Condition(Section):
 class Adapt(Section):
     """How a shared model is fitted to a new subject by gradient steps."""
 
-    strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = Field(
-        "adapter", description="What is trained: `adapter` is what the subject has for itself (its adapter, its embedder)."
+    strategy: Literal["adapter", "adapter+norms", "low-rank", "everything", "none"] = Field(
+        "adapter",
+        description="What is trained: `adapter` is what the subject has for itself (its adapter, its embedder, its voxels' vectors); `none`: the closed form at which "
+        "training would start.",
     )
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
@@ -256,6 +277,8 @@ class Adapt(Section):
             )
         if self.losses.siamese + self.losses.embedding + self.losses.softclip + self.losses.latent == 0:
             raise ValueError("losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
+        if self.strategy == "none":
+            idle(self, ("losses", "training", "mix_training"), "strategy none trains nothing")
         if self.strategy != "low-rank":
             idle(self, ("rank",), f"strategy {self.strategy} has no low-rank updates")
         return self
@@ -310,7 +333,7 @@ class Method(Section):
     scope: Literal["study", "dataset", "subject"] = Field(
         "dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject)."
     )
-    enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Embedder | Ridge | Decoded, Field(discriminator="kind")]
+    enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Embedder | VoxelTokens | Ridge | Decoded, Field(discriminator="kind")]
     body: Annotated[Identity | Mlp | Residual | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
     pretrain: Pretrain | None = None
     align: Align | None = None
@@ -374,8 +397,10 @@ class Method(Section):
             for name in ("reconstruction", "cycle"):
                 if section is not None and (given := getattr(section.losses, name)) > 0 and self.enter.kind != "embedder":
                     raise ValueError(f"{key}.losses.{name}: {given:g} given, but enter.kind {self.enter.kind} builds no signal back; leave it out")
-        if self.pretrain is not None and self.enter.kind == "embedder":
-            raise ValueError("pretrain: given, but enter.kind embedder gives the body other signals than pretraining would; leave it out")
+        if self.enter.kind == "voxel-tokens" and self.align is None:
+            raise ValueError("align: missing; it trains the queries that read voxels")
+        if self.pretrain is not None and self.enter.kind in ("embedder", "voxel-tokens"):
+            raise ValueError(f"pretrain: given, but enter.kind {self.enter.kind} gives the body other signals than pretraining would; leave it out")
         if self.pretrain is not None and not isinstance(self.body, ConvMixer | ViT):
             raise ValueError(f"pretrain: a body of patches is pretrained, {self.body.kind} given; use convmixer or vit, or leave it out")
         if isinstance(self.enter, Voxels) and isinstance(self.body, ConvMixer | ViT) and self.enter.size % self.body.patch:
@@ -387,10 +412,14 @@ class Method(Section):
                 if (given := getattr(self.adapt.losses, name)) > 0 and target not in self.targets:
                     raise ValueError(f"adapt.losses.{name}: {given:g} given, but no loss of `align` predicts the {target}; write 0")
         if self.adapt is not None and self.enter.kind != "adapter":
-            if self.adapt.strategy == "adapter" and not self.per_subject:
+            if self.adapt.strategy == "adapter" and not self.trains_own:
                 raise ValueError(f"adapt.strategy: adapter given, but enter.kind {self.enter.kind} has none; use adapter+norms, low-rank or everything")
             if self.adapt.start != "ridge":
                 raise ValueError(f"adapt.start: {self.adapt.start} given, but enter.kind {self.enter.kind} has no adapter; leave it out")
+        if self.adapt is not None and self.adapt.strategy == "none" and not (self.encodes or (self.enter.kind == "adapter" and self.adapt.start == "ridge")):
+            raise ValueError(
+                "adapt.strategy: none given, but without training only an adapter that starts at ridge and voxel-tokens of vectors: encoding serve a new subject"
+            )
 
     @property
     def closed(self) -> bool:
@@ -399,8 +428,18 @@ class Method(Section):
 
     @property
     def per_subject(self) -> bool:
-        """Whether voxels enter by parameters of the subject's own, which are trained."""
-        return self.enter.kind in ("adapter", "embedder")
+        """Whether voxels enter by something of the subject's own, which `align` and `adapt` make."""
+        return self.enter.kind in ("adapter", "embedder", "voxel-tokens")
+
+    @property
+    def trains_own(self) -> bool:
+        """Whether training changes what is a subject's own."""
+        return self.per_subject and not self.encodes
+
+    @property
+    def encodes(self) -> bool:
+        """Whether voxels are tokens by their encoding weights, in closed form."""
+        return isinstance(self.enter, VoxelTokens) and self.enter.vectors == "encoding"
 
     @property
     def shares(self) -> bool:

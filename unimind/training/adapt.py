@@ -1,5 +1,6 @@
 """Stage `adapt`: fit a shared model to a new subject by gradient steps, from all its trials or from a budget of them."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,16 @@ from torch.nn.utils import parametrize
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, load_encoder
-from unimind.models.enter import Adapters, subject_key
+from unimind.models.enter import Adapters, module_name, subject_key
 from unimind.stages import STAGES
 from unimind.storage import load_model
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
 from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, turns
-from unimind.training.enter import whole_number
+from unimind.training.enter import closed_form, whole_number
 from unimind.training.loop import Trained, fingerprint, stream_seed, train, write_model
+from unimind.training.voxels import start_at_encoding, teach_voxels
 
 #: Where a subject's adapter starts: (encoder, subject, trials, targets, whole), from the training part or from all trials.
 Start = Callable[..., None]
@@ -88,6 +90,8 @@ def adapt(
         encoder.add_subject(key, own[0].n_voxels)
         if isinstance(encoder.enter, Adapters) and stage.start == "ridge":
             begin = partial(start_at_signal, seed=number)
+        if settings.encodes:
+            begin = start_at_encoding
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     budget = "all" if trials is None else trials
     files = [prepared, embeddings, shared, *(training_prepared or []), *(training_embeddings or [])]
@@ -124,6 +128,8 @@ def scratch(
     mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
     own = (part, Targets(embeddings, seen(part), space))
+    if settings.encodes:
+        teach_voxels(encoder, {key: own}, number)
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
     encoder.eval()
     remember_body(encoder, {key: own})
@@ -153,6 +159,12 @@ def train_on(
     what training added is added.
     """
     others = others or {}
+    if stage.strategy == "none":
+        assert begin is not None
+        begun = time.monotonic()
+        begin(encoder, key, own[0], own[1], whole=True)
+        mine = {name: tensor for name, tensor in encoder.state_dict().items() if module_name(key) in name}
+        return closed_form(len(own[0].images("train")), mine, time.monotonic() - begun)
     if begin is not None:
         begin(encoder, key, own[0], own[1], whole=False)
     model = Aligned(encoder, [key], stage.losses)
@@ -228,9 +240,11 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"], rank: int) -> list[str]:
+def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything", "none"], rank: int) -> list[str]:
     """Names of the encoder's parameters that a strategy trains; gives the encoder its low-rank updates where asked to."""
     names = encoder.own_parameters(key)
+    if strategy == "none":
+        return []
     if strategy == "everything":
         return [name for name, _ in encoder.named_parameters() if not name.startswith("enter.")] + names
     if strategy == "adapter+norms":

@@ -57,7 +57,8 @@ class AlignmentLosses:
     """Weighted terms of a batch; a callable for the training loop.
 
     A batch has the columns `subject` (names), `responses` (R, V) or entered signals, `coordinates`, `partner` (n, K), `weight` (n, 1) and
-    `index` (n,); with the cycle loss also `other`, another subject. The k-th rows of all subjects belong together: they make the cross-subject pairs.
+    `index` (n,); with the cycle loss also `other`, another subject, and where subjects
+    enter by a part of their pictures `enters`, the name of the part. The k-th rows of all subjects belong together: they make the cross-subject pairs.
 
     Parameters
     ----------
@@ -136,7 +137,9 @@ def with_others(batch: dict[str, Any], subjects: list[str], step: int, seed: int
     return batch | {"other": [subjects[(subjects.index(name) + turn) % len(subjects)] for name in batch["subject"]]}
 
 
-def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
+def draw_rows(
+    trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool, among: Tensor | None = None
+) -> dict[str, Tensor]:
     """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
 
     Parameters
@@ -147,9 +150,14 @@ def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: 
         Decide everything that is random.
     mixed : bool
         MixCo (Kim et al. 2020): each response and a random other one of the batch are averaged with a random weight.
+    among : Tensor, optional
+        Positions of the training pictures to draw from; by default all.
     """
     rows = len(places)
-    chosen = at_places(len(trials.images("train")), places, seed, trials.key)
+    if among is None:
+        chosen = at_places(len(trials.images("train")), places, seed, trials.key)
+    else:
+        chosen = among[at_places(len(among), places, seed, trials.key)]
     images, responses = trials.draw("train", chosen, step, seed)
     coordinates = targets.coordinates(images)
     weight, partner = torch.ones(rows, 1), coordinates
