@@ -29,7 +29,8 @@ def teach_voxels(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, T
     features = Features.of(together, encoder.space)
     prior = EncodingPrior.learned([Recorded(features(own), responses) for own, responses in rows.values()], features.white.shape[1], mixed=False)
     enter.remember(features, prior)
-    length, found = enter.n_features + 2, {}
+    length = enter.n_features + 2
+    found: Contexts = {}
     for name, (coordinates, responses) in rows.items():
         enter.take(name, encoding_vectors(features, prior, coordinates, responses, length))
         found[name] = []
