@@ -100,7 +100,7 @@ class Bench:
                     trials = read_trials(prepared, rows)
                     coordinates = Targets(embeddings, trials.images, space).coordinates(trials.images).numpy()
                     found = closed_form_of(
-                        self.study.method(self.method), subject_key(self.dataset, subject), prior, coordinates, trials.responses, self.study.seed
+                        self.study.method(self.method), subject_key(self.dataset, subject), space, prior, coordinates, trials.responses, self.study.seed
                     )
                     cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, *scale))
 

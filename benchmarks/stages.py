@@ -160,7 +160,7 @@ def write_files(folder: Path, study: Study, dataset: str, factor: float, held_ou
                 write_entered(folder / f"{name}-{key}", method, space, key, count, n)
         if method.align is not None and {"condition", "adapt"} & set(stages):
             channels = CHANNELS if method.responses()["repeats"] == "channels" else 1
-            encoder = new_encoder(study, name, space, members if method.enter.kind == "adapter" else {}, channels, None)
+            encoder = new_encoder(study, name, space, members if method.per_subject else {}, channels, None)
             if isinstance(encoder.enter, Adapters):
                 encoder.enter.remember(torch.zeros(space.size, encoder.enter.size), torch.zeros(encoder.enter.size))
             aligned = Aligned(encoder, list(members), method.align.losses)

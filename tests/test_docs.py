@@ -68,6 +68,7 @@ NOT_RUN = {
     "python benchmarks/stages.py config/thesis.yaml": "a GPU; tests/training/test_stage_benchmark.py measures small ones",
     "unimind benchmark": "minutes; tests/training/test_training_stages.py measures small ones",
     "python benchmarks/equal_time.py config/macaque_v4.yaml": "recordings and minutes",
+    "python benchmarks/arena.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml --drawings 1": "recordings and minutes",
     "python benchmarks/ablations.py config/macaque_v4.yaml": "recordings and minutes",
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
     "python benchmarks/panel.py": "minutes",

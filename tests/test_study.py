@@ -64,6 +64,7 @@ def test_studies_of_the_repository_are_valid(path):
                 ({"siamese": 1}, ".siamese: 1 given", "give mix_training a share"),
                 ({"subject": 0.5}, ".subject: 0.5 given", "leave it out"),
                 ({"adversarial": 1}, ".adversarial: 1 given", "leave it out"),
+                ({"cycle": 1}, ".cycle: 1 given", "leave it out"),
                 ({"embedding": 0, "latent": 0}, ": nothing left to adapt by", "give `embedding`"),
             )
         ),
@@ -101,6 +102,9 @@ IDLE = {
     "unimind-vit.align.mixco": {"align": {"mixco": 0.3}},
     "unimind-vit.align.in_sample": {"align": {"in_sample": True}},
     "unimind-vit.align.noise": {"align": {"noise": 0.5}},
+    "unimind-vit.align.losses.cycle": {"align": {"losses": {"cycle": 1}}},
+    "unimind-vit.adapt.losses.reconstruction": {"adapt": {"losses": {"reconstruction": 1}}},
+    "ridge.enter.folds": {"enter": {"kind": "ridge", "alphas": [10.0], "folds": 3}},
     "unimind-vit.adapt.rank": {"adapt": {"rank": 2}},
     "unimind-vit.adapt.losses.latent": {"align": {"losses": {"latent": 0}}, "adapt": {"losses": {"latent": 0.1}}},
     "unimind-vit.adapt.losses.embedding": {"align": {"losses": {"embedding": 0}}, "condition": {}},

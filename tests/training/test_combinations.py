@@ -17,6 +17,10 @@ TWO = {"steps": 2, "batch_size": 8, "validate_every": 2}
 ENTERS = {"interpolate": {}, "wrap": {}, "max-pool": {}, "adapter": {}, "ridge": {"alphas": [10.0, 100.0], "folds": 2}, "decoded": {}}
 BODIES = {"identity": {"kind": "identity"}, "mlp": MLP, "convmixer": CONVMIXER, "vit": VIT}
 COMBINATIONS = [(enter, body) for enter in ENTERS for body in BODIES if body != "identity" or enter in ("ridge", "decoded")]
+#: What single systems have: each in one combination.
+ENTERS |= {"embedder": {"pooled": 16, "bottleneck": 4}, "voxel-tokens": {"queries": 4}}
+BODIES |= {"residual": {"kind": "residual", "depth": 1}}
+COMBINATIONS += [("embedder", "residual"), ("ridge", "residual"), ("voxel-tokens", "mlp"), ("voxel-tokens", "vit")]
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ class Identity(nn.Module):
     def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, size) to tokens (B, 8, ceil(C size / 8)) and the signal as one vector (B, C size)."""
         flat = signal.flatten(1)
-        return nn.functional.pad(flat, (0, -flat.shape[1] % TOKENS)).unflatten(1, (TOKENS, -1)), flat
+        return in_tokens(flat), flat
 
 
 class Mlp(nn.Module):
@@ -50,6 +50,51 @@ class Mlp(nn.Module):
         return hidden.unflatten(1, (TOKENS, -1)), hidden
 
 
+def mlp_block(size: int, dropout: float) -> nn.Sequential:
+    """Norm, linear, GELU, dropout, linear, over the last axis."""
+    return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size), nn.GELU(), nn.Dropout(dropout), nn.Linear(size, size))
+
+
+def linear_block(size: int, dropout: float) -> nn.Sequential:
+    """Linear, norm, GELU, dropout, over the last axis."""
+    return nn.Sequential(nn.Linear(size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout))
+
+
+class Residual(nn.Module):
+    """Blocks over a vector, the output of each added to its input.
+
+    With `mixer`, MindEye2's (Scotti et al. 2024) published order: the vector is a sequence of one token, every block over its values is
+    followed by one across the tokens, and each kind adds to the last output of its own kind. The norm across one token makes a constant
+    of whatever the other kind has computed, so what is left is the input plus a constant, and blocks over values get no gradient.
+
+    Parameters
+    ----------
+    channels, size : int
+        Of the signal.
+    block, depth, dropout
+        See `study.Residual`.
+    """
+
+    def __init__(self, channels: int, size: int, *, block: str, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.width = channels * size
+        make = linear_block if block == "linear" else mlp_block
+        self.within = nn.ModuleList(make(self.width, dropout) for _ in range(depth))
+        self.across = nn.ModuleList(mlp_block(1, dropout) for _ in range(depth if block == "mixer" else 0))
+
+    def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, size) to tokens (B, 8, ceil(C size / 8)) and one vector (B, C size)."""
+        x = between = signal.flatten(1)
+        last = x[:, :, None]
+        for number, block in enumerate(self.within):
+            between = block(x) + between
+            x = between
+            if self.across:
+                last = self.across[number](x[:, :, None]) + last
+                x = last[:, :, 0]
+        return in_tokens(x), x
+
+
 class Patches(nn.Module):
     """A trunk over patches: its tokens, and their mean.
 
@@ -73,11 +118,18 @@ class Patches(nn.Module):
         return tokens, tokens.mean(1)
 
 
-def build_body(settings: Mapping[str, Any], channels: int, size: int) -> Identity | Mlp | Patches:
+def in_tokens(flat: Tensor) -> Tensor:
+    """A vector (B, n) cut into tokens (B, 8, ceil(n / 8)), filled up with zeros."""
+    return nn.functional.pad(flat, (0, -flat.shape[1] % TOKENS)).unflatten(1, (TOKENS, -1))
+
+
+def build_body(settings: Mapping[str, Any], channels: int, size: int) -> Identity | Mlp | Residual | Patches:
     """The body that a method's `body` section asks for."""
     own = {key: value for key, value in settings.items() if key != "kind"}
     if settings["kind"] == "identity":
         return Identity(channels, size)
     if settings["kind"] == "mlp":
         return Mlp(channels, size, **own)
+    if settings["kind"] == "residual":
+        return Residual(channels, size, **own)
     return Patches(settings["kind"], channels, size, **own)

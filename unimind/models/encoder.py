@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from unimind.errors import InputError
 from unimind.models.bodies import Patches, build_body
-from unimind.models.enter import Adapters, ClosedForm, Context, Signals, build_enter
+from unimind.models.enter import Adapters, ClosedForm, Context, Embedders, FixedLength, Signals, by_subject
 from unimind.models.heads import TargetHead
 from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
+from unimind.models.voxels import VoxelTokens
 from unimind.storage import load_model
+
+Enter = FixedLength | Adapters | Embedders | VoxelTokens | ClosedForm
 
 
 class EncoderOutput(NamedTuple):
@@ -30,12 +33,15 @@ class EncoderOutput(NamedTuple):
     centre : Tensor
         (B or 1, K), mean coordinates of the pictures that the subject is known to be shown: the training pictures' (zero), or a closed
         form's context's.
+    signal : Tensor
+        (B, C, size), what had entered.
     """
 
     tokens: Tensor
     pooled: Tensor
     coordinates: dict[str, Tensor]
     centre: Tensor
+    signal: Tensor
 
 
 class Encoder(nn.Module):
@@ -52,7 +58,7 @@ class Encoder(nn.Module):
     targets : sequence of str
         Which targets have a head.
     n_voxels : mapping of str to int
-        Voxels of each subject, by `subject_key`; only adapters use them.
+        Voxels of each subject, by `subject_key`; used where each subject has a way of its own.
     channels : int
         Repeats of an image given side by side, else 1.
     """
@@ -65,7 +71,7 @@ class Encoder(nn.Module):
             "enter": dict(enter), "body": dict(body), "space": space.arguments, "targets": list(targets), "n_voxels": dict(n_voxels), "channels": channels,
         }  # fmt: skip
         self.space, self.channels = space, channels
-        self.enter = build_enter(enter, n_voxels, space.size)
+        self.enter = build_enter(enter, n_voxels, space)
         self.body = build_body(body, channels, self.enter.size)
         self.width = self.body.width
         self.heads = nn.ModuleDict({name: TargetHead(self.width, space.components[name]) for name in targets if body["kind"] != "identity"})
@@ -78,9 +84,18 @@ class Encoder(nn.Module):
         """Whether signals are entered in closed form."""
         return isinstance(self.enter, ClosedForm)
 
+    @property
+    def per_subject(self) -> bool:
+        """Whether voxels enter by something of the subject's own."""
+        return isinstance(self.enter, (Adapters, Embedders, VoxelTokens))
+
+    def own_parameters(self, subject: str) -> list[str]:
+        """Names of the parameters that are one subject's alone."""
+        return [f"enter.{name}" for name in self.enter.names(subject)] if isinstance(self.enter, (Adapters, Embedders, VoxelTokens)) else []
+
     def add_subject(self, subject: str, n_voxels: int) -> None:
-        """Give a subject an adapter."""
-        assert isinstance(self.enter, Adapters)
+        """Give a subject an adapter, an embedder, or vectors of its voxels."""
+        assert isinstance(self.enter, (Adapters, Embedders, VoxelTokens))
         self.enter.add(subject, n_voxels)
         self.arguments["n_voxels"][subject] = n_voxels
 
@@ -113,16 +128,11 @@ class Encoder(nn.Module):
             if name in self.heads:
                 parts.append(self.space.part(spread, name) * self.heads[name](pooled))
             found[name] = sum(parts[1:], parts[0])
-        return EncoderOutput(tokens, pooled, found, centre)
+        return EncoderOutput(tokens, pooled, found, centre, signal)
 
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:
         """Signals of rows of any subjects: B responses (R, V) and their subjects."""
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(subjects):
-            rows.setdefault(name, []).append(row)
-        entered = torch.cat([self.enter(torch.stack([responses[row] for row in own]), name) for name, own in rows.items()])
-        order = torch.tensor([row for own in rows.values() for row in own], device=entered.device)
-        return entered[order.argsort()]
+        return by_subject(responses, subjects, self.enter)
 
     def forward(self, responses: Tensor | Sequence[Tensor], subject: str | Sequence[str] | None, cut: bool = False) -> EncoderOutput:
         """Encode responses of one subject (B, R, V), of any subjects row by row, or, without a subject, signals that have entered (B, C, size)."""
@@ -143,6 +153,35 @@ class Encoder(nn.Module):
             parts = [(len(signal), self.from_signal(signal)) for signal in signals]
             count = sum(n for n, _ in parts)
             self.mean_tokens, self.mean_pooled = (sum(n * getattr(out, key).mean(0) for n, out in parts) / count for key in ("tokens", "pooled"))
+
+
+def build_enter(settings: Mapping[str, Any], n_voxels: Mapping[str, int], space: PictureSpace) -> Enter:
+    """The way of entering that a method's `enter` section asks for.
+
+    Parameters
+    ----------
+    settings : mapping
+        `Method.enter` as a dict.
+    n_voxels : mapping
+        Voxels of each subject, by `subject_key`.
+    space : PictureSpace
+    """
+    kind = settings["kind"]
+    if kind in ("ridge", "decoded"):
+        return ClosedForm(space.size)
+    size, dropout = settings["size"], settings["dropout"]
+    own: Adapters | Embedders | VoxelTokens
+    if kind == "adapter":
+        own = Adapters(size, dropout)
+    elif kind == "embedder":
+        own = Embedders(size, settings["pooled"], settings["bottleneck"], dropout)
+    elif kind == "voxel-tokens":
+        own = VoxelTokens(size, settings["queries"], settings["vectors"], dropout, space)
+    else:
+        return FixedLength(kind, size, dropout)
+    for subject, count in n_voxels.items():
+        own.add(subject, count)
+    return own
 
 
 def build_encoder(arguments: Mapping[str, Any]) -> Encoder:

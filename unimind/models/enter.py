@@ -1,7 +1,7 @@
 """How a subject's voxels come to what all subjects share."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -147,6 +147,69 @@ class Adapters(nn.Module):
         return self.maps[name](self.dropout(responses))
 
 
+class Bottleneck(nn.Module):
+    """x + Linear(ReLU(Linear(x))) through fewer values.
+
+    Parameters
+    ----------
+    size, width : int
+        Of x, and between.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(size, width), nn.Linear(width, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return x + self.up(torch.relu(self.down(x)))
+
+
+class Embedders(nn.Module):
+    """Of every subject a small network from the pooled voxels to one length (MindBridge, Wang et al. 2024).
+
+    Parameters
+    ----------
+    size, pooled, bottleneck, dropout
+        See `study.Embedder`.
+    """
+
+    def __init__(self, size: int, pooled: int, bottleneck: int, dropout: float) -> None:
+        super().__init__()
+        self.size, self.pooled, self.bottleneck, self.dropout = size, pooled, bottleneck, dropout
+        self.maps, self.counts = nn.ModuleDict(), dict[str, int]()
+
+    def add(self, subject: str, n_voxels: int) -> None:
+        """Give a subject an embedder, untrained."""
+        last = nn.Linear(self.pooled, self.size), nn.LayerNorm(self.size), nn.GELU(), nn.Dropout(self.dropout)
+        self.maps[module_name(subject)] = nn.Sequential(Bottleneck(self.pooled, self.bottleneck), *last)
+        self.counts[subject] = n_voxels
+
+    def names(self, subject: str) -> list[str]:
+        """Names of the parameters of one subject."""
+        return [f"maps.{module_name(subject)}.{name}" for name, _ in self.maps[module_name(subject)].named_parameters()]
+
+    def builder(self) -> nn.Sequential:
+        """A new way back, from a signal to the pooled voxels of a subject."""
+        return nn.Sequential(nn.Linear(self.size, self.pooled), Bottleneck(self.pooled, self.bottleneck))
+
+    def pool(self, responses: Tensor) -> Tensor:
+        """(B, R, V) to (B, R, pooled)."""
+        return max_pool(responses, self.pooled)
+
+    def embed(self, pooled: Tensor, subject: str) -> Tensor:
+        """(B, R, pooled) to (B, R, size); InputError for a subject without an embedder."""
+        name = module_name(subject)
+        if name not in self.maps:
+            raise InputError(f"{subject}: this model has no embedder for that subject; adapt it first (`unimind adapt`), or list it under training_subjects")
+        return self.maps[name](pooled)
+
+    def forward(self, responses: Tensor, subject: str) -> Tensor:
+        """(B, R, V) to (B, R, size); InputError for a subject without an embedder, or another number of voxels."""
+        expect(subject, responses.shape[-1], self.counts.get(subject, responses.shape[-1]))
+        return self.embed(self.pool(responses), subject)
+
+
 class ClosedForm(nn.Module):
     """A linear map of each subject's voxels to the picture space, found in closed form (`ridge`, `decoded`) and never trained.
 
@@ -189,33 +252,19 @@ def signals_of(coordinates: Tensor, mean: Tensor, spread: Tensor, pictures: Tens
     return Signals(coordinates, mean.expand_as(coordinates), spread.expand_as(coordinates), pictures.float().log()[:, None] / LOG_PICTURES)
 
 
+def by_subject(rows: Sequence[Tensor], subjects: Sequence[str], made: Callable[[Tensor, str], Tensor]) -> Tensor:
+    """What a function of (rows of one subject, the subject) makes of rows of any subjects, in their order."""
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(subjects):
+        places.setdefault(name, []).append(row)
+    found = torch.cat([made(torch.stack([rows[row] for row in own]), name) for name, own in places.items()])
+    return found[torch.tensor([row for own in places.values() for row in own], device=found.device).argsort()]
+
+
 def expect(subject: str, given: int, wanted: int) -> None:
     """InputError where a response has another number of voxels than a map."""
     if given != wanted:
         raise InputError(f"{subject}: {given} voxels given, the model was trained with {wanted}; prepare it with the same ROIs and run the training again")
-
-
-def build_enter(settings: Mapping[str, Any], n_voxels: Mapping[str, int], coordinates: int) -> FixedLength | Adapters | ClosedForm:
-    """The way of entering that a method's `enter` section asks for.
-
-    Parameters
-    ----------
-    settings : mapping
-        `Method.enter` as a dict.
-    n_voxels : mapping
-        Voxels of each subject, by `subject_key`.
-    coordinates : int
-        K, of the picture space.
-    """
-    kind = settings["kind"]
-    if kind in ("ridge", "decoded"):
-        return ClosedForm(coordinates)
-    if kind != "adapter":
-        return FixedLength(kind, settings["size"], settings["dropout"])
-    adapters = Adapters(settings["size"], settings["dropout"])
-    for subject, count in n_voxels.items():
-        adapters.add(subject, count)
-    return adapters
 
 
 def bring_to(x: Tensor, size: int, kind: str) -> Tensor:

@@ -188,6 +188,13 @@ class EncodingPrior:
         left = own.squares(weight) + (noise[None] * values[:, None] / shrunk).sum(0)
         return weight, uncertainty, ((left + prior_trials * self.noise) / (own.n + prior_trials)).clip(1e-6)
 
+    def posterior(self, own: Recorded) -> tuple[Array, Array]:
+        """Posterior means (F, V) of a subject's encoding weights under N(m, C), and its voxels' noise variances (V,)."""
+        noise = np.full(len(own.square), self.noise)
+        for _ in range(4):
+            weight, _, noise = self._expect(own, noise, self.NOISE_TRIALS)
+        return weight, noise
+
     def _mixture(self, own: Recorded, noise: Array) -> Array:
         """Posterior means (F, V) under the mixture: components weighted by how well they predict a voxel's trials.
 
@@ -231,9 +238,7 @@ class EncodingPrior:
         moments : (covariance, mean)
             (F, K) of features and coordinates, and (K,), over the training pictures (`picture_moments`).
         """
-        noise = np.full(len(own.square), self.noise)
-        for _ in range(4):
-            weight, _, noise = self._expect(own, noise, self.NOISE_TRIALS)
+        weight, noise = self.posterior(own)
         axes, values = self._axes(own.gram)
         residual, size = own.residual(weight, noise[None] + values[:, None], axes, values)
         if self.components.shape[1]:

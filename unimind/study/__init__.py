@@ -56,6 +56,7 @@ from unimind.study.methods import (
     Condition,
     ConvMixer,
     Decoded,
+    Embedder,
     EmbeddingPrior,
     Identity,
     Interpolate,
@@ -64,11 +65,13 @@ from unimind.study.methods import (
     Method,
     Mlp,
     Pretrain,
+    Residual,
     Ridge,
     Sampling,
     TrainedOn,
     ViT,
     Voxels,
+    VoxelTokens,
     Wrap,
 )
 from unimind.study.read import parse_study, read_study

@@ -55,12 +55,50 @@ class Adapter(Voxels):
     kind: Literal["adapter"]
 
 
+class Embedder(Voxels):
+    """Of every subject, trained: adaptive max pooling, a residual bottleneck, a linear map with norm and GELU (MindBridge)."""
+
+    kind: Literal["embedder"]
+    pooled: Positive = Field(2048, description="Length of the pooled signal (8192 in MindBridge).")
+    bottleneck: Positive = Field(128, description="Width of the residual bottleneck over the pooled signal.")
+    dropout: Fraction = Field(0.5, description="Share of the signal set to zero in training.")
+
+
+class VoxelTokens(Voxels):
+    """Every voxel a token: its vector times its response; queries that all subjects share read them by cross-attention (Brain-IT, BrainCoDec)."""
+
+    kind: Literal["voxel-tokens"]
+    queries: Positive = Field(16, description="That read the voxels; each reads size / queries values, the length of a voxel's vector.")
+    vectors: Literal["encoding", "learned"] = Field(
+        "encoding",
+        description="Of what a voxel's vector is made: of its encoding weights and noise, in closed form from the subject's trials under a prior that the training "
+        "subjects teach; or learned.",
+    )
+
+    @model_validator(mode="after")
+    def _read(self) -> "VoxelTokens":
+        if self.size % self.queries:
+            raise ValueError(f"size: {self.size} is not a multiple of queries = {self.queries}")
+        idle(self, ("order",), "queries read voxels in any order")
+        return self
+
+
 class Ridge(Section):
     """Closed form: each subject's own ridge regression to the picture space, a penalty for every component by cross-validation."""
 
     kind: Literal["ridge"]
-    alphas: list[float] = [float(10**k) for k in range(-1, 7)]
+    alphas: list[float] = Field([float(10**k) for k in range(-1, 7)], min_length=1, description="Penalties to choose from; one alone is taken as it is.")
     folds: Positive = 5
+    rescale: bool = Field(
+        False,
+        description="Stretch the predictions of every dimension of a target to its standard deviation over the subject's training pictures (Brain-Diffuser).",
+    )
+
+    @model_validator(mode="after")
+    def _chosen(self) -> "Ridge":
+        if len(self.alphas) == 1:
+            idle(self, ("folds",), "with one penalty nothing is chosen")
+        return self
 
 
 class Decoded(Section):
@@ -88,6 +126,19 @@ class Mlp(Section):
     width: Positive = Field(512, multiple_of=8, description="Of every layer.")
     depth: Positive = 2
     dropout: Fraction = Field(0.5, description="After every layer, in training.")
+
+
+class Residual(Section):
+    """Residual blocks over the whole signal, as wide as it is."""
+
+    kind: Literal["residual"]
+    block: Literal["mlp", "linear", "mixer"] = Field(
+        "mlp",
+        description="`mlp`: norm, linear, GELU, linear (MindEye2 as described); `linear`: linear, norm, GELU (MindBridge); `mixer`: the first, each followed by one "
+        "across tokens, of which there is one (MindEye2 as published: the identity plus a constant, see docs/rivals.md).",
+    )
+    depth: Positive = 4
+    dropout: Fraction = Field(0.15, description="Within every block, in training.")
 
 
 class ConvMixer(Section):
@@ -134,6 +185,8 @@ class Losses(Section):
     softclip: float = Field(0.0, ge=0, description="SoftCLIP between predicted and true image embeddings.")
     subject: float = Field(0.0, ge=0, description="Subject classifier; its hidden layer becomes the subject token, one context token more of `condition`.")
     adversarial: float = Field(0.0, ge=0, description="Subject discriminator behind a gradient reversal.")
+    reconstruction: float = Field(0.0, ge=0, description="Of the pooled signal from what an `embedder` makes of it, by a builder of the subject's own.")
+    cycle: float = Field(0.0, ge=0, description="An embedded signal built for, and embedded by, another subject is to be the same (MindBridge).")
 
     @property
     def compares_rows(self) -> bool:
@@ -152,6 +205,7 @@ class AdaptLosses(Losses):
     siamese: float = Field(0.0, ge=0, description="As in `align`, over pairs with the training subjects that `mix_training` mixes in.")
     subject: float = Field(0.0, ge=0, description="Only in `align`: a new subject has no others to be told from.")
     adversarial: float = Field(0.0, ge=0, description="Only in `align`, as `subject`.")
+    cycle: float = Field(0.0, ge=0, description="Only in `align`, as `subject`.")
 
 
 class Align(Section):
@@ -207,7 +261,11 @@ class EmbeddingPrior(Section):
 class Adapt(Section):
     """How a shared model is fitted to a new subject by gradient steps."""
 
-    strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"] = "adapter"
+    strategy: Literal["adapter", "adapter+norms", "low-rank", "everything", "none"] = Field(
+        "adapter",
+        description="What is trained: `adapter` is what the subject has for itself (its adapter, its embedder, its voxels' vectors); `none`: the closed form at which "
+        "training would start.",
+    )
     rank: Positive = Field(8, description="Of the low-rank updates.")
     mix_training: Fraction = Field(0.0, description="Share of each batch drawn from the training subjects.")
     start: Literal["ridge", "interpolate"] = Field(
@@ -219,7 +277,7 @@ class Adapt(Section):
 
     @model_validator(mode="after")
     def _trainable(self) -> "Adapt":
-        for name in ("subject", "adversarial"):
+        for name in ("subject", "adversarial", "cycle"):
             if getattr(self.losses, name) > 0:
                 raise ValueError(f"losses.{name}: {getattr(self.losses, name):g} given, but one new subject has no others to be told from; leave it out")
         if self.losses.siamese > 0 and self.mix_training == 0:
@@ -228,6 +286,8 @@ class Adapt(Section):
             )
         if self.losses.siamese + self.losses.embedding + self.losses.softclip + self.losses.latent == 0:
             raise ValueError("losses: nothing left to adapt by; give `embedding` or `softclip` a weight")
+        if self.strategy == "none":
+            idle(self, ("losses", "training", "mix_training"), "strategy none trains nothing")
         if self.strategy != "low-rank":
             idle(self, ("rank",), f"strategy {self.strategy} has no low-rank updates")
         return self
@@ -282,8 +342,8 @@ class Method(Section):
     scope: Literal["study", "dataset", "subject"] = Field(
         "dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject)."
     )
-    enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Ridge | Decoded, Field(discriminator="kind")]
-    body: Annotated[Identity | Mlp | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
+    enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Embedder | VoxelTokens | Ridge | Decoded, Field(discriminator="kind")]
+    body: Annotated[Identity | Mlp | Residual | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
     pretrain: Pretrain | None = None
     align: Align | None = None
     condition: Condition | None = Field(None, description="Without one, the generator's own conditioning gets the predicted image embedding.")
@@ -347,6 +407,15 @@ class Method(Section):
                     raise ValueError(
                         f"align.{key}: {getattr(self.align, key)} given, but enter.kind {self.enter.kind} is trained and has no closed form; leave it out"
                     )
+        for key in ("align", "adapt"):
+            section = getattr(self, key)
+            for name in ("reconstruction", "cycle"):
+                if section is not None and (given := getattr(section.losses, name)) > 0 and self.enter.kind != "embedder":
+                    raise ValueError(f"{key}.losses.{name}: {given:g} given, but enter.kind {self.enter.kind} builds no signal back; leave it out")
+        if self.enter.kind == "voxel-tokens" and self.align is None:
+            raise ValueError("align: missing; it trains the queries that read voxels")
+        if self.pretrain is not None and self.enter.kind in ("embedder", "voxel-tokens"):
+            raise ValueError(f"pretrain: given, but enter.kind {self.enter.kind} gives the body other signals than pretraining would; leave it out")
         if self.pretrain is not None and not isinstance(self.body, ConvMixer | ViT):
             raise ValueError(f"pretrain: a body of patches is pretrained, {self.body.kind} given; use convmixer or vit, or leave it out")
         if isinstance(self.enter, Voxels) and isinstance(self.body, ConvMixer | ViT) and self.enter.size % self.body.patch:
@@ -358,10 +427,14 @@ class Method(Section):
                 if (given := getattr(self.adapt.losses, name)) > 0 and target not in self.targets:
                     raise ValueError(f"adapt.losses.{name}: {given:g} given, but no loss of `align` predicts the {target}; write 0")
         if self.adapt is not None and self.enter.kind != "adapter":
-            if self.adapt.strategy == "adapter":
+            if self.adapt.strategy == "adapter" and not self.trains_own:
                 raise ValueError(f"adapt.strategy: adapter given, but enter.kind {self.enter.kind} has none; use adapter+norms, low-rank or everything")
             if self.adapt.start != "ridge":
                 raise ValueError(f"adapt.start: {self.adapt.start} given, but enter.kind {self.enter.kind} has no adapter; leave it out")
+        if self.adapt is not None and self.adapt.strategy == "none" and not (self.encodes or (self.enter.kind == "adapter" and self.adapt.start == "ridge")):
+            raise ValueError(
+                "adapt.strategy: none given, but without training only an adapter that starts at ridge and voxel-tokens of vectors: encoding serve a new subject"
+            )
 
     def _sampled(self) -> None:
         """Refuse a prior over embeddings where it does nothing, or cannot be trained."""
@@ -383,6 +456,21 @@ class Method(Section):
     def closed(self) -> bool:
         """Whether signals are entered in closed form, once and for all before anything is trained."""
         return self.enter.kind in ("ridge", "decoded")
+
+    @property
+    def per_subject(self) -> bool:
+        """Whether voxels enter by something of the subject's own, which `align` and `adapt` make."""
+        return self.enter.kind in ("adapter", "embedder", "voxel-tokens")
+
+    @property
+    def trains_own(self) -> bool:
+        """Whether training changes what is a subject's own."""
+        return self.per_subject and not self.encodes
+
+    @property
+    def encodes(self) -> bool:
+        """Whether voxels are tokens by their encoding weights, in closed form."""
+        return isinstance(self.enter, VoxelTokens) and self.enter.vectors == "encoding"
 
     @property
     def shares(self) -> bool:

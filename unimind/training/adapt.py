@@ -1,5 +1,6 @@
 """Stage `adapt`: fit a shared model to a new subject by gradient steps, from all its trials or from a budget of them."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,16 @@ from torch.nn.utils import parametrize
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, load_encoder
-from unimind.models.enter import Adapters, subject_key
+from unimind.models.enter import Adapters, module_name, subject_key
 from unimind.stages import STAGES
 from unimind.storage import load_model
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
 from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, turns
-from unimind.training.enter import whole_number
+from unimind.training.enter import closed_form, whole_number
 from unimind.training.loop import Trained, fingerprint, stream_seed, train, write_model
+from unimind.training.voxels import start_at_encoding, teach_voxels
 
 #: Where a subject's adapter starts: (encoder, subject, trials, targets, whole), from the training part or from all trials.
 Start = Callable[..., None]
@@ -84,10 +86,12 @@ def adapt(
 
     torch.manual_seed(stream_seed(number, "adapt"))
     begin: Start | None = None
-    if isinstance(encoder.enter, Adapters):
+    if encoder.per_subject:
         encoder.add_subject(key, own[0].n_voxels)
-        if stage.start == "ridge":
+        if isinstance(encoder.enter, Adapters) and stage.start == "ridge":
             begin = partial(start_at_signal, seed=number)
+        if settings.encodes:
+            begin = start_at_encoding
     names = trained_parameters(encoder, key, stage.strategy, stage.rank)
     budget = "all" if trials is None else trials
     files = [prepared, embeddings, shared, *(training_prepared or []), *(training_embeddings or [])]
@@ -119,11 +123,13 @@ def scratch(
     part = read_subject(study, method, dataset, subject, prepared, _rows(trials, number))
     space = picture_space([embeddings], [seen(part)])
     torch.manual_seed(stream_seed(number, "scratch"))
-    encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.enter.kind == "adapter" else {}, part.channels, None)
+    encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.per_subject else {}, part.channels, None)
     names = [name for name, _ in encoder.named_parameters()]
     mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
     own = (part, Targets(embeddings, seen(part), space))
+    if settings.encodes:
+        teach_voxels(encoder, {key: own}, number)
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
     encoder.eval()
     remember_body(encoder, {key: own})
@@ -153,9 +159,16 @@ def train_on(
     what training added is added.
     """
     others = others or {}
+    if stage.strategy == "none":
+        assert begin is not None
+        begun = time.monotonic()
+        begin(encoder, key, own[0], own[1], whole=True)
+        mine = {name: tensor for name, tensor in encoder.state_dict().items() if module_name(key) in name}
+        return closed_form(len(own[0].images("train")), mine, time.monotonic() - begun)
     if begin is not None:
         begin(encoder, key, own[0], own[1], whole=False)
     model = Aligned(encoder, [key], stage.losses)
+    trainable = [*(f"encoder.{name}" for name in names), *(f"builders.{name}" for name, _ in model.builders.named_parameters())]
     started = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters() if name in set(names)}
     size = stage.training.batch_size
     rows = min(max(1, round(size * (1 - stage.mix_training))), size - 1) if others else size
@@ -170,7 +183,7 @@ def train_on(
     losses = AlignmentLosses(stage.losses if others else stage.losses.model_copy(update={"siamese": 0.0}), align.margin, align.temperature, [key])
     trained = train(
         model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=seed,
-        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=[f"encoder.{name}" for name in names],
+        checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=trainable,
         validate=(lambda module: validation(module.encoder, unseen, everybody, ROWS)) if unseen else None,
     )  # fmt: skip
     if begin is not None:
@@ -227,14 +240,15 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything"], rank: int) -> list[str]:
+def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", "adapter+norms", "low-rank", "everything", "none"], rank: int) -> list[str]:
     """Names of the encoder's parameters that a strategy trains; gives the encoder its low-rank updates where asked to."""
-    adapter = [f"enter.{name}" for name in encoder.enter.names(key)] if isinstance(encoder.enter, Adapters) else []
+    names = encoder.own_parameters(key)
+    if strategy == "none":
+        return []
     if strategy == "everything":
-        return [name for name, _ in encoder.named_parameters() if not name.startswith("enter.")] + adapter
-    names = list(adapter)
+        return [name for name, _ in encoder.named_parameters() if not name.startswith("enter.")] + names
     if strategy == "adapter+norms":
-        norms = [name for name, module in encoder.named_modules() if isinstance(module, (nn.GroupNorm, nn.LayerNorm))]
+        norms = [name for name, module in encoder.named_modules() if isinstance(module, (nn.GroupNorm, nn.LayerNorm)) and not name.startswith("enter.")]
         names += [f"{name}.{own}" for name in norms for own, _ in encoder.get_submodule(name).named_parameters()]
     if strategy == "low-rank":
         for name, module in list(encoder.named_modules()):

@@ -12,9 +12,10 @@ from unimind.models.enter import Adapters, subject_key
 from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.study import Study
-from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
+from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation, with_others
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
-from unimind.training.loop import Trained, fingerprint, n_steps, stream_seed, train, write_model
+from unimind.training.loop import Trained, fingerprint, generator, n_steps, stream_seed, train, write_model
+from unimind.training.voxels import teach_voxels
 
 #: Rows at a time where a trained body is only run.
 ROWS = 256
@@ -48,8 +49,8 @@ def align(
         raise InputError(f"methods.{method}.align: the method has none, so there is nothing to train in this stage")
     subjects, space = read_group(study, method, group, prepared or [], embeddings, entered or [])
     names = list(subjects)
-    if len(names) == 1 and stage.losses.siamese + stage.losses.subject + stage.losses.adversarial > 0:
-        say(f"align: {group} is one subject, so the cross-subject losses (siamese, subject, adversarial) are left out")
+    if len(names) == 1 and stage.losses.siamese + stage.losses.subject + stage.losses.adversarial + stage.losses.cycle > 0:
+        say(f"align: {group} is one subject, so the cross-subject losses (siamese, subject, adversarial, cycle) are left out")
         if not stage.losses.targets:
             raise InputError(f"methods.{method}.align.losses: only cross-subject losses for one subject; give `embedding` or `softclip` a weight")
 
@@ -73,15 +74,25 @@ def train_aligned(
     stage = settings.align
     assert stage is not None
     torch.manual_seed(stream_seed(study.seed, "align"))
-    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+    counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.per_subject else {}
     encoder = new_encoder(study, method, space, counts, subjects[names[0]][0].channels, pretrained)
+    contexts = teach_voxels(encoder, subjects, study.seed) if settings.encodes else {}
     model = Aligned(encoder, names, stage.losses)
     size = stage.training.batch_size
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
     mixed_until = stage.mixco * n_steps(stage.training, total, size)
 
     def draw(step: int) -> dict[str, Any]:
-        return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
+        parts, enters = {}, []
+        for name, places in turns(names, size, step).items():
+            key, among = name, None
+            if name in contexts:
+                number = int(torch.randint(len(contexts[name]), (), generator=generator(study.seed, name, "context", step)))
+                key, among = contexts[name][number]
+            parts[name] = draw_rows(*subjects[name], places, step, study.seed, step < mixed_until, among)
+            enters += [key] * len(places)
+        batch = joined(parts) | ({"enters": enters} if contexts else {})
+        return with_others(batch, names, step, study.seed) if stage.losses.cycle > 0 else batch
 
     unseen = held_out(subjects) if encoder.targets else {}
     losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels, stage.noise)

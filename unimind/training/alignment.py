@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from unimind import study as settings
 from unimind.models.encoder import Encoder
-from unimind.models.enter import Adapters
+from unimind.models.enter import Adapters, Embedders, module_name
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
 from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.coordinates import coordinate_distance
+from unimind.training.objectives.cycle import Cycle, Reconstruction
 from unimind.training.objectives.siamese import Siamese, cross_subject_pairs, pseudo_labels, shuffled
 from unimind.training.objectives.softclip import SoftClip
 from unimind.training.objectives.subject import SubjectAdversary, SubjectClassification
@@ -47,6 +48,8 @@ class Aligned(nn.Module):
         self.encoder = encoder
         self.subject = SubjectHead(encoder.width, len(subjects)) if losses.subject > 0 and len(subjects) > 1 else None
         self.discriminator = SubjectHead(encoder.width, len(subjects)) if losses.adversarial > 0 and len(subjects) > 1 else None
+        builds = isinstance(encoder.enter, Embedders) and losses.reconstruction + losses.cycle > 0
+        self.builders = nn.ModuleDict({module_name(name): encoder.enter.builder() for name in subjects} if builds else {})
 
 
 @dataclass
@@ -54,7 +57,8 @@ class AlignmentLosses:
     """Weighted terms of a batch; a callable for the training loop.
 
     A batch has the columns `subject` (names), `responses` (R, V) or entered signals, `coordinates`, `partner` (n, K), `weight` (n, 1) and
-    `index` (n,). The k-th rows of all subjects belong together: they make the cross-subject pairs.
+    `index` (n,); with the cycle loss also `other`, another subject, and where subjects
+    enter by a part of their pictures `enters`, the name of the part. The k-th rows of all subjects belong together: they make the cross-subject pairs.
 
     Parameters
     ----------
@@ -109,10 +113,33 @@ class AlignmentLosses:
             terms["subject"] = weights.subject * SubjectClassification()(module.subject, pooled, numbers)
         if module.discriminator is not None:
             terms["adversarial"] = weights.adversarial * SubjectAdversary()(module.discriminator, pooled, numbers)
+        terms |= self._built(module, output.signal, batch)
+        return terms
+
+    def _built(self, module: Aligned, signal: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Terms of signals built back, of rows whose subjects have builders."""
+        builders = {name: module.builders[module_name(name)] for name in self.subjects if module_name(name) in module.builders}
+        rows, enter = [row for row, name in enumerate(batch["subject"]) if name in builders], module.encoder.enter
+        if not rows or not isinstance(enter, Embedders):
+            return {}
+        terms = {}
+        responses, subjects = ([batch[column][row] for row in rows] for column in ("responses", "subject"))
+        if self.losses.reconstruction > 0:
+            terms["reconstruction"] = self.losses.reconstruction * Reconstruction()(enter, builders, signal[rows], responses, subjects)
+        if self.losses.cycle > 0 and len(builders) > 1:
+            terms["cycle"] = self.losses.cycle * Cycle()(enter, builders, signal[rows], [batch["other"][row] for row in rows])
         return terms
 
 
-def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool) -> dict[str, Tensor]:
+def with_others(batch: dict[str, Any], subjects: list[str], step: int, seed: int) -> dict[str, Any]:
+    """A batch with, for each row, another subject: `other`."""
+    turn = int(torch.randint(1, len(subjects), (), generator=generator(seed, "other", step))) if len(subjects) > 1 else 0
+    return batch | {"other": [subjects[(subjects.index(name) + turn) % len(subjects)] for name in batch["subject"]]}
+
+
+def draw_rows(
+    trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool, among: Tensor | None = None
+) -> dict[str, Tensor]:
     """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
 
     Parameters
@@ -123,9 +150,14 @@ def draw_rows(trials: SubjectTrials | EnteredSignals, targets: Targets, places: 
         Decide everything that is random.
     mixed : bool
         MixCo (Kim et al. 2020): each response and a random other one of the batch are averaged with a random weight.
+    among : Tensor, optional
+        Positions of the training pictures to draw from; by default all.
     """
     rows = len(places)
-    chosen = at_places(len(trials.images("train")), places, seed, trials.key)
+    if among is None:
+        chosen = at_places(len(trials.images("train")), places, seed, trials.key)
+    else:
+        chosen = among[at_places(len(among), places, seed, trials.key)]
     images, responses = trials.draw("train", chosen, step, seed)
     coordinates = targets.coordinates(images)
     weight, partner = torch.ones(rows, 1), coordinates

@@ -162,7 +162,7 @@ def starting_model(study: Study, method: str, network: Diffusion, subjects: Subj
         assert encoder is not None
         own, head = load_encoder(encoder)[0], read_subject_head(encoder)
     else:
-        counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.enter.kind == "adapter" else {}
+        counts = {name: trials.n_voxels for name, (trials, _) in subjects.items()} if settings.per_subject else {}
         own = new_encoder(study, method, space, counts, trials.channels, encoder)
     conditioner = network.conditioner if "embedding" in own.targets else None
     with torch.no_grad():

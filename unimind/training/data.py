@@ -223,7 +223,7 @@ def encoded(encoder: Encoder, batch: Mapping[str, Any], noise: Tensor | None = N
     """What an encoder makes of a batch of `joined` rows: responses of several subjects, or signals that have entered (`noise`: see `from_signal`)."""
     if encoder.closed:
         return encoder.from_signal(torch.stack(list(batch["responses"])), noise=noise)
-    return encoder(batch["responses"], batch["subject"])
+    return encoder(batch["responses"], batch.get("enters", batch["subject"]))
 
 
 def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:

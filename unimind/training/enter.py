@@ -18,7 +18,7 @@ from unimind.errors import InputError
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Context, subject_key
 from unimind.models.prior import LinearMap, TaughtPrior
-from unimind.models.ridge import fit_ridge
+from unimind.models.ridge import fit_ridge, rescaled
 from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.storage import load_model
@@ -130,7 +130,7 @@ def enter(
     coordinates = Targets(embeddings, own.images, space).coordinates(own.images).numpy()
 
     def decoder(rows: NDArray) -> LinearMap:
-        return closed_form_of(settings, key, prior, coordinates[rows], own.responses[rows], study.seed)
+        return closed_form_of(settings, key, space, prior, coordinates[rows], own.responses[rows], study.seed)
 
     say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
     encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, tuple(space.components), {})
@@ -170,10 +170,13 @@ def load_taught(directory: Path) -> tuple[PictureSpace, TaughtPrior | None]:
     return space, TaughtPrior.from_state(own) if own else None
 
 
-def closed_form_of(settings: Method, key: str, prior: TaughtPrior | None, coordinates: NDArray, responses: NDArray[np.float32], seed: int) -> LinearMap:
+def closed_form_of(
+    settings: Method, key: str, space: PictureSpace, prior: TaughtPrior | None, coordinates: NDArray, responses: NDArray[np.float32], seed: int
+) -> LinearMap:
     """A closed form's map from responses (n, V) to coordinates (n, K)."""
     if isinstance(settings.enter, Ridge):
-        return fit_ridge(responses, coordinates, settings.enter.alphas, settings.enter.folds, seed)
+        found = fit_ridge(responses, coordinates, settings.enter.alphas, settings.enter.folds, seed)
+        return rescaled(found, responses, coordinates, space) if settings.enter.rescale else found
     assert prior is not None
     return prior.decoder(key, coordinates, responses)
 
