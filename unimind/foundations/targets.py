@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.hdf5 import read_rows
 from unimind.errors import InputError
 
 NAMES = ("embedding", "norm", "tokens", "latent")
@@ -52,8 +53,7 @@ class Targets:
         """
         if name not in self._file:
             raise InputError(f"{self.path}: no target {name} there, but {', '.join(self.shapes)}; run the embed stage again with foundations that give it")
-        unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-        return self._file[name][unique].astype(np.float32)[inverse]
+        return read_rows(self._file[name], rows).astype(np.float32)
 
     def raw(self, rows: Sequence[int] | NDArray) -> NDArray[np.float32]:
         """Embeddings of some pictures, of the length the network gave them: (n, d)."""
