@@ -1,6 +1,6 @@
 """What a cross-subject encoder costs at NSD's size: closed forms and one shared network, against one epoch of two networks on voxels.
 
-    python benchmarks/nsd_encoder.py [--subjects 4] [--pictures 9000] [--steps 2000] [--folder FOLDER]
+    python benchmarks/nsd_encoder.py [--subjects 4] [--pictures 9000] [--steps 2000] [--folder FOLDER]     # about 20 CPU-minutes
 
 Writes prepared files of NSD's voxel counts (responses are linear in the pictures' features, with noise; values do not matter for time
 and memory) and runs the stages teach, enter and align of the method `unimind` on them, each in a process of its own. Beside it: one
@@ -9,21 +9,18 @@ epoch of MinD-Vis's ViT (wrap) and of an adapter per subject with an MLP, as Min
 
 import argparse
 import json
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
+from apart import measured
 
 #: Voxels of nsdgeneral of subjects 1, 2, 5 and 7, and of 3, 4, 6 and 8.
 VOXELS = {"subj01": 15724, "subj02": 14278, "subj05": 13039, "subj07": 12682, "subj03": 15226, "subj04": 13153, "subj06": 17907, "subj08": 14386}
 DIM, LATENT, FEATURES = 1024, (4, 32, 32), 200
+HELD_OUT = 0.1
 UNIMIND: dict[str, Any] = {
     "enter": {"kind": "decoded"}, "body": {"kind": "mlp", "width": 1024, "depth": 2, "dropout": 0.3},
     "align": {"losses": {"siamese": 0.0, "softclip": 0.6}, "temperature": 0.1, "noise": 0.4},
@@ -48,6 +45,9 @@ def study_of(subjects: list[str], steps: int) -> dict:
 
 def write(folder: Path, subjects: list[str], pictures: int) -> None:
     """Prepared and embeddings files; responses are made and written a block of trials at a time."""
+    import h5py
+    import numpy as np
+
     from unimind.data.prepared import write_prepared
 
     random = np.random.default_rng(0)
@@ -63,54 +63,46 @@ def write(folder: Path, subjects: list[str], pictures: int) -> None:
         count = VOXELS[subject]
         weights = random.normal(size=(FEATURES, count)).astype(np.float32) / np.sqrt(1 + np.arange(FEATURES, dtype=np.float32))[:, None]
         blocks = ((seen[rows] @ weights + 2 * random.normal(size=(len(rows), count))).astype(np.float32) for rows in np.array_split(np.arange(pictures), 40))
-        split = np.where(np.arange(pictures) % 10 == 0, 1, 0)
+        split = np.where(np.arange(pictures) % round(1 / HELD_OUT) == 0, 1, 0)
         split[-50:] = 2
         write_prepared(folder / f"{subject}.h5", blocks, stimulus=np.arange(pictures), session=np.zeros(pictures, int), split=split, stimuli=pictures,
                        dataset="nsd", subject=subject, n_voxels=count)  # fmt: skip
 
 
-def run(folder: Path, name: str, *arguments: str) -> dict:
-    """One stage in a process of its own: seconds, CPU seconds and peak memory."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    code = (
-        "import resource, sys; from unimind.cli import main; status = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"stage": name, "seconds": time.monotonic() - begun, "cpu": cpu, "gb": int(done.stdout.split()[-1]) / 1e6}
-
-
-def on_voxels(name: str, subjects: list[str]) -> dict:
-    """One training step of a network on voxels, in a process of its own: seconds, CPU seconds, peak memory, parameters."""
-    code = f"""
-import json, resource, time, torch
+def on_voxels(name: str, subjects: list[str]) -> dict[str, Any]:
+    """One training step of a network on voxels, after one that allocates, in a process of its own."""
+    enter, body, batch = ON_VOXELS[name]
+    vit = {"mlp_ratio": 1.0, "decoder_width": 512, "decoder_depth": 8} if body["kind"] == "vit" else {}
+    counts = {subject: VOXELS[subject] for subject in subjects}
+    script = f"""
+import json, time, torch
 from unimind.models.encoder import Encoder
+from unimind.models.enter import Adapters
 from unimind.models.space import PictureSpace
-enter, body, batch = {ON_VOXELS[name]!r}
-counts = {{subject: count for subject, count in {VOXELS!r}.items() if subject in {subjects!r}}}
 space = PictureSpace({DIM}, {LATENT!r}, {{"embedding": 512, "latent": 128}})
-encoder = Encoder(enter | {{"order": "stored", "dropout": 0.0}}, {{"mlp_ratio": 1.0, "decoder_width": 512, "decoder_depth": 8}} | body
-                  if body["kind"] == "vit" else body, space, ("embedding", "latent"), counts)
+enter, body, counts = {enter | {"order": "stored", "dropout": 0.0}!r}, {vit | body!r}, {counts!r}
+encoder = Encoder(enter, body, space, ("embedding", "latent"), counts)
 optimiser = torch.optim.AdamW(encoder.parameters())
 subject = next(iter(counts))
 def step():
-    out = encoder(torch.randn(batch, 1, counts[subject]), subject)
+    optimiser.zero_grad()
+    out = encoder(torch.randn({batch}, 1, counts[subject]), subject)
     sum(part.square().mean() for part in out.coordinates.values()).backward()
     optimiser.step()
 step()
 begun, cpu = time.monotonic(), time.process_time()
 step()
-print(json.dumps(dict(batch=batch, seconds=time.monotonic() - begun, cpu=time.process_time() - cpu, parameters=sum(p.numel() for p in encoder.parameters()),
-                      gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)))
+took = [time.monotonic() - begun, time.process_time() - cpu]
+own = sum(p.numel() for p in encoder.enter.maps.parameters()) if isinstance(encoder.enter, Adapters) else 0
+print(json.dumps([*took, sum(p.numel() for p in encoder.parameters()) - own, own // len(counts)]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return json.loads(done.stdout)
+    found = measured([], script)
+    seconds, cpu, shared, own = json.loads(found["said"].splitlines()[-1])
+    return found | {"seconds": seconds, "cpu": cpu, "shared": shared, "own": own, "batch": batch}
+
+
+def parameters(directory: Path) -> int:
+    return json.loads((directory / "efficiency.json").read_text())["parameters"]
 
 
 def main() -> None:
@@ -118,37 +110,50 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=4)
     parser.add_argument("--pictures", type=int, default=9000)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, help="where everything is written and stays; by default a temporary one")
     given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    folder.mkdir(exist_ok=True, parents=True)
-    subjects = list(VOXELS)[: given.subjects]
-    write(folder, subjects, given.pictures)
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="nsd-encoder-"))
+    try:
+        folder.mkdir(exist_ok=True, parents=True)
+        compare(folder, list(VOXELS)[: given.subjects], given.pictures, given.steps)
+    finally:
+        if given.folder is None:
+            shutil.rmtree(folder)
+
+
+def compare(folder: Path, subjects: list[str], pictures: int, steps: int) -> None:
+    """Run everything, and print the tables."""
+    place, words = str(Path(__file__).resolve().parent), f"pathlib.Path({str(folder)!r}), {subjects!r}, {pictures}"
+    measured([], f"import sys; sys.path.insert(0, {place!r}); import nsd_encoder, pathlib; nsd_encoder.write({words})")
     study = folder / "study.json"
-    study.write_text(json.dumps(study_of(subjects, given.steps)))
+    study.write_text(json.dumps(study_of(subjects, steps)))
     prepared, embeddings = [str(folder / f"{s}.h5") for s in subjects], [str(folder / f"{s}.embeddings.h5") for s in subjects]
-    method = ["--study", str(study), "--method", "unimind"]
-    places = ["--prepared", *prepared, "--embeddings", *embeddings, "--out", str(folder / "taught")]
-    rows = [run(folder, f"teach, {len(subjects)} subjects", "teach", *method, "--group", "nsd", *places)]
-    for subject, own, targets in zip(subjects, prepared, embeddings, strict=True):
-        places = ["--prepared", own, "--embeddings", targets, "--taught", str(folder / "taught"), "--out", str(folder / f"entered-{subject}")]
-        rows.append(run(folder, f"enter {subject}", "enter", *method, "--dataset", "nsd", "--subject", subject, *places))
-    entered = [str(folder / f"entered-{s}") for s in subjects]
-    places = ["--embeddings", *embeddings, "--entered", *entered, "--checkpoints", str(folder / "checkpoints"), "--out", str(folder / "aligned")]
-    rows.append(run(folder, f"align, {given.steps} steps of 256", "align", *method, "--group", "nsd", *places))
+    entered, taught, aligned = [str(folder / f"entered-{s}") for s in subjects], str(folder / "taught"), str(folder / "aligned")
+    method, files = ["--study", str(study), "--method", "unimind"], ["--prepared", *prepared, "--embeddings", *embeddings]
+    rows: list[tuple[str, dict[str, Any], float]] = []
+
+    def stage(what: str, *arguments: str, times: float = 1) -> None:
+        rows.append((what, measured([arguments[0], *method, *arguments[1:]]), times))
+        print(f"{what}: {rows[-1][1]['cpu']:.0f} CPU s", file=sys.stderr)
+
+    stage(f"teach, {len(subjects)} subjects", "teach", "--group", "nsd", *files, "--out", taught)
+    for subject, own, targets, out in zip(subjects, prepared, embeddings, entered, strict=True):
+        places = ["--dataset", "nsd", "--subject", subject, "--prepared", own, "--embeddings", targets, "--taught", taught, "--out", out]
+        stage(f"enter {subject}, {VOXELS[subject]:,} voxels", "enter", *places)
+    places = ["--embeddings", *embeddings, "--entered", *entered, "--checkpoints", str(folder / "checkpoints"), "--out", aligned]
+    stage(f"align, {steps} steps of 256", "align", "--group", "nsd", *places)
+    trained, counts = len(subjects) * pictures * (1 - HELD_OUT), []
     for name in ON_VOXELS:
         found = on_voxels(name, subjects)
-        steps = given.subjects * given.pictures * 0.9 / found["batch"]
-        rows.append(found | {"stage": f"{name}: one epoch, from one step", "seconds": found["seconds"] * steps, "cpu": found["cpu"] * steps})
-    print("| stage | wall [s] | CPU [s] | peak memory [GB] |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['stage']} | {row['seconds']:.0f} | {row['cpu']:.0f} | {row['gb']:.1f} |")
-    print(f"unimind, shared: {json.loads((folder / 'aligned/efficiency.json').read_text())['parameters']:,} parameters")
-    for row in rows:
-        if "parameters" in row:
-            print(f"{row['stage'].split(':')[0]}: {row['parameters']:,} parameters")
-    if given.folder is None:
-        shutil.rmtree(folder)
+        rows.append((f"{name}: one epoch of {trained:.0f} pictures, from one step of {found['batch']}", found, trained / found["batch"]))
+        counts.append((name, found["shared"], found["own"]))
+    own = sum(map(parameters, map(Path, entered))) // len(subjects)
+    print(f"{len(subjects)} subjects x {pictures} pictures\n\n| | wall [s] | CPU [s] | peak memory [GB] |\n|---|---|---|---|")
+    for what, took, times in rows:
+        print(f"| {what} | {took['seconds'] * times:.0f} | {took['cpu'] * times:.0f} | {took['peak'] / 1e9:.1f} |")
+    print("\n| | parameters shared | per subject |\n|---|---|---|")
+    for name, shared, each in [("unimind", parameters(Path(aligned)), own), *counts]:
+        print(f"| {name} | {shared:,} | {each:,} |")
 
 
 if __name__ == "__main__":

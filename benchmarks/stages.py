@@ -235,14 +235,14 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     -------
     dict
         `method`, `stage`, `precision`, `batch` (rows of a step), `micro_batches`, `recomputed` (activations), `parameters`,
-        `trained`, `seconds` (of a step), `samples_per_second`, `memory` (bytes, of a step), `memory_before` (bytes, of what
-        comes before the first step), `failed` (why, or nothing).
+        `trained`, `seconds` (of a step), `samples_per_second`, `busy` (share of a step in which a GPU computes), `memory` (bytes, of a
+        step), `memory_before` (bytes, of what comes before the first step), `failed` (why, or nothing).
     """
     settings = getattr(study.methods[method], stage).training
     found = {
         "method": study.methods[method].label or method, "stage": stage, "precision": settings.precision, "batch": settings.batch_size,
         "micro_batches": settings.accumulate, "recomputed": settings.gradient_checkpointing, "parameters": None, "trained": None, "seconds": None,
-        "samples_per_second": None, "memory": None, "memory_before": None, "failed": "",
+        "samples_per_second": None, "busy": None, "memory": None, "memory_before": None, "failed": "",
     }  # fmt: skip
     warm_up(stage)
     watch = Watch(estimate)
@@ -263,6 +263,29 @@ def in_turn(draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int]
     yield draw
 
 
+class Busy:
+    """The share of a stretch of time in which a GPU computes: its kernels' time, by torch's profiler, over the time that passed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) if device.type == "cuda" else None
+
+    def start(self) -> None:
+        if self.profiler is not None:
+            self.profiler.start()
+            torch.cuda.synchronize(self.device)
+        self.begun = time.perf_counter()
+
+    def stop(self) -> float | None:
+        """The share since `start`; None without a GPU."""
+        if self.profiler is None:
+            return None
+        torch.cuda.synchronize(self.device)
+        passed = time.perf_counter() - self.begun
+        self.profiler.stop()
+        return min(1.0, sum(event.self_device_time_total for event in self.profiler.key_averages()) / 1e6 / passed)
+
+
 class Watch:
     """The loop of a stage, watched for a few steps and then stopped."""
 
@@ -278,7 +301,7 @@ class Watch:
         wanted = None if trainable is None else set(trainable)
         own = [(parameter.numel(), wanted is None or name in wanted) for name, parameter in module.named_parameters()]
         self.found |= {"parameters": sum(count for count, _ in own), "trained": sum(count for count, here in own if here)}
-        batch_size = more["settings"].batch_size
+        batch_size, busy = more["settings"].batch_size, Busy(self.device)
 
         def on_step(step: int) -> None:
             if self.device.type == "cuda":
@@ -290,6 +313,11 @@ class Watch:
                 if not self.estimate:
                     self.found |= {"seconds": seconds, "samples_per_second": batch_size / seconds}
                 self.found["memory"] = self.peak()
+                if self.device.type != "cuda":
+                    raise Enough
+                busy.start()
+            if step == 2 + STEPS:
+                self.found["busy"] = busy.stop()
                 raise Enough
 
         def watched(step: int) -> Any:
@@ -428,9 +456,10 @@ def without_contents(module: nn.Module, batch: Any) -> Iterator[Alive]:
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def in_own_process(order: dict[str, Any], device: str) -> dict[str, Any]:
+def in_own_process(order: dict[str, Any], device: str, limit: float | None = None) -> dict[str, Any]:
+    """One line, measured in a process of its own; subprocess.TimeoutExpired where that takes more than `limit` seconds."""
     call = [sys.executable, __file__, "--row", json.dumps(order)]
-    done = subprocess.run(call, env=os.environ | {"UNIMIND_DEVICE": device}, capture_output=True, text=True)
+    done = subprocess.run(call, env=os.environ | {"UNIMIND_DEVICE": device}, capture_output=True, text=True, timeout=limit)
     if done.returncode == -9:  # the operating system's own answer to too little memory
         return {"failed": "out of memory"}
     if done.returncode:
@@ -466,6 +495,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "method": ("method", str), "stage": ("stage", str), "precision": ("precision", str), "batch": ("samples a step", str),
         "micro_batches": ("micro-batches", str), "recomputed": ("recomputed", lambda yes: "yes" if yes else "no"), "parameters": ("parameters", millions),
         "trained": ("trained", millions), "seconds": ("seconds a step", "{:.3g}".format), "samples_per_second": ("samples a second", "{:.3g}".format),
+        "busy": ("card busy", "{:.0%}".format),
         "memory": ("memory of a step", gigabytes), "memory_before": ("before the first step", gigabytes), "failed": ("", str),
     }  # fmt: skip
     table = pd.DataFrame([{title: "-" if line.get(key) is None else show(line[key]) for key, (title, show) in columns.items()} for line in rows])
@@ -477,7 +507,9 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?", default=Path("config/thesis.yaml"))
     parser.add_argument("--dataset", help="whose training subjects a step serves; by default the study's first data set")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default a GPU where there is one")
-    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16", "study"], default=["fp32", "bf16"], help="study: what each stage asks for")
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "tf32", "bf16", "fp16", "study"], default=["fp32", "bf16"], help="study: what each stage asks for"
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--methods", nargs="+", help="by default all that are trained")
     parser.add_argument("--batch", type=int, help="samples of a step, instead of the study's")

@@ -75,6 +75,10 @@ NOT_RUN = {
     "python benchmarks/generators.py": "minutes",
     "python benchmarks/tokens.py": "minutes, and 3 GB of disk",
     "python benchmarks/nsd_extraction.py": "minutes",
+    "python benchmarks/nsd_encoder.py": "minutes",
+    "python benchmarks/rehearsal.py": "minutes",
+    "python benchmarks/card.py": "minutes",
+    "python benchmarks/card.py --device cpu --shrink 16 --batch 2": "minutes",
 }
 
 
@@ -239,7 +243,7 @@ def serve(name: str) -> None:
     for module in pkgutil.walk_packages(unimind.__path__, "unimind."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for used in ("accelerate", "diffusers", "himalaya.ridge", "matplotlib.pyplot", "nilearn.maskers", "open_clip", "skimage.metrics"):
+    for used in ("accelerate", "diffusers", "matplotlib.pyplot", "nilearn.maskers", "open_clip", "skimage.metrics"):
         importlib.import_module(used)
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel  # noqa: F401
 

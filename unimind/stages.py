@@ -228,7 +228,7 @@ STAGES: dict[str, Stage] = {
         "unimind.training.enter", "enter", "A subject's closed form: from its voxels to the picture space; and signals to train on.",
         {**_OF_SUBJECT, "trials": "text?", "seed": "text?", "prepared": "file", "embeddings": "file", "taught": "file?", "out": "file"},
         reads=("seed", "methods.{method}: enter trained_on scope", "methods.{method}.align.in_sample", "signals(method)", "role(dataset, subject)"),
-        knows=(LABEL, "role()", "share()"), memory=16000, minutes=240, parallel=True,
+        knows=(LABEL, "role()", "share()"), memory=16000, minutes=240, gpu=True, parallel=True,
     ),
     "align": Stage(
         "unimind.training.align", "align", "Train what a group's subjects share: embeddings aligned with each other and with the images'.",

@@ -38,6 +38,11 @@ def teachers():
     return space, {name: seen(space, part) for name, part in parts.items()}
 
 
+def by(space, subjects, mixed):
+    """What subjects teach: name -> coordinates and responses."""
+    return TaughtPrior.by(space, {name: pictures for name, (pictures, _) in subjects.items()}, lambda name: subjects[name][1], mixed)
+
+
 def seen(space, part):
     """Coordinates of the pictures, and responses to each."""
     return space.coordinates(torch.from_numpy(part[0]), torch.from_numpy(part[1])).numpy(), part[2]
@@ -46,7 +51,7 @@ def seen(space, part):
 @pytest.fixture(scope="module", params=[False, True], ids=["one Gaussian", "mixture"])
 def taught(teachers, request):
     space, subjects = teachers
-    found = TaughtPrior.by(space, subjects, request.param)
+    found = by(space, subjects, request.param)
     prior = found.priors[""]
     prior.components = prior.components[:, :6]  # few enough to write out
     return space, found
@@ -141,10 +146,10 @@ def test_a_subject_is_decoded_by_what_the_others_taught(teachers):
     """Other responses of one subject change the prior by all and by all but each other one; never the one without it."""
     space, subjects = teachers
     changed = subjects | {"t10": (subjects["t10"][0], RNG(3).standard_normal(subjects["t10"][1].shape).astype(np.float32))}
-    one, other = (TaughtPrior.by(space, own, True).priors for own in (subjects, changed))
+    one, other = (by(space, own, True).priors for own in (subjects, changed))
     assert {name for name in one if np.array_equal(one[name].covariance, other[name].covariance)} == {"t10"}
     assert np.array_equal(one["t10"].components, other["t10"].components) and one["t10"].noise == other["t10"].noise
-    alone = [TaughtPrior.by(space, {"t10": own["t10"]}, True).priors["t10"] for own in (subjects, changed)]  # nobody else teaches it
+    alone = [by(space, {"t10": own["t10"]}, True).priors["t10"] for own in (subjects, changed)]  # nobody else teaches it
     assert np.array_equal(alone[0].covariance, alone[1].covariance) and not alone[0].components.size
 
 
@@ -158,7 +163,7 @@ def test_woodbury_equals_the_direct_solution():
 def test_few_trials_go_further_with_the_prior_and_further_still_with_the_mixture(teachers):
     space, subjects = teachers
     errors = {"ridge": [], "gaussian": [], "mixture": []}
-    taught = {name: TaughtPrior.by(space, subjects, mixed) for name, mixed in (("gaussian", False), ("mixture", True))}
+    taught = {name: by(space, subjects, mixed) for name, mixed in (("gaussian", False), ("mixture", True))}
     for seed in range(6):
         coordinates, responses = seen(space, world()(200 + seed, 225, 30))
         own, test = (coordinates[:25], responses[:25]), (coordinates[25:], responses[25:])

@@ -76,14 +76,14 @@ def test_a_good_machine_is_ok_and_a_lack_ends_with_status_1(capsys):
 
 def test_packages_that_are_missing_or_too_old(monkeypatch):
     def version(name):
-        if name == "himalaya":
+        if name == "scikit-learn":
             raise PackageNotFoundError(name)
         return {"torch": "2.10.0"}.get(name, "99")
 
     monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.11", "h5py>=3.12", "himalaya>=0.4.6"])
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.11", "h5py>=3.12", "scikit-learn>=1.5"])
     packages = found(doctor._versions)
-    assert packages["himalaya"] == ("missing", "not installed; run `make install`")
+    assert packages["scikit-learn"] == ("missing", "not installed; run `make install`")
     assert packages["torch"] == ("missing", "2.10.0, but >=2.11 is needed; run `make install`")
     assert packages["h5py"] == ("ok", "99")
 

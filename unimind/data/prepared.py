@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unimind.data.hdf5 import NewFile
+from unimind.data.hdf5 import NewFile, read_rows
 from unimind.data.sources.base import TEST, TRAIN, VALIDATION, Stimulus
 from unimind.errors import InputError
 from unimind.storage import whole_file
@@ -131,15 +131,7 @@ class _Responses(_File):
             return self.read(indices)[:, np.argsort(self.stored)]
         if isinstance(indices, slice):
             return self.responses[indices]
-        indices = np.asarray(indices, dtype=np.int64).ravel()
-        rows, inverse = np.unique(indices, return_inverse=True)
-        found = np.empty((len(rows), self.n_voxels), np.float32)
-        ends = np.flatnonzero(np.diff(rows, append=-2) != 1) + 1
-        start = 0
-        for end in ends.tolist():  # runs of neighbouring rows: one read each
-            self.responses.read_direct(found, np.s_[rows[start] : rows[end - 1] + 1], np.s_[start:end])
-            start = end
-        return found if len(rows) == len(indices) and np.array_equal(rows, indices) else found[inverse]
+        return read_rows(self.responses, indices)
 
     def check(self) -> None:
         """Read all of the file, once it is written: InputError where a response is not finite."""
@@ -464,13 +456,7 @@ class Stimuli(_File):
 
     def read(self, indices: ArrayLike | slice) -> NDArray[np.uint8]:
         """Some pictures in the order asked for, repeats allowed: uint8 (n, H, W, 3)."""
-        if isinstance(indices, slice):
-            return self.images[indices]
-        indices = np.asarray(indices, dtype=np.int64).ravel()
-        found = np.empty((len(indices), *self.images.shape[1:]), np.uint8)
-        for row, index in enumerate(indices):
-            self.images.read_direct(found, np.s_[index], np.s_[row])
-        return found
+        return self.images[indices] if isinstance(indices, slice) else read_rows(self.images, indices)
 
     def _check_form(self) -> None:
         images = self._dataset("images")

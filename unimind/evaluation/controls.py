@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from unimind.data.hdf5 import read_rows
 from unimind.errors import InputError
 from unimind.reconstruction.tested import derangement
 
@@ -44,5 +45,5 @@ def mean_training_image(stimuli: Path, prepared: Path, at_once: int = 256) -> np
     with h5py.File(stimuli) as file:
         total = np.zeros(file["images"].shape[1:], np.float64)
         for start in range(0, len(wanted), at_once):
-            total += file["images"][wanted[start : start + at_once]].sum(0, dtype=np.float64)
+            total += read_rows(file["images"], wanted[start : start + at_once]).sum(0, dtype=np.float64)
     return np.rint(total / len(wanted)).astype(np.uint8)

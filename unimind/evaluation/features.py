@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from unimind.data.hdf5 import NewFile
+from unimind.data.hdf5 import NewFile, read_rows
 from unimind.errors import InputError
 from unimind.evaluation import networks
 from unimind.evaluation.panel import Panel, truth_features
@@ -54,5 +54,4 @@ def stored_features(path: Path, stimulus: np.ndarray, network: networks.Network)
         if not np.array_equal(known[np.minimum(place, len(known) - 1)], stimulus):
             missing = np.setdiff1d(stimulus, known)[0]
             raise InputError(f"{path}: has no features of stimulus {missing}; run the features stage again with the stimulus file this subject refers to")
-        wanted, back = np.unique(place, return_inverse=True)
-        return {key: values[wanted][back] for key, values in file[network.name].items()}
+        return {key: read_rows(values, place) for key, values in file[network.name].items()}

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from unimind.data.hdf5 import read_rows
 from unimind.data.pixels import Forms, decode
 from unimind.data.sources.base import content_of
 from unimind.errors import InputError
@@ -80,7 +82,7 @@ class Joined:
             each = values.shape[1] if len(values.shape) == 5 else 1
             row, sample = np.divmod(index[here] - self.starts[number], each)
             wanted, back = np.unique(rows[row], return_inverse=True)
-            read = values[wanted]
+            read = read_rows(values, wanted) if isinstance(values, h5py.Dataset) else values[wanted]
             found[here] = read[back, sample] if len(values.shape) == 5 else read[back]
         return found
 

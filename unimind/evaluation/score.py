@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from unimind.data.hdf5 import read_rows
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
@@ -179,10 +180,9 @@ def _opened(reconstructions: Sequence[Path], stack: contextlib.ExitStack) -> dic
 
 def rows_at(values: Any, index: np.ndarray) -> np.ndarray:
     """Rows of an HDF5 data set in any order."""
-    wanted, back = np.unique(index, return_inverse=True)
-    if len(wanted) and wanted[-1] >= len(values):
-        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {wanted[-1]} is asked for; these files do not belong together")
-    return values[wanted][back]
+    if len(index) and (last := int(index.max())) >= len(values):
+        raise InputError(f"{values.file.filename}: has {len(values)} entries, but stimulus {last} is asked for; these files do not belong together")
+    return read_rows(values, index)
 
 
 def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images: h5py.Dataset, pictures: Joined, seed: int) -> Reconstructions:

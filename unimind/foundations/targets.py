@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.data.hdf5 import read_rows
 from unimind.errors import InputError
 
 NAMES = ("embedding", "norm", "tokens", "latent")
@@ -52,14 +53,7 @@ class Targets:
         """
         if name not in self._file:
             raise InputError(f"{self.path}: no target {name} there, but {', '.join(self.shapes)}; run the embed stage again with foundations that give it")
-        stored, index = self._file[name], np.asarray(rows, np.int64)
-        if stored.ndim > 2:  # a chunk is a picture: one by one, which is several times faster than a list of rows, and without a copy
-            found = np.empty((len(index), *stored.shape[1:]), np.float32)
-            for place, row in enumerate(index):
-                found[place] = stored[row]
-            return found
-        unique, inverse = np.unique(index, return_inverse=True)
-        return stored[unique].astype(np.float32)[inverse]
+        return read_rows(self._file[name], rows).astype(np.float32)
 
     def raw(self, rows: Sequence[int] | NDArray) -> NDArray[np.float32]:
         """Embeddings of some pictures, of the length the network gave them: (n, d)."""

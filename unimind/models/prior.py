@@ -8,7 +8,7 @@ response, under the distribution of the pictures that the subject is shown.
 Everything is computed from sums over trials (`Recorded`), so that neither time nor memory depends on their number beyond one pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +84,6 @@ class Recorded:
         self.n, self.centre = len(design), design.mean(0)
         self.design = design - self.centre
         self.mean = responses.mean(0, dtype=np.float64)
-        deviation = responses.std(0, dtype=np.float64)
-        self.deviation = np.where(deviation > 1e-8, deviation, 1.0)
         self.gram = self.design.T @ self.design
         self.cross = np.zeros((design.shape[1], responses.shape[1]))
         self.square = np.zeros(responses.shape[1])
@@ -97,11 +95,17 @@ class Recorded:
         self.exact = kept == self.n
         self.some_design = sketch @ self.design
         self.some = np.zeros((kept, responses.shape[1]))
-        for rows in np.array_split(np.arange(self.n), -(-self.n // SKETCH)):
-            part = (responses[rows].astype(np.float64) - self.mean) / self.deviation
+        for start in range(0, self.n, SKETCH):
+            rows = slice(start, start + SKETCH)
+            part = responses[rows] - self.mean
             self.cross += self.design[rows].T @ part
-            self.square += (part**2).sum(0)
+            self.square += np.einsum("nv,nv->v", part, part)
             self.some += sketch[:, rows] @ part
+        deviation = np.sqrt(self.square / self.n)
+        self.deviation = np.where(deviation > 1e-8, deviation, 1.0)
+        self.cross /= self.deviation
+        self.square /= self.deviation**2
+        self.some /= self.deviation
 
     def residual(self, weight: Array, shrunk: Array, axes: Array, values: Array) -> tuple[Array, Array]:
         """Residuals (rows, V) with each trial left out, or sums of them, and their root mean square over trials (V,)."""
@@ -271,11 +275,22 @@ class TaughtPrior:
         self.features, self.moments, self.priors = features, moments, priors
 
     @classmethod
-    def by(cls, space: PictureSpace, subjects: dict[str, tuple[NDArray, NDArray]], mixed: bool) -> "TaughtPrior":
-        """Learn from training subjects: name -> coordinates (n, K) of the pictures and responses (n, V) to each."""
-        coordinates = np.concatenate([pictures for pictures, _ in subjects.values()])
+    def by(cls, space: PictureSpace, pictures: Mapping[str, NDArray], responses: Callable[[str], NDArray[np.float32]], mixed: bool) -> "TaughtPrior":
+        """Learn from training subjects.
+
+        Parameters
+        ----------
+        space : PictureSpace
+        pictures : mapping
+            Subject -> coordinates (n, K) of its pictures.
+        responses : function
+            Subject -> its responses (n, V) to each; asked for one subject at a time.
+        mixed : bool
+            See `EncodingPrior`.
+        """
+        coordinates = np.concatenate(list(pictures.values()))
         features = Features.of(coordinates, space)
-        recorded = {name: Recorded(features(pictures), responses) for name, (pictures, responses) in subjects.items()}
+        recorded = {name: Recorded(features(own), responses(name)) for name, own in pictures.items()}
         priors = {}
         for name in ("", *recorded):
             others = [one for other, one in recorded.items() if other != name]

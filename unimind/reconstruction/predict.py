@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimind.data.hdf5 import NewFile
+from unimind.data.hdf5 import NewFile, read_rows
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
 from unimind.errors import InputError
@@ -129,6 +129,6 @@ def training_features(decoder: Decoder, prepared: PreparedSubject, embeddings: P
     if predicts_embedding:
         stimulus = prepared.images("train")
         with h5py.File(embeddings) as targets:
-            return stimulus, torch.from_numpy(targets["embedding"][stimulus]).float()
+            return stimulus, torch.from_numpy(read_rows(targets["embedding"], stimulus)).float()
     found = [(images, prediction.features.cpu().float()) for images, prediction in predictions(decoder, prepared, "train", batch)]
     return np.concatenate([images for images, _ in found]), torch.cat([features for _, features in found])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 GB = 1024**3
-PACKAGES = ("torch", "torchvision", "diffusers", "open_clip_torch", "accelerate", "nibabel", "nilearn", "h5py", "himalaya", "snakemake")
+PACKAGES = ("torch", "torchvision", "diffusers", "open_clip_torch", "accelerate", "nibabel", "nilearn", "h5py", "scikit-learn", "snakemake")
 OLDEST_CONDA = (24, 7, 1)
 NETWORKS = ("embedding", "autoencoder", "diffusion")
 

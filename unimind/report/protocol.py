@@ -13,7 +13,7 @@ from unimind.report.parts import listed
 from unimind.storage import read_json
 from unimind.study import Study
 
-LIBRARIES = ("torch", "torchvision", "diffusers", "open_clip_torch", "himalaya", "scikit-learn", "nilearn", "h5py", "numpy", "snakemake")
+LIBRARIES = ("torch", "torchvision", "diffusers", "open_clip_torch", "scikit-learn", "nilearn", "h5py", "numpy", "snakemake")
 
 
 @dataclass

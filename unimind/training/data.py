@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind import study as settings
+from unimind.data.hdf5 import read_rows
 from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, EncoderOutput, load_trunk
@@ -389,4 +390,4 @@ def read_targets(path: Path, images: NDArray, name: str) -> NDArray:
     with _embedded(path) as file:
         if len(images) and images[-1] >= len(file[name]):
             raise InputError(f"{path}: holds {len(file[name])} pictures, but a trial shows number {images[-1]}; embed the data set's pictures again")
-        return file[name][images]
+        return read_rows(file[name], images)

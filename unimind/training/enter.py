@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Context, subject_key
@@ -51,13 +52,21 @@ def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Tria
         Fewer than two pictures.
     """
     with PreparedSubject(path) as data:
-        own = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
-        parts = [data.by_picture(own[split], "stored") for split in own]
-    images = np.concatenate([part[0] for part in parts])
-    split = np.concatenate([np.full(len(part[0]), number, np.int8) for number, part in enumerate(parts)])
-    if len(images) < 2:
-        raise InputError(f"{path}: {len(images)} training pictures; at least two are needed")
-    return Trials(images, np.concatenate([part[1][:, 0] for part in parts]), split)
+        own = by_split(data, rows)
+        images = [np.unique(data.stimulus[trials]) for trials in own.values()]
+        split = np.concatenate([np.full(len(part), number, np.int8) for number, part in enumerate(images)])
+        responses = np.empty((len(split), data.n_voxels), np.float32)
+        for number, trials in enumerate(own.values()):
+            responses[split == number] = data.by_picture(trials, "stored")[1][:, 0]
+    return Trials(np.concatenate(images), responses, split)
+
+
+def by_split(data: PreparedSubject, rows: Mapping[Split, NDArray] | None) -> Mapping[Split, NDArray]:
+    """Some rows by split, by default all training and validation trials; InputError where they show fewer than two pictures."""
+    own = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
+    if (pictures := sum(len(np.unique(data.stimulus[trials])) for trials in own.values())) < 2:
+        raise InputError(f"{data.path}: {pictures} training pictures; at least two are needed")
+    return own
 
 
 def teach(study: Study, method: str, group: str, prepared: list[Path], embeddings: list[Path], out: Path) -> None:
@@ -76,22 +85,22 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
         raise InputError(
             f"teach: {len(prepared)} prepared and {len(embeddings)} embeddings files for the {len(members)} subjects of {group}; give one of each per subject"
         )
-    trials = {}
+    rows, images = {}, {}
     for (dataset, subject), path in zip(members, prepared, strict=True):
         with PreparedSubject(path) as data:
-            rows = training_rows(study, method, data)
-        trials[subject_key(dataset, subject)] = read_trials(path, rows)
-    space = picture_space(embeddings, [own.images for own in trials.values()])
+            key = subject_key(dataset, subject)
+            rows[key] = by_split(data, training_rows(study, method, data))
+            images[key] = np.concatenate([np.unique(data.stimulus[trials]) for trials in rows[key].values()])
+    space = picture_space(embeddings, list(images.values()))
     state, config = {f"space.{name}": tensor for name, tensor in space.state_dict().items()}, {"kind": "taught", "space": space.arguments}
     if isinstance(settings.enter, Decoded):
-        pictures = {
-            key: (Targets(path, own.images, space).coordinates(own.images).numpy(), own.responses)
-            for (key, own), path in zip(trials.items(), embeddings, strict=True)
-        }
-        state |= {f"prior.{name}": tensor for name, tensor in TaughtPrior.by(space, pictures, settings.enter.mixed).state().items()}
+        files = dict(zip(rows, prepared, strict=True))
+        pictures = {key: Targets(path, own, space).coordinates(own).numpy() for (key, own), path in zip(images.items(), embeddings, strict=True)}
+        prior = TaughtPrior.by(space, pictures, lambda key: read_trials(files[key], rows[key]).responses, settings.enter.mixed)
+        state |= {f"prior.{name}": tensor for name, tensor in prior.state().items()}
     mark = fingerprint(study, [*prepared, *embeddings], __name__)
-    config |= {"subjects": list(trials), "inputs": mark}
-    write_model(out, state, config, closed_form(sum(len(own.images) for own in trials.values()), state, time.monotonic() - begun))
+    config |= {"subjects": list(rows), "inputs": mark}
+    write_model(out, state, config, closed_form(sum(map(len, images.values())), state, time.monotonic() - begun, torch.device("cpu")))
 
 
 def enter(
@@ -147,7 +156,7 @@ def enter(
                 f"or leave {subject} out of the training subjects"
             )
         entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
-    trained = closed_form(len(own.images), weights, time.monotonic() - begun)
+    trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device() if settings.enter.kind == "ridge" else torch.device("cpu"))
 
     def write_entered(folder: Path) -> None:
         if entered is not None:
@@ -228,13 +237,13 @@ def cross_fitted(own: Trials, coordinates: NDArray, spread: NDArray, decoder: An
     return {name: np.concatenate(parts) for name, parts in columns.items()} | of_contexts
 
 
-def closed_form(pictures: int, state: Mapping[str, torch.Tensor], seconds: float) -> Trained:
-    """The efficiency record of a closed form."""
+def closed_form(pictures: int, state: Mapping[str, torch.Tensor], seconds: float, device: torch.device) -> Trained:
+    """The efficiency record of a closed form that was computed on a device."""
     count = sum(tensor.numel() for tensor in state.values())
     weights = sum(tensor.numel() for name, tensor in state.items() if name.endswith("weight"))
     return Trained(0, efficiency={
-        "parameters": count, "trainable_parameters": count, "flops_per_sample": 2 * weights, "peak_memory": peak_memory(torch.device("cpu")),
-        "samples_per_second": pictures / max(seconds, 1e-9), "seconds": seconds, "conditions": conditions(torch.device("cpu"), "fp64", None),
+        "parameters": count, "trainable_parameters": count, "flops_per_sample": 2 * weights, "peak_memory": peak_memory(device),
+        "samples_per_second": pictures / max(seconds, 1e-9), "seconds": seconds, "conditions": conditions(device, "fp64", None),
     })  # fmt: skip
 
 
