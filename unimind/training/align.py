@@ -14,7 +14,7 @@ from unimind.progress import say
 from unimind.study import Study
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
-from unimind.training.loop import fingerprint, n_steps, stream_seed, train, write_model
+from unimind.training.loop import fingerprint, stream_seed, train, write_model
 
 #: Rows at a time where a trained body is only run.
 ROWS = 256
@@ -59,7 +59,7 @@ def align(
     model = Aligned(encoder, names, stage.losses)
     size = stage.training.batch_size
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
-    mixed_until = stage.mixco * n_steps(stage.training, total, size)
+    mixed_until = stage.mixco * stage.training.total(total, size)
 
     def draw(step: int) -> dict[str, Any]:
         return joined({name: draw_rows(*subjects[name], places, step, study.seed, step < mixed_until) for name, places in turns(names, size, step).items()})
