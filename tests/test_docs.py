@@ -67,6 +67,7 @@ NOT_RUN = {
     "pip install tensorboard": "a network; tests/training/test_loop.py writes for it",
     "python benchmarks/stages.py config/thesis.yaml": "a GPU; tests/training/test_stage_benchmark.py measures small ones",
     "unimind benchmark": "minutes; tests/training/test_training_stages.py measures small ones",
+    "python benchmarks/stages.py config/thesis.yaml --precision study --estimate": "minutes; tests/training/test_stage_benchmark.py counts small ones",
     "python benchmarks/equal_time.py config/macaque_v4.yaml": "recordings and minutes",
     "python benchmarks/arena.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml --drawings 1": "recordings and minutes",
     "python benchmarks/ablations.py config/macaque_v4.yaml": "recordings and minutes",

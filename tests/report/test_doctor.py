@@ -17,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
 from unimind.report import doctor
+from unimind.report.cost import costs
 from unimind.report.downloads import needed
 from unimind.study import AutoencoderAlone, Study, parse_study, read_study
 
@@ -32,6 +33,9 @@ REAL = {
     "foundations": {"embedding": {"kind": "open-clip", "model": "ViT-B-32-quickgelu"}, "autoencoder": {"kind": "hub"}, "diffusion": {"kind": "ldm"}},
     "methods": {"mindvis": TINY["methods"]["mindvis"]},
 }
+
+#: Of NSD all pictures and a session, of GOD its pictures and a subject, of HCP a run; prepared pictures, embeddings and what the study makes are less.
+REAL_FILLS = "this study fills at least 56 GB (`unimind plan`), run elsewhere with --directory"
 
 
 @pytest.fixture(autouse=True)
@@ -138,9 +142,15 @@ def test_little_memory_few_cores(monkeypatch):
     monkeypatch.setattr(doctor.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * doctor.GB // 4096}[name])
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1})
     assert found(doctor._memory, threads=3) == {
-        "memory": ("note", "4 GB; 8 GB are advised for this study"),
+        "memory": ("note", "4 GB; 8 GB are advised for this study (`unimind plan`)"),
         "cores": ("note", "2; the study asks for threads: 3, set it to 2"),
     }
+
+
+def test_memory_is_held_against_the_plan(monkeypatch):
+    monkeypatch.setattr(doctor.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 24 * doctor.GB // 4096}[name])
+    asked = max(cost.host for cost in costs(study(REAL))) / doctor.GB
+    assert asked > 24 and found(doctor._memory, REAL)["memory"] == ("note", f"24 GB; {asked:.0f} GB are advised for this study (`unimind plan`)")
 
 
 def test_little_disk(monkeypatch):
@@ -152,7 +162,7 @@ def test_little_disk(monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert found(doctor._disk)["free disk"] == ("ok", "20 GB here")
-    assert found(doctor._disk, REAL)["free disk"] == ("note", "20 GB here; about 200 GB are advised, run elsewhere with --directory")
+    assert found(doctor._disk, REAL)["free disk"] == ("note", f"20 GB here; {REAL_FILLS}")
     assert asked == [Path.cwd()] * 2  # where the results will be
 
 

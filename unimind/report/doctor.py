@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unimind.cards import cards
 from unimind.errors import InputError
+from unimind.report.cost import costs, total
 from unimind.report.downloads import Download, downloads
 from unimind.study import Study
 
@@ -102,7 +103,10 @@ def _devices(study: Study) -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
-            yield Finding("ok", f"GPU {index}", f"{card.name}, {card.total_memory / GB:.0f} GB")
+            need = total(costs(study, Path())).card / GB
+            enough = card.total_memory / GB >= need
+            lacking = "" if enough else f"; the largest job of this study takes about {need:.0f} GB there (`unimind plan`), see docs/running.md"
+            yield Finding("ok" if enough else "note", f"GPU {index}", f"{card.name}, {card.total_memory / GB:.0f} GB{lacking}")
         if study.processes > torch.cuda.device_count():
             yield Finding(
                 "missing", "processes", f"the study asks for processes: {study.processes}, one per card; {torch.cuda.device_count()} here, set it to that"
@@ -120,10 +124,12 @@ def _small(study: Study) -> bool:
 
 
 def _memory(study: Study) -> Iterator[Finding]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
-    need = 8 if _small(study) else 32
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
+    need = 8 if _small(study) else total(costs(study, Path())).host / GB
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("ok" if total >= need else "note", "memory", f"{total:.0f} GB" + ("" if total >= need else f"; {need} GB are advised for this study"))
+    yield Finding(
+        "ok" if here >= need else "note", "memory", f"{here:.0f} GB" + ("" if here >= need else f"; {need:.0f} GB are advised for this study (`unimind plan`)")
+    )
     enough = cores >= study.threads
     yield Finding("ok" if enough else "note", "cores", f"{cores}" + ("" if enough else f"; the study asks for threads: {study.threads}, set it to {cores}"))
 
@@ -143,12 +149,11 @@ def _conda(study: Study) -> Iterator[Finding]:
 
 def _disk(study: Study) -> Iterator[Finding]:
     free = shutil.disk_usage(_existing(Path(study.results))).free / GB
-    need = 5 if all(dataset.source in ("simulated", "arrays") for dataset in study.datasets.values()) else 200
-    yield Finding(
-        "ok" if free >= need else "note",
-        "free disk",
-        f"{free:.0f} GB here" + ("" if free >= need else f"; about {need} GB are advised, run elsewhere with --directory"),
-    )
+    whole = total(costs(study, Path()))
+    need = whole.kept / GB
+    about = f"at least {need:.0f}" if whole.unknown else f"about {need:.0f}"
+    lacking = f"; this study fills {about} GB (`unimind plan`), run elsewhere with --directory"
+    yield Finding("ok" if free >= need else "note", "free disk", f"{free:.0f} GB here" + ("" if free >= need else lacking))
 
 
 def _existing(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """What every part of a study is made of: sections, and the types and the length of a training that they share."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,6 +58,10 @@ class Training(Section):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} given, but batch_size {self.batch_size} is no multiple of it; micro-batches are of equal size")
         return self
+
+    def total(self, n_samples: int, samples_per_step: int) -> int:
+        """Optimiser steps of the training, for so many samples."""
+        return self.steps or max(1, math.ceil((self.epochs or 0) * n_samples / samples_per_step))
 
     def undivided(self, why: str) -> None:
         """Refuse to share out the rows of a batch that are compared with each other; `why` names what compares them."""

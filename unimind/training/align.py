@@ -14,7 +14,7 @@ from unimind.progress import say
 from unimind.study import Study
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation, with_others
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
-from unimind.training.loop import Trained, fingerprint, generator, n_steps, stream_seed, train, write_model
+from unimind.training.loop import Trained, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.voxels import teach_voxels
 
 #: Rows at a time where a trained body is only run.
@@ -80,7 +80,7 @@ def train_aligned(
     model = Aligned(encoder, names, stage.losses)
     size = stage.training.batch_size
     total = sum(len(trials.images("train")) for trials, _ in subjects.values())
-    mixed_until = stage.mixco * n_steps(stage.training, total, size)
+    mixed_until = stage.mixco * stage.training.total(total, size)
 
     def draw(step: int) -> dict[str, Any]:
         parts, enters = {}, []

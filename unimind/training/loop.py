@@ -33,16 +33,11 @@ from unimind.training.measuring import Curves, Trained, conditions, count_flops,
 from unimind.training.streams import at_places, drawn, generator, stream_seed
 
 __all__ = [
-    "Trained", "at_places", "conditions", "count_flops", "drawn", "fingerprint", "generator", "n_steps", "peak_memory", "stream_seed", "train", "write_model",
+    "Trained", "at_places", "conditions", "count_flops", "drawn", "fingerprint", "generator", "peak_memory", "stream_seed", "train", "write_model",
 ]  # fmt: skip
 
 #: Share of a training's time that validations may take, the first and the last apart: rather than more, they are made less often.
 VALIDATION_SHARE = 0.1
-
-
-def n_steps(settings: study.Training, n_samples: int, samples_per_step: int) -> int:
-    """Optimiser steps of a training, from its steps or epochs."""
-    return settings.steps or max(1, math.ceil((settings.epochs or 0) * n_samples / samples_per_step))
 
 
 def train(
@@ -155,7 +150,7 @@ class _Run:
         self.settings, self.seed, self.label = settings, seed, label
         self.checkpoint = Checkpoint(checkpoints, fingerprint, settings.checkpoint_minutes, label)
         self.samples = samples
-        self.total = n_steps(settings, n_samples, samples)
+        self.total = settings.total(n_samples, samples)
         self.accelerator, self.device = accelerator, accelerator.device
         self.module = module.to(self.device)
         if settings.gradient_checkpointing:

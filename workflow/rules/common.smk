@@ -1,5 +1,6 @@
 # Helpers of the rules: the study, the names in it, and what each job depends on.
 import json
+import math
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from unimind.cards import cards
 from unimind.errors import InputError
+from unimind.report.cost import CARDS, costs, last_line
 from unimind.report.downloads import needed
 from unimind.report.status import refusals
 from unimind.stages import STAGES
@@ -41,6 +43,17 @@ def say_needs(study):
     if workflow.is_main_process:
         for line in agreements(study):
             print(line, file=sys.stderr)
+
+
+def say_plan(wildcards):
+    """No input of anything: where jobs are looked for in a dry run, once, the last line of `unimind plan`.
+
+    An input function, for Snakemake does not know that a run is dry before it looks for jobs, and calls no handler in one.
+    """
+    if workflow.is_main_process and workflow.dryrun and not SAID:
+        SAID.append(last_line(STUDY, costs(STUDY, Path())))
+        print(*SAID, file=sys.stderr)
+    return []
 
 
 def say_refusals(study, since):
@@ -107,6 +120,10 @@ def foundations(trained):
     return one_of(
         name for name in STUDY.networks() if STUDY.is_trained(name) == trained
     )
+
+
+SAID = []  # the plan's last line
+PLANNED = {}  # what each job costs, by its stage and names
 
 
 # --- what a job is -----------------------------------------------------------------------------------------------
@@ -181,7 +198,7 @@ def threads_of(stage):
 
 
 def resources_of(stage, retried=False):
-    """Memory, time and graphics cards of a stage's jobs.
+    """Memory, time and graphics cards of a stage's jobs: what `unimind plan` expects of a job, and no less than its stage declares.
 
     Memory grows with every attempt and with the processes that share a training; where the rule itself tries again
     (`retried`: a download, on the machine that Snakemake runs on), it stays.
@@ -190,12 +207,35 @@ def resources_of(stage, retried=False):
     if retried:
         return {"mem_mb": declared.memory, "runtime": declared.minutes}
     asked = {
-        "mem_mb": lambda wildcards, attempt: declared.memory
+        "mem_mb": lambda wildcards, attempt: planned(stage, wildcards)[0]
         * processes(wildcards)
         * attempt,
-        "runtime": lambda wildcards, attempt: declared.minutes * attempt,
+        "runtime": lambda wildcards, attempt: planned(stage, wildcards)[1] * attempt,
     }
     return asked | ({"gpu": cards_of(stage)} if declared.gpu else {})
+
+
+def planned(stage, wildcards):
+    """Megabytes and minutes of a job's first attempt, the minutes on the slowest card with half as many again.
+
+    What is planned holds before anything is prepared: it must not change as files come.
+    """
+    declared = STAGES[stage]
+    if not PLANNED:
+        PLANNED.update(
+            ((cost.job.stage, *sorted(cost.job.names.items())), cost)
+            for cost in costs(STUDY)
+        )
+    cost = PLANNED.get((stage, *sorted(dict(wildcards).items())))
+    if cost is None:
+        return declared.memory, declared.minutes
+    seconds = (
+        max(cost.seconds(rates) for rates in CARDS.values()) if declared.gpu else 0
+    )
+    minutes = 0 if math.isnan(seconds) else math.ceil(1.5 * seconds / 60)
+    return max(declared.memory, math.ceil(cost.host / 1e6)), max(
+        declared.minutes, minutes
+    )
 
 
 def processes_of(stage):
