@@ -17,15 +17,19 @@ from unimind.reconstruction.decoder import Decoder, Prediction
 Split = Literal["train", "validation", "test"]
 
 
-def predictions(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> Iterator[tuple[NDArray, Prediction]]:
+def predictions(
+    decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False, dimensions: int | None = None
+) -> Iterator[tuple[NDArray, Prediction]]:
     """Stimulus indices and prediction of `batch` pictures of a split at a time, ascending, on the decoder's device."""
     for stimulus, responses, _ in prepared.by_pictures(prepared.trials(split), batch, decoder.order, decoder.channels):
-        yield stimulus, decoder.predict(responses, cut)
+        yield stimulus, decoder.predict(responses, cut, dimensions)
 
 
-def predict_pictures(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> tuple[NDArray, Prediction]:
-    """Stimulus indices and prediction of all pictures of a split, on the CPU; with `cut` the body gives its mean for every one."""
-    stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut), strict=True)
+def predict_pictures(
+    decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False, dimensions: int | None = None
+) -> tuple[NDArray, Prediction]:
+    """Stimulus indices and prediction of all pictures of a split, on the CPU; `cut` and `dimensions` as for `Decoder.predict`."""
+    stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut, dimensions), strict=True)
     return np.concatenate(stimulus), _joined([part.each(Tensor.cpu) for part in parts])
 
 

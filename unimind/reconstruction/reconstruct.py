@@ -66,6 +66,9 @@ def reconstruct(
         trials = trials_per_picture(data)
         stimulus, prediction = predict_pictures(decoder, data, "test", batch)
         without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
+        narrow = []
+        if prediction.embedding is not None:
+            narrow = [predict_pictures(decoder, data, "test", batch, dimensions=number)[1].embedding for number in decoder.bottlenecks]
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
         norms = norms_for(generator, embeddings, data.images("train"))
     mean = reference.mean(0)
@@ -110,6 +113,8 @@ def reconstruct(
             file["predicted"], file["predicted_shuffled"] = prediction.embedding.numpy(), prediction.embedding[torch.from_numpy(another)].numpy()
         if without is not None:
             file["predicted_without_body"] = without.numpy()
+        if narrow:
+            file["predicted_of_dimensions"], file["dimensions"] = np.stack([one.numpy() for one in narrow]), np.array(decoder.bottlenecks, np.int32)
         file["features"] = prediction.features.numpy()
         chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
         file.attrs.update({

@@ -4,10 +4,14 @@ rule draw_figures:
         tables=made(layout.TABLES),
         models=trained(),
         reconstructions=results_of("reconstruct"),
-        stimuli=results_of("stimuli"),
+        stimuli=[
+            made(layout.STIMULI, dataset=dataset, stimuli=name)
+            for dataset, name in STUDY.stimulus_sets()
+        ],
         prepared=prepared(STUDY.pairs()),
         controls=results_of("reconstruct-controls"),
         metrics=results_of("score"),
+        generalisation=results_of("generalise"),
     output:
         report(
             directory(made(layout.FIGURES)),
@@ -40,6 +44,7 @@ rule write_report:
         figures=made(layout.FIGURES),
         metrics=results_of("score"),
         models=trained(),
+        generalisation=results_of("generalise"),
     output:
         report(
             made(layout.REPORT),
