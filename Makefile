@@ -13,7 +13,7 @@ help:
 	@echo "make test       run the tests, in less than 20 minutes on two cores"
 	@echo "make test-all   run all tests: also studies killed and started again, the tutorial, SLURM and the conda stand-in"
 	@echo "make lint       check style and types"
-	@echo "make reference  bring config/README.md, config/study.schema.json and docs/metrics.md in step with the code"
+	@echo "make reference  bring config/README.md, the schemas beside it and docs/metrics.md in step with the code"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 >= 3.11 is needed; name one with make PYTHON=..."; exit 1; }

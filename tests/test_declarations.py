@@ -121,7 +121,9 @@ EDITS = {
     "signal": ("signal", "spikes", set()),
     "samples": ("methods.unimind-vit.sampling.samples", 3, {"unimind-vit reconstruct"}),
     "metric": ("evaluation.metrics", ["mse", "ssim"], {"features", "score"} | of_all("transfer")),
-    "bootstrap": ("evaluation.bootstrap", 60, {"score"} | of_all("transfer")),
+    "bootstrap": ("evaluation.bootstrap", 60, {"score", "generalise"} | of_all("transfer")),
+    "categories": ("datasets.simulated.categories", "(.)", {"generalise"}),
+    "minutes": ("datasets.simulated.seconds_per_trial", 4, set()),
     "another method": ("methods.ridge.enter.folds", 3, {"ridge enter", "ridge transfer"}),
     "adapt.rank": ("methods.unimind-vit.adapt.rank", 4, {"unimind-vit adapt", "unimind-vit transfer"}),
     "align's learning rate": ("methods.unimind-vit.align.training.learning_rate", 1e-4, {"unimind-vit align"}),
@@ -159,7 +161,7 @@ def test_colours_reach_the_figures_and_the_report_alone():
 def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     """The commands that Snakemake plans for a study, one after the other: a read of an undeclared key is an error here."""
     study = content() | {"threads": 1}
-    study["datasets"]["simulated"] |= {"training_subjects": ["subj01"]}
+    study["datasets"]["simulated"] |= {"training_subjects": ["subj01"], "test_pictures": {"rule": "random", "share": 0.2}}
     study["methods"] = {name: study["methods"][name] for name in ("unimind-vit", "ridge")}
     other = study["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1, "trials": 40}}
     study["transfer"] = {"trials": [20], "seeds": 1, "baselines": {"prior": study["transfer"]["baselines"]["prior"], "other": other}}

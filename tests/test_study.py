@@ -206,7 +206,8 @@ def test_schema_and_reference_are_in_step_with_the_types(tmp_path):
     (tmp_path / "README.md").write_text((ROOT / "config/README.md").read_text())
     update(tmp_path)
     assert (tmp_path / "README.md").read_text() == (ROOT / "config/README.md").read_text()
-    assert (tmp_path / "study.schema.json").read_text() == (ROOT / "config/study.schema.json").read_text()
+    for name in ("study.schema.json", "declaration.schema.json"):
+        assert (tmp_path / name).read_text() == (ROOT / "config" / name).read_text()
 
 
 def test_reference_names_every_key_and_its_links_lead_somewhere():

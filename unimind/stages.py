@@ -21,7 +21,7 @@ Lines = tuple[str, ...]
 
 #: Keys that say where a data set's files lie or who takes part: they reach a stage through its input files.
 WHERE_AND_WHO = "datasets.{dataset}: root training_subjects new_subjects"
-DATASET = "datasets.{dataset} -root -training_subjects -new_subjects -require_signal"
+DATASET = "datasets.{dataset} -root -training_subjects -new_subjects -require_signal -seconds_per_trial -categories"
 LABEL = "methods.{method}: label"
 BATCH = "evaluation.batch_size"
 
@@ -116,7 +116,7 @@ def _of_responses(study: "Study", names: Names) -> str:
 
 
 def _pictures(study: "Study", names: Names) -> Iterable[str]:
-    yield f"datasets.{{dataset}} -root -training_subjects -new_subjects{_of_responses(study, names)}"
+    yield f"datasets.{{dataset}} -root -training_subjects -new_subjects -test_pictures{_of_responses(study, names)}"
     yield "picture_size"
 
 
@@ -128,8 +128,8 @@ def _targets(study: "Study", names: Names) -> Iterable[str]:
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if not unpaired:
-        further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -require_signal"
-        yield f"datasets.{{dataset}} -training_subjects -new_subjects{further}"
+        further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -require_signal -seconds_per_trial -categories"
+        yield f"datasets.{{dataset}} -training_subjects -new_subjects -test_pictures{further}"
         if any(section.source == "simulated" for name, section in study.datasets.items() if dataset in (None, name)):
             yield "picture_size"
     if unpaired or dataset is None:
@@ -182,6 +182,11 @@ STAGES: dict[str, Stage] = {
         "unimind.data.stimuli", "stimuli", "Bring a data set's pictures to one HDF5 file.",
         {"dataset": "text", "subject": "text?", "fetched": "file", "out": "file"},
         reads=_pictures, knows=(WHERE_AND_WHO, "datasets.{dataset}"), memory=8000, minutes=240,
+    ),
+    "split": Stage(
+        "unimind.data.split", "split", "Choose the pictures to test on by a rule on the pictures themselves.",
+        {"dataset": "text", "pictures": "file", "training-pictures": "files?", "embeddings": "file?", "training-embeddings": "files?", "out": "file"},
+        reads=("seed", "datasets.{dataset}: test_pictures categories"), memory=8000, minutes=120,
     ),
     "prepare": Stage(
         "unimind.data.prepare", "prepare", "ROI extraction, voxel order, per-session z-scoring: one prepared file per subject.",
@@ -284,6 +289,13 @@ STAGES: dict[str, Stage] = {
         reads=("seed", "picture_size", "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(BATCH,), memory=8000, minutes=240, gpu=True,
     ),
+    "generalise": Stage(
+        "unimind.evaluation.generalise", "generalise", "How near a subject's test pictures are to training pictures, and what a method knows beyond these.",
+        {"dataset": "text", "subject": "text", "reconstructions": "files", "metrics": "file", "stimuli": "file", "prepared": "file", "embeddings": "file",
+         **_TEACHERS, "training-stimuli": "files?", "embedding": "file", "classifier": "file?", "out": "file"},
+        reads=("seed", "evaluation: bootstrap weights squeezenet", "datasets.{dataset}: categories", "role(dataset, subject)"), knows=(BATCH,),
+        memory=16000, minutes=240, gpu=True,
+    ),
     "transfer": Stage(
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
         {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", "embedding": "file", "embedding-prior": "file?",
@@ -295,16 +307,17 @@ STAGES: dict[str, Stage] = {
     ),
     "tabulate": Stage(
         "unimind.evaluation.tabulate", "tabulate", "Tables of all metrics files: CSV, Markdown, LaTeX.",
-        {"metrics": "files", "models": "files", "transfer": "files?", "out": "file"}, reads=_EVERYTHING,
+        {"metrics": "files", "models": "files", "transfer": "files?", "generalisation": "files?", "out": "file"}, reads=_EVERYTHING,
     ),
     "figures": Stage(
         "unimind.report.figures", "figures", "Figures of the report from tables, losses and reconstructions.",
         {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files?", "metrics": "files?",
-         "out": "file"}, reads=_EVERYTHING, memory=8000,
+         "generalisation": "files?", "out": "file"}, reads=_EVERYTHING, memory=8000,
     ),
     "report": Stage(
         "unimind.report.page", "report", "One self-contained HTML page: tables, pictures, controls, protocol.",
-        {"overview": "file", "inspected": "files?", "tables": "file", "figures": "file", "metrics": "files", "models": "files", "out": "file"},
+        {"overview": "file", "inspected": "files?", "tables": "file", "figures": "file", "metrics": "files", "models": "files", "generalisation": "files?",
+         "out": "file"},
         reads=_EVERYTHING,
     ),
     "evaluate": Stage(

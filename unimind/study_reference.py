@@ -1,6 +1,6 @@
 """The study's reference, generated from its types: a JSON schema for editors and Markdown for people.
 
-`python -m unimind.study_reference` brings `config/study.schema.json`, the generated part of `config/README.md` and the table
+`python -m unimind.study_reference` brings `config/study.schema.json`, `config/declaration.schema.json`, the generated part of `config/README.md` and the table
 of measures in `docs/metrics.md` up to date.
 """
 
@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from unimind.evaluation import declaration
 from unimind.evaluation.measures import MEASURES
 from unimind.storage import whole_file
 from unimind.study import Study
@@ -42,23 +43,28 @@ def markdown() -> str:
 
 
 def update(folder: str | Path) -> None:
-    """Write the schema and the generated part of the reference into a `config` folder."""
+    """Write the schemas and the generated part of the reference into a `config` folder."""
     folder = Path(folder)
     readme = folder / "README.md"
     written = readme.read_text().partition(BEGIN)[0]
-    for path, text in ((folder / "study.schema.json", json_schema() + "\n"), (readme, f"{written}{BEGIN}\n\n{markdown()}")):
+    schemas = ((folder / "study.schema.json", json_schema() + "\n"), (folder / "declaration.schema.json", declaration.schema() + "\n"))
+    for path, text in (*schemas, (readme, f"{written}{BEGIN}\n\n{markdown()}")):
         with whole_file(path) as temporary:
             temporary.write_text(text)
 
 
 def measures_table() -> str:
     """Every measure of the registry in a table."""
-    rows = ["| metric | shown as | better | chance | network | what it says |", "|---|---|---|---|---|---|"]
+    rows = ["| metric | shown as | better | chance | network | raters | what it says |", "|---|---|---|---|---|---|---|"]
     for name, measure in MEASURES.items():
         title = measure.title + (", %" if measure.percent else "")
         chance = "1 / pool" if measure.group == "retrieval" else "-" if measure.chance is None else measure.shown(measure.chance)
-        rows.append(f"| `{name}` | {title} | {measure.better} | {chance} | {measure.network or '-'} | {measure.meaning} |")
+        rows.append(f"| `{name}` | {title} | {measure.better} | {chance} | {measure.network or '-'} | {_raters(measure.raters)} | {measure.meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def _raters(agreement: float | None) -> str:
+    return "-" if agreement is None else f"{agreement:.2f}"
 
 
 def update_measures(page: str | Path) -> None:

@@ -448,3 +448,14 @@ def test_latents_of_another_family_are_refused(world, tmp_path):
     with pytest.raises(InputError, match="3 channels"):
         condition(make_study(), "mindvis", "d-subj01", *files, tmp_path / "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bottleneck_lets_the_first_dimensions_of_the_signal_through_and_no_other(world):
+    found = pictures(world, "ridge", out="narrow.h5")
+    numbers = found["dimensions"].tolist()
+    assert numbers[:2] == [1, 3] and numbers == sorted(numbers)
+    np.testing.assert_allclose(found["predicted_of_dimensions"][-1], found["predicted"], atol=1e-6)
+    for number, values in zip(numbers, found["predicted_of_dimensions"], strict=True):
+        singular = np.linalg.svd(values - values.mean(0), compute_uv=False)
+        assert (singular > 1e-4 * singular[0]).sum() <= number, "so many directions reach the prediction"
+    assert "dimensions" not in pictures(world, "mindvis", out="without.h5"), "voxels that are wrapped have no order of worth"

@@ -17,7 +17,7 @@ from unimind.data.sources import open_source
 from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION, RawSubject, Trials
 from unimind.errors import InputError
 from unimind.progress import say, track
-from unimind.study import Study
+from unimind.study import AnyDataset, Study
 
 
 def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Path, training_stimuli: list[Path], out: Path) -> None:
@@ -52,9 +52,11 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
         rows = {name: row for row, name in enumerate(pictures.id)}
         stimulus = _stimulus_rows(raw.trials, rows, where, stimuli)
         sha256 = pictures.sha256
-        flagged = pictures.test
+        flagged = np.where(pictures.left_out, DROP, np.where(pictures.test, TEST, TRAIN))
     tests, trained = _training_images(training_stimuli)
-    hints = np.where(flagged[stimulus], TEST, TRAIN) if raw.trials.split is None else np.asarray(raw.trials.split)
+    hints = flagged[stimulus] if raw.trials.split is None else np.asarray(raw.trials.split)
+    if section.test_pictures is not None:
+        hints = np.where(hints == DROP, DROP, flagged[stimulus])
     splits = assign_splits(
         sha256[stimulus], hints, tests, trained if study.role(dataset, subject) == "new" else (), section.validation_fraction, study.seed
     )  # fmt: skip
@@ -65,7 +67,7 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
     if splits.joined:
         say(f"{where}: {splits.joined} training pictures are test pictures of the data set; they are test pictures here too")
     if (splits.split == DROP).any():
-        say(f"{where}: {(splits.split == DROP).sum()} trials left out: test pictures shown too seldom")
+        say(f"{where}: {(splits.split == DROP).sum()} trials left out: {_why_left_out(section)}")
 
     order, order_name = _order(raw)
     roi = raw.roi if section.roi_labels else None
@@ -159,6 +161,10 @@ def _unit_hash(name: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
 
 
+def _why_left_out(section: AnyDataset) -> str:
+    return "test pictures shown too seldom" if section.test_pictures is None else "of pictures that the rule of test_pictures, or the source, leaves out"
+
+
 def _require_splits(pictures: dict[str, int], where: str, fraction: float) -> None:
     """Something to train on, and test pictures to tell apart."""
     if pictures["test"] < 2:
@@ -175,7 +181,7 @@ def _training_images(files: list[Path]) -> tuple[set[str], set[str]]:
     for file in files:
         with Stimuli(file) as pictures:
             tests |= set(pictures.sha256[pictures.test].tolist())
-            others |= set(pictures.sha256[~pictures.test].tolist())
+            others |= set(pictures.sha256[~pictures.test & ~pictures.left_out].tolist())
     return tests, others - tests
 
 

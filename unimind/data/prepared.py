@@ -454,6 +454,12 @@ class Stimuli(_File):
         """A test image by the source's rule."""
         return self._dataset("test")[:]
 
+    @cached_property
+    def left_out(self) -> NDArray[np.bool_]:
+        """In no split, by the study's rule (`data.split`)."""
+        found = self._optional("left_out")
+        return np.zeros(len(self), bool) if found is None else found
+
     def read(self, indices: ArrayLike | slice) -> NDArray[np.uint8]:
         """Some pictures in the order asked for, repeats allowed: uint8 (n, H, W, 3)."""
         return self.images[indices] if isinstance(indices, slice) else read_rows(self.images, indices)

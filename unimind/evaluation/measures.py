@@ -15,6 +15,10 @@ FUNCTIONS: dict[Kind, str] = {"maps": "squared_distance", "two-way": "two_way", 
 OF_THE_STUDY = ("study-clip", "classifier", "target")
 
 
+#: Where measures of reconstructions were compared with the judgement of people.
+RATED_IN = "SEED, ICLR 2026"
+
+
 @dataclass(frozen=True)
 class Measure:
     """A measure.
@@ -42,6 +46,8 @@ class Measure:
         Columns of the tables under one heading.
     function : str
         Of `metrics`.
+    raters : float, optional
+        Its agreement with people who rated reconstructions, where that was measured (`RATED_IN`); 1 is full agreement.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Measure:
     network: str | None = None
     group: str = "panel"
     function: str = ""
+    raters: float | None = None
 
     @property
     def percent(self) -> bool:
@@ -68,14 +75,19 @@ class Measure:
         """Chance among `pool` test pictures."""
         return 1 / pool if self.group == "retrieval" else self.chance
 
+    @property
+    def agreement(self) -> str:
+        """Its agreement with raters in words; empty where nobody measured it."""
+        return "" if self.raters is None else f"agreement with human raters {self.raters:.2f} ({RATED_IN})"
+
     def shown(self, value: float) -> str:
         """A value with the digits it deserves, without its unit."""
         return f"{100 * value:.1f}" if self.percent else f"{value:.{self.digits}f}"
 
 
-def _two_way(name: str, title: str, network: str, features: str, group: str = "panel") -> Measure:
+def _two_way(name: str, title: str, network: str, features: str, group: str = "panel", raters: float | None = None) -> Measure:
     meaning = f"how often the reconstruction is closer to the seen picture than to another test picture, in the features of {features}"
-    return Measure(name, title, meaning, "two-way", unit="percent", chance=0.5, network=network, group=group)
+    return Measure(name, title, meaning, "two-way", unit="percent", chance=0.5, network=network, group=group, raters=raters)
 
 
 def _registry(*measures: Measure) -> dict[str, Measure]:
@@ -84,7 +96,7 @@ def _registry(*measures: Measure) -> dict[str, Measure]:
 
 #: In the order shown: what tells whether the right picture was read, distances, whole sets, low level last.
 MEASURES = _registry(
-    _two_way("clip", "CLIP", "clip", "OpenAI's CLIP ViT-L/14"),
+    _two_way("clip", "CLIP", "clip", "OpenAI's CLIP ViT-L/14", raters=0.44),
     _two_way("study_clip", "Own CLIP", "study-clip", "the small CLIP trained in the study, which saw none of these pictures", group="own"),
     _two_way("squeezenet", "SqueezeNet", "squeezenet", "SqueezeNet 1.1", group="own"),
     _two_way("inception", "Inception", "inception", "Inception-v3"),
@@ -117,7 +129,7 @@ MEASURES = _registry(
         "nway_top1", "50-way top-1", "how often the seen picture's class wins against 49 random other classes in the reconstruction",
         "class", unit="percent", chance=0.02, network="vit_h_14",
     ),
-    Measure("effnet", "EffNet-B", "correlation distance of EfficientNet features", "distance", "lower", network="effnet"),
+    Measure("effnet", "EffNet-B", "correlation distance of EfficientNet features", "distance", "lower", network="effnet", raters=0.75),
     Measure("swav", "SwAV", "correlation distance of SwAV ResNet-50 features", "distance", "lower", network="swav"),
     Measure("lpips", "LPIPS", "learned perceptual distance by AlexNet", "maps", "lower", network="alexnet", group="high level"),
     Measure(
@@ -145,7 +157,7 @@ MEASURES = _registry(
         "classifier_score", "Classifier score", "sharpness and variety of the pictures by the study's own classifier; knows nothing of what was seen",
         "set", digits=2, network="classifier", group="own", function="inception_score",
     ),
-    Measure("pixcorr", "PixCorr", "correlation of pixel values", "pixels"),
+    Measure("pixcorr", "PixCorr", "correlation of pixel values", "pixels", raters=0.12),
     Measure("ssim", "SSIM", "structural similarity of the grey pictures", "pixels", group="low level"),
     Measure("mse", "MSE", "mean squared difference of pixel values in [0, 1]", "pixels", "lower", digits=4, group="low level"),
 )  # fmt: skip

@@ -32,7 +32,8 @@ PREDICTED = {"reconstruction": "predicted", "body-removed": "predicted_without_b
 #: Keys of a data set that say who takes part, where files lie and in which form: no part of what was measured.
 WHO_WHERE_AND_FORM = frozenset({
     "training_subjects", "new_subjects", "require_signal", "root", "derivatives", "form", "roi_labels", "imagery", "responses", "key", "orientation",
-    "images", "images_key", "images_shape", "images_transposed", "picture", "trials", "count_from", "units",
+    "images", "images_key", "images_shape", "images_transposed", "picture", "trials", "count_from", "units", "seconds_per_trial",
+    "categories",
 })  # fmt: skip
 
 
@@ -335,7 +336,7 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         "dataset": dataset,
         "data": data,
         "split": "test: pictures never trained on",
-        "tested": tested if study.stimuli(dataset, subject) == "stimuli" else "every subject's own pictures",
+        "tested": tested if study.stimuli(dataset, subject) == "stimuli" and section.test_pictures is None else "every subject's own pictures",
         "sessions": data.get("sessions", "all"),
         "repeats": made.repeats,
         "beta_version": data.get("betas", "-"),

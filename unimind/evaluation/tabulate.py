@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from unimind.errors import InputError
+from unimind.evaluation import checks, declaration, layout, peers
 from unimind.evaluation import comparisons as tests
-from unimind.evaluation import layout, peers
 from unimind.evaluation.controls import OF_PREDICTIONS, OF_THE_SUBJECT, ROWS
 from unimind.evaluation.efficiency import write_efficiency
 from unimind.evaluation.measures import GROUPS, MEASURES, NAMES, RETRIEVAL_GROUPS, SEMANTIC, circular, measure_of
 from unimind.evaluation.rows import AVERAGES, Row, averages, distinct, grouped, read_metrics, table_rows
 from unimind.progress import say
-from unimind.storage import read_json, whole_directory
+from unimind.storage import read_json, whole_directory, write_json
 from unimind.study import Study
 
 COLUMNS = ["study", "dataset", "subject", "role", "method", "trials", "metric", "value", "ci_low", "ci_high", "n_test", "better", "protocol"]
@@ -30,7 +30,9 @@ NOT_MEASURED = "not in the metrics file"
 COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
 
 
-def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None) -> None:
+def tabulate(
+    study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None, generalisation: list[Path] | None = None
+) -> None:
     """Write the folder of tables.
 
     Parameters
@@ -43,6 +45,8 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         The folder.
     transfer : list of path, optional
         What `transfer` wrote: `adaptation` is then made of it.
+    generalisation : list of path, optional
+        What `generalise` wrote: `generalisation.csv` and `declaration.json` are made of it.
     """
     import pandas as pd
 
@@ -94,6 +98,10 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], tested, labels) for dataset in study.datasets}
         _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, GROUPS)
         write_efficiency(study, models, folder, labels, _methods(study))
+        if generalisation:
+            found = [read_json(path) for path in generalisation]
+            pd.DataFrame(checks.records(study, found), columns=checks.COLUMNS).to_csv(folder / "generalisation.csv", index=False)
+            write_json(folder / "declaration.json", declaration.declared(study, found, files).model_dump(mode="json"))
         (folder / "peers.md").write_text(peers.markdown(study, set(frame.metric)))
 
 

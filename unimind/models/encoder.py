@@ -130,6 +130,14 @@ class Encoder(nn.Module):
             found[name] = sum(parts[1:], parts[0])
         return EncoderOutput(tokens, pooled, found, centre, signal)
 
+    def narrowed(self, signal: Tensor, dimensions: int) -> Tensor:
+        """A closed form's signal (B, 1, size) with `dimensions` coordinates of each target, the first ones; the others are those of its context's mean."""
+        given, kept = Signals.of(signal), torch.zeros(self.space.size, dtype=torch.bool, device=signal.device)
+        start = self.space.components["embedding"]
+        for part in (kept[:start], kept[start:]):
+            part[:dimensions] = True
+        return given._replace(coordinates=torch.where(kept, given.coordinates, given.mean)).joined()
+
     def enter_rows(self, responses: Sequence[Tensor], subjects: Sequence[str]) -> Tensor:
         """Signals of rows of any subjects: B responses (R, V) and their subjects."""
         return by_subject(responses, subjects, self.enter)

@@ -18,6 +18,9 @@ from unimind.models.encoder import load_encoder
 from unimind.models.enter import subject_key
 from unimind.storage import load_model
 
+#: Dimensions of the entered signal that a prediction is made of in turn, about three times as many each time.
+BOTTLENECKS = (1, 3, 10, 30, 100, 300)
+
 
 class Prediction(NamedTuple):
     """What a method makes of n responses.
@@ -97,6 +100,12 @@ class Decoder:
         """Whether there is a body whose worth can be measured by cutting it out."""
         return bool(self.encoder.heads) and len(self.encoder.mean_pooled) > 0
 
+    @property
+    def bottlenecks(self) -> tuple[int, ...]:
+        """Numbers of dimensions of the entered signal by which its worth is measured, the last of them all; none where it has no ordered dimensions."""
+        whole = self.encoder.space.components["embedding"]
+        return (*(number for number in BOTTLENECKS if number < whole), whole) if self.encoder.closed else ()
+
     def prepare(self, generator: Generator) -> None:
         """Give a generator what the method's condition stage trained of it, where it has one; both on one device.
 
@@ -114,9 +123,14 @@ class Decoder:
         generator.take_condition(self._unet, self.stage.null())
 
     @torch.no_grad()
-    def predict(self, responses: NDArray[np.float32], cut: bool = False) -> Prediction:
-        """Responses (n, R, V) of the subject to a prediction; with `cut` the body gives its mean over the training pictures for every one."""
-        output = self.encoder(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject, cut)
+    def predict(self, responses: NDArray[np.float32], cut: bool = False, dimensions: int | None = None) -> Prediction:
+        """Responses (n, R, V) of the subject to a prediction.
+
+        With `cut` the body gives its mean over the training pictures for every one; with `dimensions` no more of the entered signal is
+        seen (`Encoder.narrowed`), where voxels enter in closed form.
+        """
+        signal = self.encoder.enter(torch.from_numpy(np.ascontiguousarray(responses)).to(self.device), self.subject)
+        output = self.encoder.from_signal(signal if dimensions is None else self.encoder.narrowed(signal, dimensions), cut)
         targets = {name: self.encoder.predict(output, name) for name in self.encoder.targets}
         embedding, condition = targets.get("embedding"), None
         if self.stage is not None:

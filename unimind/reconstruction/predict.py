@@ -35,6 +35,8 @@ class Tested(NamedTuple):
     prediction : Prediction
     without : Tensor or None
         (n, d), the image embedding with the body's output replaced by its mean; None where there is no body.
+    narrow : dict of int to Tensor
+        (n, d), the image embedding by as many dimensions of the entered signal; empty where these have no order.
     another : int (n,)
         Place of the test picture whose responses each one gets in the shuffled control.
     trials : str
@@ -44,6 +46,7 @@ class Tested(NamedTuple):
     stimulus: NDArray[np.int64]
     prediction: Prediction
     without: Tensor | None
+    narrow: dict[int, Tensor]
     another: NDArray[np.int64]
     trials: str
 
@@ -54,7 +57,12 @@ class Tested(NamedTuple):
             raise InputError(f"{data.path}: {count} test pictures; at least 2 are needed to compare anything")
         stimulus, prediction = predict_pictures(decoder, data, "test", batch)
         without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
-        return cls(stimulus, prediction, without, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
+        narrow = {}
+        for number in decoder.bottlenecks if prediction.embedding is not None else ():
+            embedding = predict_pictures(decoder, data, "test", batch, dimensions=number)[1].embedding
+            assert embedding is not None
+            narrow[number] = embedding
+        return cls(stimulus, prediction, without, narrow, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
 
     def write(self, file: h5py.File) -> None:
         """The predicted embeddings, as `docs/architecture.md` has them."""
@@ -62,6 +70,9 @@ class Tested(NamedTuple):
             file["predicted"], file["predicted_shuffled"] = embedding.numpy(), embedding[torch.from_numpy(self.another)].numpy()
         if self.without is not None:
             file["predicted_without_body"] = self.without.numpy()
+        if self.narrow:
+            file["predicted_of_dimensions"] = np.stack([one.numpy() for one in self.narrow.values()])
+            file["dimensions"] = np.array(list(self.narrow), np.int32)
 
 
 def predict(study: Study, method: str, dataset: str, subject: str, prepared: Path, model: Path, entered: Path | None, out: Path) -> None:
@@ -91,15 +102,19 @@ def trials_per_picture(prepared: PreparedSubject) -> str:
     return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
-def predictions(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> Iterator[tuple[NDArray, Prediction]]:
+def predictions(
+    decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False, dimensions: int | None = None
+) -> Iterator[tuple[NDArray, Prediction]]:
     """Stimulus indices and prediction of `batch` pictures of a split at a time, ascending, on the decoder's device."""
     for stimulus, responses, _ in prepared.by_pictures(prepared.trials(split), batch, decoder.order, decoder.channels):
-        yield stimulus, decoder.predict(responses, cut)
+        yield stimulus, decoder.predict(responses, cut, dimensions)
 
 
-def predict_pictures(decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False) -> tuple[NDArray, Prediction]:
-    """Stimulus indices and prediction of all pictures of a split, on the CPU; with `cut` the body gives its mean for every one."""
-    stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut), strict=True)
+def predict_pictures(
+    decoder: Decoder, prepared: PreparedSubject, split: Split, batch: int, cut: bool = False, dimensions: int | None = None
+) -> tuple[NDArray, Prediction]:
+    """Stimulus indices and prediction of all pictures of a split, on the CPU; `cut` and `dimensions` as for `Decoder.predict`."""
+    stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut, dimensions), strict=True)
     return np.concatenate(stimulus), _joined([part.each(Tensor.cpu) for part in parts])
 
 

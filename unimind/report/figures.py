@@ -7,9 +7,10 @@ from pathlib import Path
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.charts import budget_curves, cost_bars, loss_curves, score_bars, style, subject_curves
+from unimind.report.generalisation import bottleneck_curves, distance_curves, nearest_pairs
 from unimind.report.pictures import ReportFiles, galleries, overviews
 from unimind.report.similarity import similarities
-from unimind.storage import whole_directory, write_json
+from unimind.storage import read_json, whole_directory, write_json
 from unimind.study import Study
 
 
@@ -23,6 +24,7 @@ def figures(
     controls: Sequence[Path],
     out: Path,
     metrics: Sequence[Path] = (),
+    generalisation: Sequence[Path] = (),
 ) -> None:
     """Draw every figure that the inputs have data for.
 
@@ -37,6 +39,8 @@ def figures(
         reconstructions, predictions where no picture is drawn.
     metrics : sequence of paths
         Metrics files or their folders, by which pictures are ranked; without a subject's, its pictures come in stimulus order.
+    generalisation : sequence of paths
+        What `generalise` wrote, a file a subject.
     out : path
         Folder written: PNG files and `captions.json`, a list of `Figure`.
 
@@ -49,6 +53,7 @@ def figures(
     adaptation = results.read_scores(study, tables, "adaptation")
     efficiency = results.read_table(tables, "efficiency")
     files = ReportFiles.at(study, reconstructions, stimuli, prepared, controls, metrics)
+    checks = [read_json(path) for path in generalisation]
     with whole_directory(out) as folder, style():
         drawn = [
             *(overviews(study, files, folder) if study.draws else ()),
@@ -56,6 +61,9 @@ def figures(
             *(score_bars(study, scores, folder) if scores is not None else ()),
             *(budget_curves(study, adaptation, folder) if adaptation is not None else ()),
             *(subject_curves(study, adaptation, folder) if adaptation is not None else ()),
+            *nearest_pairs(study, checks, files, folder),
+            *distance_curves(study, checks, folder),
+            *bottleneck_curves(study, checks, folder),
             *similarities(study, files, folder),
             *(cost_bars(study, efficiency, folder) if efficiency is not None else ()),
             *loss_curves(study, models, folder),

@@ -14,6 +14,7 @@ from unimind.evaluation.rows import read_metrics
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.answer import answer_of, untrained
+from unimind.report.generalisation import generalisation_of
 from unimind.report.parts import Picture, Section, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
 from unimind.report.tables import controls_of, costs, data_table, inspected_tables, kept_weights, meanings, new_subjects, results_of
@@ -32,7 +33,8 @@ CITATIONS = (
 
 
 def report(
-    study: Study, overview: Path, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path, inspected: Sequence[Path] = ()
+    study: Study, overview: Path, tables: Path, figures: Path, metrics: Sequence[Path], models: Sequence[Path], out: Path, inspected: Sequence[Path] = (),
+    generalisation: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Write the page.
 
@@ -48,6 +50,8 @@ def report(
         Metrics files or their folders, for the protocol and the metrics that could not be computed.
     models : sequence of paths
         Model folders, for the record of what was trained and of what validation kept.
+    generalisation : sequence of paths
+        What `generalise` wrote, a file a subject.
     out : path
         The HTML file: pictures, style and numbers in it, no request to anywhere when it is opened.
     inspected : sequence of paths
@@ -64,6 +68,7 @@ def report(
     adaptation = results.read_scores(study, tables, "adaptation")
     efficiency = results.read_table(tables, "efficiency")
     comparisons = results.read_table(tables, "comparisons")
+    declared = read_json(tables / "declaration.json") if generalisation else None
     drawn = _drawn(Path(figures))
     read = {f"{one['method']}/{one['dataset']}/{one['subject']}": one for one in read_metrics(metrics).values()}
     environment = jinja2.Environment(
@@ -84,6 +89,7 @@ def report(
         results=results_of(study, scores, comparisons, drawn.get("results", [])),
         controls=controls_of(study, scores),
         metrics=meanings(study, scores, networks),
+        generalise=generalisation_of(study, [read_json(path) for path in generalisation], declared, drawn.get("generalise", [])),
         new=new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
         efficiency=costs(study, efficiency, drawn.get("efficiency", [])),
@@ -103,7 +109,7 @@ def report(
     say(f"report: {out}, {Path(out).stat().st_size / 1e6:.1f} MB")
 
 
-SECTIONS = ("overview", "pictures", "results", "new", "alignment", "efficiency", "training")
+SECTIONS = ("overview", "pictures", "results", "generalise", "new", "alignment", "efficiency", "training")
 
 
 def _drawn(folder: Path) -> dict[str, list[tuple[str, Picture]]]:

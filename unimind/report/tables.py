@@ -189,7 +189,8 @@ def meanings(study: Study, scores: pd.DataFrame | None, networks: dict[str, str]
     target, found = circular(study.foundations.embedding), []
     for name in ordered(scores.metric) if scores is not None else []:
         network = f"; network: {networks[name]}" if name in networks else ""
-        found.append((measure_of(name).title, measure_of(name).meaning + network + ("; by the network that is the target itself" if name in target else "")))
+        parts = [measure_of(name).meaning + network, *(["by the network that is the target itself"] if name in target else []), measure_of(name).agreement]
+        found.append((measure_of(name).title, "; ".join(part for part in parts if part)))
     return found
 
 

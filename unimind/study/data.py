@@ -1,11 +1,50 @@
 """Whose responses to which pictures: data sets, and fMRI without pictures."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unimind.study.base import Fraction, Name, Positive, Section
+
+
+class RandomPictures(Section):
+    """Test pictures at random."""
+
+    rule: Literal["random"]
+    share: float = Field(0.2, gt=0, lt=1, description="Of the pictures, to test on.")
+    leave_out: Fraction = Field(0.0, description="Share of the other pictures that is left out at random: as many as `far` leaves out, to compare with.")
+
+
+class FarPictures(Section):
+    """The test pictures of `random`, far from every training picture: those near to one are left out. Equal in number and difficulty."""
+
+    rule: Literal["far"]
+    share: float = Field(0.2, gt=0, lt=1, description="As for `random`: the same pictures with the same share and seed.")
+    leave_out: float = Field(
+        0.3, gt=0, lt=1, description="Share of the other pictures that is left out: those nearest to a test picture by the image embedding."
+    )
+
+
+class ByClusters(Section):
+    """A whole cluster of the image embedding to test on."""
+
+    rule: Literal["clusters"]
+    count: int = Field(5, ge=2, description="Clusters (k-means) of the training subjects' pictures.")
+    test: int = Field(0, ge=0, description="Which of them is tested on, counted from 0, the largest; a study of each in turn tests on all pictures once.")
+
+    @model_validator(mode="after")
+    def _there(self) -> "ByClusters":
+        if self.test >= self.count:
+            raise ValueError(f"test: {self.test} given, but the {self.count} clusters are counted from 0 to {self.count - 1}")
+        return self
+
+
+class ByCategories(Section):
+    """Whole categories to test on; pictures without one are left out."""
+
+    rule: Literal["categories"]
+    share: float = Field(0.2, gt=0, lt=1, description="Of the categories, to test on.")
 
 
 class Dataset(Section):
@@ -23,15 +62,58 @@ class Dataset(Section):
         description="Stop before anything is trained where neither the pictures nor their repeats can be told from a subject's responses (stage inspect); `false` trains all the same.",
     )
 
+    test_pictures: Annotated[RandomPictures | FarPictures | ByClusters | ByCategories, Field(discriminator="rule")] | None = Field(
+        None, description="A rule on the pictures themselves for which of them are test pictures, instead of the data set's own."
+    )
+    seconds_per_trial: float | None = Field(
+        None, gt=0, description="Time from one trial to the next, rests left out: by it the declaration says how many minutes of recording a method got."
+    )
+
+    categories: str | None = Field(
+        None,
+        description="Category of every picture, for the checks of generalisation and `test_pictures`: a regular expression that finds it in the picture's name as its first group, such as `^(n[0-9]+)_`. Without it, clusters of the image embedding stand for categories.",
+    )
+
     @property
     def of_responses(self) -> set[str]:
         """Keys that no picture and no rule for test pictures depends on: when they change, nothing of the pictures is made again."""
-        return {"validation_fraction", "roi_labels", "require_signal"}
+        return {"validation_fraction", "roi_labels", "require_signal", "seconds_per_trial", "categories"}
 
     @property
     def subjects(self) -> list[str]:
         """Training subjects, then new ones."""
         return [*self.training_subjects, *self.new_subjects]
+
+    @field_validator("categories")
+    @classmethod
+    def _a_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"{value!r} is no regular expression ({error})") from None
+            if not groups:
+                raise ValueError(f"{value!r} has no group; put the category in parentheses, such as `^(n[0-9]+)_`")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_split(cls, given: Any) -> Any:
+        """`split: null` beside `test_pictures` takes back what another file says."""
+        if isinstance(given, dict) and given.get("test_pictures") is not None and "split" in given and given["split"] is None:
+            return {key: value for key, value in given.items() if key != "split"}
+        return given
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "Dataset":
+        own = type(self).model_fields.get("split")
+        if self.test_pictures is not None and own is not None and getattr(self, "split") != own.default:  # noqa: B009
+            raise ValueError(
+                "split: test_pictures says which pictures are tested on; remove one of them (a file added to another one removes with `split: null`)"
+            )
+        if isinstance(self.test_pictures, ByCategories) and self.categories is None:
+            raise ValueError("test_pictures.rule: categories needs to know them; give `categories`")
+        return self
 
     @model_validator(mode="after")
     def _subjects_once(self) -> "Dataset":

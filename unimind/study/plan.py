@@ -73,6 +73,18 @@ class Plan:
         section = self.datasets[dataset]
         return f"{subject}.stimuli" if section.source == "arrays" and section.images_per_subject else "stimuli"
 
+    def is_split(self, dataset: str) -> bool:
+        """Whether a rule on the pictures says which of them are test pictures."""
+        return self.datasets[dataset].test_pictures is not None
+
+    def pictures(self, dataset: str) -> str:
+        """Pattern of the path at which a data set's pictures are brought together: where a rule splits them, before it does."""
+        return layout.PICTURES if self.is_split(dataset) else layout.STIMULI
+
+    def splits_by_embedding(self) -> bool:
+        """Whether some data set's test pictures are chosen by the image embedding, which is then made before anything is prepared."""
+        return any(getattr(section.test_pictures, "rule", "") in ("far", "clusters") for section in self.datasets.values())
+
     def stimulus_sets(self) -> list[tuple[str, str]]:
         """(data set, name) of every stimulus set."""
         return list(dict.fromkeys((dataset, self.stimuli(dataset, subject)) for dataset, subject in self.pairs()))
@@ -209,7 +221,9 @@ class Plan:
         sets = [{"dataset": dataset, "stimuli": name} for dataset, name in self.stimulus_sets()]
         scanned = [{"unpaired": "unpaired", "subject": name} for name in self.resting()]
         yield from _jobs("data", "fetch", layout.FETCHED_STIMULI, sets)
-        yield from _jobs("data", "stimuli", layout.STIMULI, sets)
+        for names in sets:
+            yield from _jobs("data", "stimuli", self.pictures(names["dataset"]), [names])
+            yield from _jobs("data", "split", layout.STIMULI, [names] if self.is_split(names["dataset"]) else [])
         yield from _jobs("data", "fetch", layout.FETCHED, pairs)
         yield from _jobs("data", "prepare", layout.PREPARED, pairs)
         yield from _jobs("data", "fetch", layout.FETCHED_UNPAIRED, scanned)
@@ -229,6 +243,7 @@ class Plan:
             yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
             yield from _jobs("controls", "features", layout.FEATURES, sets)
         yield from _jobs("metrics", "score", layout.METRICS, pairs)
+        yield from _jobs("metrics", "generalise", layout.GENERALISATION, pairs if self.draws else [])
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)
         yield from _jobs("report", "report", layout.REPORT)

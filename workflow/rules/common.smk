@@ -378,6 +378,12 @@ def before_diffusion(name):
     return lambda wildcards: network(name) if wildcards.name == "diffusion" else []
 
 
+def checked_before(wildcards):
+    """A training waits until everybody's data is in order; not that of networks by which test pictures are chosen first."""
+    first = ("embedding", "autoencoder") if STUDY.splits_by_embedding() else ()
+    return [] if wildcards.name in first else CHECKED
+
+
 def first_where_others_wait(wildcards):
     """Priority of a network's training: everything waits for them, the classifier only measures."""
     return 0 if wildcards.name == "classifier" else 1

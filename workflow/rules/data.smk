@@ -82,6 +82,8 @@ rule prepare_stimuli:
         log_of(layout.STIMULI),
     benchmark:
         benchmark_of(layout.STIMULI)
+    wildcard_constraints:
+        dataset=one_of(name for name in STUDY.datasets if not STUDY.is_split(name)),
     conda:
         "../../envs/data.yaml"
     threads: threads_of("stimuli")
@@ -91,6 +93,54 @@ rule prepare_stimuli:
         **call_of("stimuli", subject=whose),
     message:
         "Bring the pictures of {wildcards.dataset} ({wildcards.stimuli}) to one size and one file"
+    shell:
+        "{params.command} 2> {log}"
+
+
+use rule prepare_stimuli as prepare_pictures with:
+    output:
+        made(layout.PICTURES),
+    log:
+        log_of(layout.PICTURES),
+    benchmark:
+        benchmark_of(layout.PICTURES)
+    wildcard_constraints:
+        dataset=one_of(filter(STUDY.is_split, STUDY.datasets)),
+
+
+rule split_pictures:
+    input:
+        pictures=made(layout.PICTURES),
+        training_pictures=lambda wildcards: training_stimuli(
+            layout.PICTURES, [wildcards.dataset]
+        ),
+        embeddings=lambda wildcards: (
+            [made(layout.EMBEDDINGS, **wildcards)]
+            if STUDY.splits_by_embedding()
+            else []
+        ),
+        training_embeddings=lambda wildcards: (
+            training_stimuli(layout.EMBEDDINGS, [wildcards.dataset])
+            if STUDY.splits_by_embedding()
+            else []
+        ),
+    output:
+        made(layout.STIMULI),
+    log:
+        log_of(layout.STIMULI),
+    benchmark:
+        benchmark_of(layout.STIMULI)
+    wildcard_constraints:
+        dataset=one_of(filter(STUDY.is_split, STUDY.datasets)),
+    conda:
+        "../../envs/data.yaml"
+    threads: threads_of("split")
+    resources:
+        **resources_of("split"),
+    params:
+        **call_of("split"),
+    message:
+        "Choose the test pictures of {wildcards.dataset} ({wildcards.stimuli})"
     shell:
         "{params.command} 2> {log}"
 

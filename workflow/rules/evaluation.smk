@@ -56,6 +56,42 @@ rule score_reconstructions:
         "{params.command} 2> {log}"
 
 
+rule check_generalisation:
+    input:
+        reconstructions=lambda wildcards: [
+            made(layout.RECONSTRUCTION, method=method, **wildcards)
+            for method in STUDY.methods
+        ],
+        metrics=made(layout.METRICS),
+        stimuli=stimuli_of_subject(layout.STIMULI),
+        prepared=made(layout.PREPARED),
+        embeddings=stimuli_of_subject(layout.EMBEDDINGS),
+        training_prepared=prepared(STUDY.pairs("train")),
+        training_embeddings=embeddings(STUDY.pairs("train")),
+        training_stimuli=[
+            stimulus_file(layout.STIMULI, *pair) for pair in STUDY.pairs("train")
+        ],
+        embedding=network("embedding"),
+        classifier=network("classifier"),
+    output:
+        made(layout.GENERALISATION),
+    log:
+        log_of(layout.GENERALISATION),
+    benchmark:
+        benchmark_of(layout.GENERALISATION)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("generalise")
+    resources:
+        **resources_of("generalise"),
+    params:
+        **call_of("generalise"),
+    message:
+        "Check what of {wildcards.subject} ({wildcards.dataset}) holds beyond the training pictures"
+    shell:
+        "{params.command} 2> {log}"
+
+
 rule compare_budgets:
     input:
         prepared=made(layout.PREPARED),
@@ -94,6 +130,7 @@ rule make_tables:
         metrics=results_of("score"),
         models=trained(),
         transfer=results_of("transfer"),
+        generalisation=results_of("generalise"),
     output:
         report(
             directory(made(layout.TABLES)),

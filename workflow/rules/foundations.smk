@@ -31,7 +31,7 @@ rule get_foundation:
 
 rule train_foundation:
     input:
-        checked=CHECKED,
+        checked=checked_before,
         embedding=before_diffusion("embedding"),
         autoencoder=before_diffusion("autoencoder"),
         stimuli=pictures_of_diffusion(layout.STIMULI),
@@ -60,7 +60,7 @@ rule train_foundation:
 
 rule embed_stimuli:
     input:
-        stimuli=made(layout.STIMULI),
+        stimuli=lambda wildcards: made(STUDY.pictures(wildcards.dataset), **wildcards),
         embedding=network("embedding"),
         autoencoder=network("autoencoder"),
     output:

@@ -8,6 +8,7 @@ rule draw_figures:
         prepared=prepared(STUDY.pairs()),
         controls=results_of("reconstruct-controls"),
         metrics=results_of("score"),
+        generalisation=results_of("generalise"),
     output:
         report(
             directory(made(layout.FIGURES)),
@@ -41,6 +42,7 @@ rule write_report:
         figures=made(layout.FIGURES),
         metrics=results_of("score"),
         models=trained(),
+        generalisation=results_of("generalise"),
     output:
         report(
             made(layout.REPORT),

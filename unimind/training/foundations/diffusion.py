@@ -38,13 +38,13 @@ def _drawn_targets(study: Study, autoencoder: Path, embedding: Path) -> tuple[Te
 
 
 def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tensor, Tensor]:
-    """Latents and embeddings of pictures that are no test picture in any of the files."""
+    """Latents and embeddings of pictures that are no test picture in any of the files, and left out in none."""
     with_test: set[str] = set()
     rows = []
     for stimulus, embedding in zip(stimuli, embeddings, strict=True):
         with h5py.File(stimulus) as file, h5py.File(embedding) as targets:
             names, test = file["sha256"].asstr()[:], file["test"][:].astype(bool)
-            with_test |= set(names[test])
+            with_test |= set(names[test | file["left_out"][:]] if "left_out" in file else names[test])
             rows.append((names, targets["latent"][:], targets["embedding"][:]))
     seen: set[str] = set(with_test)
     latents, vectors = [], []
