@@ -200,7 +200,7 @@ def _from_hub(repository: str, revision: str) -> Path:
 
 def write_manifest(folder: Path, version: str) -> None:
     """Write the manifest of all files of a folder."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST}
     said = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in files.items()}
     write_json(folder / MANIFEST, {"format": FORMAT, "schema": SCHEMA, "unimind": version, "files": said})
 

@@ -42,8 +42,8 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
     Raises
     ------
     InputError
-        A file is not what `prepared` says it must be, voxels carry other ROI words than the study's bundle, a subject of the study is missing among them, or nothing can be
-        decoded from a subject's responses and its data set does not say to train all the same.
+        A file is not what `prepared` says it must be, voxels carry other ROI words than the study's bundle, a subject of the study is missing
+        among them, or nothing can be decoded from a subject's responses and its data set does not say to train all the same.
     """
     subjects = [*_paired(study, prepared), *_resting(unpaired or [])]
     known = {(row["dataset"], row["subject"]) for row in subjects}
