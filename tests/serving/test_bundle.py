@@ -1,6 +1,7 @@
 """Models that travel: out of a study into a bundle, and from there to a subject of one's own."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hub_standin import COMMIT, Hub
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.base import clone
@@ -196,6 +198,32 @@ def test_without_voxels_one_gaussian_stands_for_the_mixture(home, tmp_path):
     given = trials(home, [0, 1])
     found = [unimind.load(folder).fit(*given).predict(given[0]) for folder in (tmp_path / "b", home / "away/b")]
     assert np.isfinite(found[0]).all() and not np.allclose(*found)
+
+
+def test_a_bundle_is_pushed_to_a_hub_and_got_from_it(home, tmp_path):
+    """By huggingface_hub itself, against a stand-in on loopback."""
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(CONTENT))
+    read = "import sys; from unimind.bundle import read_bundle\nfor name in sys.argv[1:]: read_bundle(name).check()"
+    with Hub() as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+        def run(*words):
+            return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+        given = ["--study", tmp_path / "s.yaml", "--directory", home, "--method", "unimind", "--out", tmp_path / "b"]
+        done = run("-m", "unimind", "export", *given, "--push", "lab/unimind")
+        assert done.returncode == 0 and f"pushed to lab/unimind @ {COMMIT}" in done.stderr, done.stderr
+        held = hub.repositories["lab/unimind"]
+        assert held == {path.relative_to(tmp_path / "b").as_posix(): path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
+        done = run("-c", read, "lab/unimind", f"lab/unimind @ {COMMIT}")
+        assert done.returncode == 0, done.stderr
+        done = run("-m", "unimind", "take", "--study", write_study(tmp_path, "lab/nothing @ main"), "--part", "teach", "--out", tmp_path / "t")
+        assert done.returncode == 2 and "lab/nothing @ main: neither a file here nor to be had from the hub" in done.stderr
+
+
+def write_study(folder, place):
+    (folder / "away.yaml").write_text(yaml.safe_dump(away(place)))
+    return folder / "away.yaml"
 
 
 def test_export_refuses_in_words(home, tmp_path):
