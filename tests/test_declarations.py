@@ -174,7 +174,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
-    others = {"status", "plan", "doctor", "predict"}  # predict: see test_without_pictures.py
+    others = {"status", "plan", "doctor", "predict", "export", "take"}  # predict: see test_without_pictures.py; the last two: test_bundle.py
     assert {command[0] for command in commands} == {name for name, stage in STAGES.items() if stage.needs_study} - others
     for command in commands:
         if command[:1] != ["figures"]:  # what it draws is seven CPU-seconds' work, and it may read everything

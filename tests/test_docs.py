@@ -43,6 +43,8 @@ ELSEWHERE = {
     "snakemake --cores all results/my_lab/prepared/mine/anna.h5 --configfile my_lab.yaml": "tests/workflow/test_own_data.py::run",
     "snakemake --cores all --configfile my_lab.yaml": "tests/workflow/test_own_data.py::test_the_whole_path_ends_in_the_curve_of_the_new_person",
     "snakemake --report workflow.html --configfile ...": "tests/workflow/test_workflow.py::test_report_page_of_snakemake_can_be_made",
+    "unimind export --study my_study.yaml --method unimind --out unimind-mine --licence cc-by-4.0":
+        "tests/serving/test_bundle.py::test_nothing_of_a_training_subject_is_in_it",
     "make reference": "tests/test_study.py::test_schema_and_reference_are_in_step_with_the_types",
     "make lint": "tests/workflow/test_workflow.py::test_style_and_types_are_clean",
     "python -m unimind fetch --study config/thesis.yaml --dataset nsd --subject subj01 --out results/thesis/fetched/nsd/subj01.json":
@@ -56,6 +58,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "enters the environment that the tests run in",
     "make reproduce": "the whole embedded study; run by .github/workflows/ci.yml",
     "make test": "this",
+    "unimind export --study my_study.yaml --method unimind --out unimind-mine.zip --push my-lab/unimind-mine": "a hub; a test pushes to a stand-in",
     "make test-all": "this, and more",
     "conda create -n unimind -c conda-forge -c bioconda snakemake pydantic": "a network; .github/workflows/ci.yml installs the same two into an environment",
     "conda activate unimind": "needs the environment above",
@@ -64,6 +67,7 @@ NOT_RUN = {
     "aws configure --profile hcp": "asks for keys",
     "export AWS_PROFILE=hcp": "belongs to the one above",
     "hf download <repository>": "a network",
+    "hf auth login": "asks for a key",
     "pip install tensorboard": "a network; tests/training/test_loop.py writes for it",
     "python benchmarks/stages.py config/thesis.yaml": "a GPU; tests/training/test_stage_benchmark.py measures small ones",
     "unimind benchmark": "minutes; tests/training/test_training_stages.py measures small ones",

@@ -139,7 +139,7 @@ def _fetched(study: "Study", names: Names) -> Iterable[str]:
 
 
 def _foundation(study: "Study", names: Names) -> Iterable[str]:
-    yield "foundations.{name}"
+    yield from ("foundations.{name}", "bundle")
     if names["name"] in study.networks() and study.is_trained(names["name"]):
         yield from ("foundations.drawn", "picture_size", "seed")
 
@@ -191,7 +191,7 @@ STAGES: dict[str, Stage] = {
     "prepare": Stage(
         "unimind.data.prepare", "prepare", "ROI extraction, voxel order, per-session z-scoring: one prepared file per subject.",
         {"dataset": "text", "subject": "text", "fetched": "file", "stimuli": "file", "training-stimuli": "files?", "out": "file"},
-        reads=(DATASET, "role(dataset, subject)", "seed"), knows=(WHERE_AND_WHO,), memory=16000, minutes=240,
+        reads=(DATASET, "role(dataset, subject)", "seed", "bundle"), knows=(WHERE_AND_WHO,), memory=16000, minutes=240,
     ),
     "prepare-unpaired": Stage(
         "unimind.data.prepare_unpaired", "prepare_unpaired", "Visual-cortex samples from fMRI without pictures.",
@@ -206,7 +206,7 @@ STAGES: dict[str, Stage] = {
     "overview": Stage(
         "unimind.data.overview", "overview", "Check every prepared file, and write what each subject brings.",
         {"prepared": "files", "inspected": "files?", "unpaired": "files?", "out": "file"},
-        reads=("datasets.*: training_subjects new_subjects require_signal",),
+        reads=("datasets.*: training_subjects new_subjects require_signal", "bundle"),
     ),
     "foundation": Stage(
         "unimind.training.foundations.build", "foundation", "Get or train one frozen network: embedding, autoencoder, diffusion or classifier.",
@@ -259,6 +259,15 @@ STAGES: dict[str, Stage] = {
         {**_OF_SUBJECT, "trials": "text?", "seed": "text?", "prepared": "file", "embeddings": "file", "shared": "file", **_TEACHERS, **_TRAINED},
         reads=("seed", "methods.{method}: enter body align.losses align.margin align.temperature adapt trained_on"),
         knows=(LABEL, "role()", "share()"), memory=24000, minutes=720, gpu=True, parallel=True,
+    ),
+    "take": Stage(
+        "unimind.serving.export", "take", "Take a trained part out of the study's bundle: what training subjects taught, or a foundation.",
+        {"part": "text", "out": "file"}, reads=("bundle",),
+    ),
+    "export": Stage(
+        "unimind.serving.export", "export", "Write a trained method as a bundle: all that a new subject needs, and nobody's recordings.",
+        {"method": "text", "group": "text?", "directory": "file?", "licence": "text?", "push": "text?", "without-voxels": "flag", "out": "file"},
+        reads=("study",),
     ),
     "reconstruct": Stage(
         "unimind.reconstruction.reconstruct", "reconstruct", "Prepared test trials in, pictures out; with the shuffled-fMRI control.",

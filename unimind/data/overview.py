@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unimind.bundle import read_bundle
 from unimind.data.inspect import require_signal, rows
 from unimind.data.prepared import SPLITS, PreparedSubject, read_unpaired
 from unimind.errors import InputError
@@ -41,8 +42,8 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
     Raises
     ------
     InputError
-        A file is not what `prepared` says it must be, a subject of the study is missing among them, or nothing can be
-        decoded from a subject's responses and its data set does not say to train all the same.
+        A file is not what `prepared` says it must be, voxels carry other ROI words than the study's bundle, a subject of the study is missing
+        among them, or nothing can be decoded from a subject's responses and its data set does not say to train all the same.
     """
     subjects = [*_paired(study, prepared), *_resting(unpaired or [])]
     known = {(row["dataset"], row["subject"]) for row in subjects}
@@ -62,9 +63,12 @@ def overview(study: Study, prepared: Sequence[Path], unpaired: Sequence[Path] | 
 
 
 def _paired(study: Study, files: Iterable[Path]) -> Iterable[dict[str, Any]]:
+    bundle = None if study.bundle is None else read_bundle(study.bundle)
     for file in files:
         with PreparedSubject(file) as data:
             data.check()
+            if bundle is not None:
+                bundle.require_words(data.roi_words, f"{data.dataset} {data.subject}")
             ceiling = data.noise_ceiling
             yield {
                 "dataset": data.dataset, "subject": data.subject, "role": study.role(data.dataset, data.subject),

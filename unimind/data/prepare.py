@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unimind.bundle import read_bundle
 from unimind.data.manifest import read_manifest
 from unimind.data.normalise import PER_SESSION, session_zscores
 from unimind.data.order import anatomical_order
@@ -54,6 +55,9 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
         sha256 = pictures.sha256
         flagged = np.where(pictures.left_out, DROP, np.where(pictures.test, TEST, TRAIN))
     tests, trained = _training_images(training_stimuli)
+    if study.bundle is not None:
+        bundled = read_bundle(study.bundle).pictures()
+        tests, trained = tests | bundled["tests"], trained | bundled["trained"]
     hints = flagged[stimulus] if raw.trials.split is None else np.asarray(raw.trials.split)
     if section.test_pictures is not None:
         hints = np.where(hints == DROP, DROP, flagged[stimulus])

@@ -107,6 +107,12 @@ class _Responses(_File):
     def roi_names(self) -> list[str] | None:
         return None if self.roi is None else json.loads(self._file["voxel/roi"].attrs["names"])
 
+    @property
+    def roi_words(self) -> list[str]:
+        """Names of the ROIs that voxels are in."""
+        names = self.roi_names or []
+        return [] if self.roi is None else [names[number] for number in np.unique(self.roi) if 0 <= number < len(names)]
+
     @cached_property
     def noise_ceiling(self) -> NDArray[np.float32] | None:
         """Explainable share of the variance of one trial, (n_voxels,), 0 to 1."""

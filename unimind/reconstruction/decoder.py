@@ -14,7 +14,7 @@ from unimind.errors import InputError
 from unimind.foundations.diffusion import Condition
 from unimind.foundations.generators import Generator
 from unimind.models.condition import ConditionStage
-from unimind.models.encoder import load_encoder
+from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.enter import subject_key
 from unimind.storage import load_model
 
@@ -87,6 +87,14 @@ class Decoder:
             self.stage.load_state_dict(_part(state, "condition."))
             self.stage.eval()
         self._unet = _part(state, "unet.")
+
+    @classmethod
+    def of(cls, encoder: Encoder, subject: str) -> "Decoder":
+        """The decoder of a subject by an encoder alone, `subject` being the name of the subject's parameters in it."""
+        made = cls.__new__(cls)
+        made.directory, made.subject, made.encoder, made.stage, made._unet = Path(), subject, encoder, None, {}
+        made.channels, made.order = encoder.channels, encoder.arguments["enter"].get("order", "stored")
+        return made
 
     def to(self, device: torch.device) -> "Decoder":
         for part in (self.encoder, self.stage):

@@ -34,6 +34,7 @@ class Plan:
     if TYPE_CHECKING:
         name: str
         datasets: dict[str, AnyDataset]
+        bundle: str | None
         unpaired: Unpaired | None
         foundations: Foundations
         methods: dict[str, Method]
@@ -95,7 +96,7 @@ class Plan:
 
     def resting(self) -> list[str]:
         """Subjects of the fMRI without pictures, where a model is pretrained on it."""
-        pretrained = any("pretrain" in self.models(method) for method in self.all_methods())
+        pretrained = self.bundle is None and any("pretrain" in self.models(method) for method in self.all_methods())
         return self.unpaired.subjects if self.unpaired and pretrained else []
 
     # --- networks and methods ---
@@ -115,7 +116,14 @@ class Plan:
         return [name for name in NETWORKS if getattr(self.foundations, name) and (self.draws or name != "diffusion")]
 
     def is_trained(self, network: str) -> bool:
-        """Whether a foundation is trained inside the study (otherwise it is obtained ready-made)."""
+        """Whether a foundation is trained inside the study (otherwise it is obtained ready-made, or lies in the study's bundle)."""
+        return self.bundle is None and self._of_study(network)
+
+    def is_taken(self, network: str) -> bool:
+        """Whether a foundation lies in the study's bundle."""
+        return self.bundle is not None and self._of_study(network)
+
+    def _of_study(self, network: str) -> bool:
         return getattr(self.foundations, network).kind in ("study", "study-clip")
 
     def transferred(self) -> list[str]:
@@ -132,6 +140,10 @@ class Plan:
     def all_methods(self) -> list[str]:
         """The study's methods, then those of its comparison over trial budgets alone."""
         return list(dict.fromkeys([*self.methods, *(self.transfer.baselines if self.transfer else ())]))
+
+    def takes(self, method: str) -> bool:
+        """Whether what a method's training subjects taught is taken from the study's bundle."""
+        return self.bundle is not None and self.method(method).scope != "subject"
 
     # --- who is trained on whom, and served by what ---
 
@@ -197,16 +209,18 @@ class Plan:
         own, baseline = self.method(method), method not in self.methods
         if baseline and (own.scope == "subject" or not list(self.pairs("new"))):
             return {}
-        pairs = list(self.pairs("new" if baseline else None if own.scope == "subject" else "train"))
+        taken = self.takes(method)
+        pairs = list(self.pairs("new" if baseline or taken else None if own.scope == "subject" else "train"))
         groups = [{"method": method, "group": group} for group in dict.fromkeys(self.group(method, *pair) for pair in pairs)]
-        found = {"pretrain": [{"method": method}]} if own.pretrain else {}
+        found = {"pretrain": [{"method": method}]} if own.pretrain and not taken else {}
         if own.closed:
             if own.scope != "subject":
                 found["teach"] = groups
             served = [pair for one in groups for pair in self.members(method, one["group"])] if baseline else list(self.pairs())
             if not baseline or own.signals:
                 found["enter"] = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in served]
-        found |= {stage: groups for stage in ("align", "condition") if getattr(own, stage)}
+        trained = [stage for stage in ("align", "condition") if getattr(own, stage)]
+        found |= {stage: groups for stage in (trained[-1:] if taken else trained)}
         if own.embedding_prior:
             found["embedding-prior"] = groups
         if own.adapt and not baseline:
@@ -230,11 +244,13 @@ class Plan:
         yield from _jobs("data", "prepare-unpaired", layout.UNPAIRED, scanned)
         yield from _jobs("data", "inspect", layout.INSPECTED, pairs)
         yield from _jobs("data", "overview", layout.OVERVIEW)
-        yield from _jobs("foundations", "foundation", layout.FOUNDATION, [{"name": name} for name in self.networks()])
+        for name in self.networks():
+            yield from _jobs("foundations", "take" if self.is_taken(name) else "foundation", layout.FOUNDATION, [{"name": name}])
         yield from _jobs("foundations", "embed", layout.EMBEDDINGS, sets)
         for method in self.all_methods():
             for stage, names in self.models(method).items():
-                yield from _jobs(method, stage, _MODELS[stage], names)
+                taken = self.takes(method) and stage in ("teach", "align", "condition")
+                yield from _jobs(method, "take" if taken else stage, _MODELS[stage], names)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
             yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from unimind.bundle import read_bundle, study_of
 from unimind.errors import InputError
 from unimind.study.messages import explain
 from unimind.study.whole import Study
@@ -20,6 +21,8 @@ def parse_study(content: Any, where: str = "study") -> Study:
         One line for the first thing wrong: the key's path, what was given, what may stand there.
     """
     content = _keyed(content, where)
+    if isinstance(source := content.get("bundle"), str):
+        content = study_of(read_bundle(source), content)
     try:
         return Study.model_validate(content)
     except ValidationError as error:

@@ -26,6 +26,10 @@ class Study(Section, Plan):
         1,
         description="Processes that share the batches of a training: one per graphics card of a node. A training whose losses compare the rows of a batch has one.",
     )
+    bundle: str | None = Field(
+        None,
+        description="A trained method (`unimind export`) in place of training: a folder, a zip file, or `name @ revision` of the hub. Its method, foundations and picture size are this study's.",
+    )
     datasets: dict[Name, AnyDataset] = Field(min_length=1, description="Data sets by name.")
     unpaired: Unpaired | None = Field(None, description="fMRI without pictures, for pretraining.")
     foundations: Foundations = Foundations()
@@ -52,19 +56,40 @@ class Study(Section, Plan):
         return self
 
     @model_validator(mode="after")
+    def _bundled(self) -> "Study":
+        if self.bundle is None:
+            return self
+        if self.unpaired is not None:
+            raise ValueError("unpaired: given, but with a bundle nothing is pretrained; leave it out")
+        for key, dataset in self.datasets.items():
+            if dataset.training_subjects:
+                raise ValueError(
+                    f"datasets.{key}.training_subjects: {', '.join(dataset.training_subjects)} given, but the bundle has been trained; list them under new_subjects"
+                )
+        for section, methods in (("methods", self.methods), ("transfer.baselines", self.transfer.baselines if self.transfer else {})):
+            for name, method in methods.items():
+                if (section != "methods" or method.scope == "subject") and (method.scope != "subject" or not method.closed or method.shares):
+                    raise ValueError(
+                        f"{section}.{name}: would have to be trained, and a study from a bundle trains nothing; only closed forms of one subject stand beside its method"
+                    )
+                if method.embedding_prior is not None:
+                    raise ValueError(f"{section}.{name}.embedding_prior: given, but a bundle carries none; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "Study":
         for name, method in self.methods.items():
             if method.trained_on is not None:
                 raise ValueError(f"methods.{name}.trained_on: a method of the study serves all its training subjects; move {name} to transfer.baselines")
-            if method.pretrain is not None and self.unpaired is None:
+            if method.pretrain is not None and self.unpaired is None and self.bundle is None:
                 raise ValueError(f"methods.{name}.pretrain: the study has no `unpaired:` fMRI to pretrain on; add it or remove `pretrain:`")
             if method.scope != "subject":
                 for key, dataset in self.datasets.items():
                     if dataset.new_subjects and method.adapt is None and not method.closed:
                         raise ValueError(f"methods.{name}.adapt: missing, but datasets.{key}.new_subjects names {', '.join(dataset.new_subjects)}")
-                    if not dataset.training_subjects and method.scope == "dataset":
+                    if not dataset.training_subjects and method.scope == "dataset" and self.bundle is None:
                         raise ValueError(f"datasets.{key}.training_subjects: empty, but methods.{name} shares one model per data set; name a training subject")
-            if method.enter.kind == "decoded":
+            if method.enter.kind == "decoded" and self.bundle is None:
                 self._taught(f"methods.{name}", 2)
             self._drawn(f"methods.{name}", method)
         return self

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from unimind.bundle import read_bundle
 from unimind.cards import cards
 from unimind.errors import InputError
 from unimind.report.cost import CARDS, costs, last_line
@@ -115,11 +116,24 @@ def scanned():
     return one_of(STUDY.unpaired.subjects if STUDY.unpaired else [])
 
 
-def foundations(trained):
-    """Expression for the foundations that are trained in the study, or for those that are not."""
-    return one_of(
-        name for name in STUDY.networks() if STUDY.is_trained(name) == trained
-    )
+def foundations(way):
+    """Expression for the foundations that are `trained` in the study, those that are `taken` from its bundle, or those that are `obtained`."""
+
+    def way_of(name):
+        trained, taken = STUDY.is_trained(name), STUDY.is_taken(name)
+        return "trained" if trained else "taken" if taken else "obtained"
+
+    return one_of(name for name in STUDY.networks() if way_of(name) == way)
+
+
+def methods(taken):
+    """Expression for the methods whose shared models are taken from the study's bundle, or for those whose models are made here."""
+    return one_of(name for name in STUDY.all_methods() if STUDY.takes(name) == taken)
+
+
+def bundled():
+    """Parameter: hash of the bundle's manifest, so that another bundle of the same name is seen when jobs are planned."""
+    return content_hash(read_bundle(STUDY.bundle).manifest) if STUDY.bundle else ""
 
 
 SAID = []  # the plan's last line
@@ -501,6 +515,7 @@ def trained():
     """Everything that was trained: the study's own foundations, then every method's models."""
     own = [name for name in STUDY.networks() if STUDY.is_trained(name)]
     return [made(layout.FOUNDATION, name=name) for name in own] + results_of(
+        "take",
         "pretrain",
         "teach",
         "enter",

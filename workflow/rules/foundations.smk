@@ -14,7 +14,7 @@ rule get_foundation:
     benchmark:
         benchmark_of(layout.FOUNDATION)
     wildcard_constraints:
-        name=foundations(trained=False),
+        name=foundations("obtained"),
     retries: 2
     conda:
         "../../envs/networks.yaml"
@@ -43,7 +43,7 @@ rule train_foundation:
     benchmark:
         benchmark_of(layout.FOUNDATION)
     wildcard_constraints:
-        name=foundations(trained=True),
+        name=foundations("trained"),
     priority: first_where_others_wait
     conda:
         "../../envs/networks.yaml"
@@ -78,5 +78,28 @@ rule embed_stimuli:
         **call_of("embed"),
     message:
         "Embed the pictures of {wildcards.dataset} ({wildcards.stimuli}): image embeddings and autoencoder latents"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule take_foundation:
+    output:
+        directory(made(layout.FOUNDATION)),
+    log:
+        log_of(layout.FOUNDATION),
+    benchmark:
+        benchmark_of(layout.FOUNDATION)
+    wildcard_constraints:
+        name=foundations("taken"),
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("take")
+    resources:
+        **resources_of("take"),
+    params:
+        **call_of("take", part=lambda wildcards: wildcards.name),
+        content=bundled(),
+    message:
+        "Take the frozen network out of the bundle: {wildcards.name}"
     shell:
         "{params.command} 2> {log}"

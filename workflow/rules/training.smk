@@ -1,4 +1,4 @@
-# Models of the methods: pretrain, teach, enter, align, condition, embedding-prior, adapt.
+# Models of the methods: pretrain, teach, enter, align, condition, embedding-prior, adapt; or taken from a bundle.
 rule pretrain_encoder:
     input:
         checked=CHECKED,
@@ -33,6 +33,8 @@ rule teach_closed_form:
         log_of(layout.TAUGHT),
     benchmark:
         benchmark_of(layout.TAUGHT)
+    wildcard_constraints:
+        method=methods(taken=False),
     conda:
         "../../envs/networks.yaml"
     threads: threads_of("teach")
@@ -84,6 +86,8 @@ rule align_subjects:
         log_of(layout.ALIGNED),
     benchmark:
         benchmark_of(layout.ALIGNED)
+    wildcard_constraints:
+        method=methods(taken=False),
     conda:
         "../../envs/networks.yaml"
     threads: threads_of("align")
@@ -117,6 +121,8 @@ rule condition_diffusion:
         log_of(layout.CONDITIONED),
     benchmark:
         benchmark_of(layout.CONDITIONED)
+    wildcard_constraints:
+        method=methods(taken=False),
     conda:
         "../../envs/networks.yaml"
     threads: threads_of("condition")
@@ -178,5 +184,29 @@ rule adapt_subject:
         **call_of("adapt"),
     message:
         "Adapt {wildcards.method} to the new subject {wildcards.subject} ({wildcards.dataset})"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule take_model:
+    output:
+        directory(made("models/{method}/{part}/{group}")),
+    log:
+        log_of("models/{method}/{part}/{group}"),
+    benchmark:
+        benchmark_of("models/{method}/{part}/{group}")
+    wildcard_constraints:
+        method=methods(taken=True),
+        part="teach|align|condition",
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("take")
+    resources:
+        **resources_of("take"),
+    params:
+        **call_of("take"),
+        content=bundled(),
+    message:
+        "Take what {wildcards.method}'s training subjects taught out of the bundle ({wildcards.part})"
     shell:
         "{params.command} 2> {log}"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unimind.bundle import read_bundle
 from unimind.errors import InputError
 from unimind.study import Study
 
@@ -19,10 +20,12 @@ def foundation(
         raise InputError(f"foundations.{name}: not in the study; there are embedding, autoencoder, diffusion and, where configured, classifier")
     if not settings.kind.startswith("study"):
         from unimind.foundations.external import build
-        from unimind.storage import whole_directory
+        from unimind.storage import read_json, whole_directory
 
         with whole_directory(out) as temporary:
             build(settings, temporary)
+            if study.bundle is not None:
+                read_bundle(study.bundle).require_foundation(name, read_json(temporary / "config.json"))
         return
     checkpoints = checkpoints or out.with_name(f"{out.name}.checkpoints")
     if name == "autoencoder":
