@@ -130,7 +130,7 @@ class SubjectDecoder(BaseEstimator):
         means = total / counts[:, None]
         embedding, raw, latent = _targets(loaded, [pixels[row] for row in first])
         coordinates = loaded.space.coordinates(embedding, latent).numpy()
-        found = closed_form_of(loaded.settings, SUBJECT, loaded.prior, coordinates, means, self.seed)
+        found = closed_form_of(loaded.settings, SUBJECT, loaded.space, loaded.prior, coordinates, means, self.seed)
         self.map_, self.context_ = found, Context.of(coordinates, loaded.space.spread.numpy())
         self.norms_ = _norms(loaded, raw)
         self.mean_embedding_ = embedding.mean(0).numpy()

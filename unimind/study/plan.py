@@ -248,9 +248,9 @@ class Plan:
             yield from _jobs("foundations", "take" if self.is_taken(name) else "foundation", layout.FOUNDATION, [{"name": name}])
         yield from _jobs("foundations", "embed", layout.EMBEDDINGS, sets)
         for method in self.all_methods():
-            for stage, names in self.models(method).items():
+            for stage, served in self.models(method).items():
                 taken = self.takes(method) and stage in ("teach", "align", "condition")
-                yield from _jobs(method, "take" if taken else stage, _MODELS[stage], names)
+                yield from _jobs(method, "take" if taken else stage, _MODELS[stage], served)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
             yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]

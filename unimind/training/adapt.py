@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unimind.data.prepared import PreparedSubject
+from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.enter import Adapters, module_name, subject_key
@@ -164,7 +165,7 @@ def train_on(
         begun = time.monotonic()
         begin(encoder, key, own[0], own[1], whole=True)
         mine = {name: tensor for name, tensor in encoder.state_dict().items() if module_name(key) in name}
-        return closed_form(len(own[0].images("train")), mine, time.monotonic() - begun)
+        return closed_form(len(own[0].images("train")), mine, time.monotonic() - begun, on_device())
     if begin is not None:
         begin(encoder, key, own[0], own[1], whole=False)
     model = Aligned(encoder, [key], stage.losses)
