@@ -302,10 +302,12 @@ def test_the_faithful_addition_trains_the_thesis_for_longer_and_nothing_else():
     thesis = ROOT / "config/thesis.yaml"
     before, after = (resolved(study) for study in (read_study(thesis), read_study(thesis, ROOT / "config/additions/faithful_of_thesis.yaml")))
     found = differences(before, after)
+    epochs = {"align": 100, "condition": 500, "adapt": 20}
     assert {path: new for path, (_, new) in found.items()} == {
-        f"methods.{name}.condition.training.{key}": value
+        f"methods.{name}.{stage}.training.{key}": value
         for name in ("thesis-convmixer", "thesis-vit", "mindvis")
-        for key, value in (("steps", None), ("epochs", 500))
+        for stage in (epochs if name != "mindvis" else ["condition"])
+        for key, value in (("steps", None), ("epochs", epochs[stage]))
     }
 
 

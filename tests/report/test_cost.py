@@ -23,9 +23,12 @@ from unimind.study.plan import Job
 
 ROOT = Path(__file__).parents[2]
 TINY = yaml.safe_load((ROOT / "tests/workflow/studies/tiny.yaml").read_text())
+ADDED = {"embedded": "config", "thesis": "thesis", "macaque": "macaque_v4", "macaque_v4": "macaque_v4", "nsd": "nsd"}
 STUDIES = [[path] for path in sorted((ROOT / "config").glob("*.yaml"))]
-STUDIES += [[ROOT / f"config/{'config' if 'embedded' in path.stem else path.stem.split('_of_')[-1] if '_of_' in path.stem else 'nsd'}.yaml", path]
-            for path in sorted((ROOT / "config/additions").glob("*.yaml"))]  # fmt: skip
+STUDIES += [
+    [ROOT / f"config/{ADDED[path.stem.rpartition('_of_')[2] if '_of_' in path.stem else 'nsd']}.yaml", path]
+    for path in sorted((ROOT / "config/additions").glob("*.yaml"))
+]
 
 
 def found(parts: list[Cost], stage: str, **names: str) -> Cost:
@@ -78,6 +81,15 @@ def test_the_pictures_drawn_and_what_guidance_doubles():
     unet = work.UNet((320, 640, 1280, 1280), (1, 1, 1, 0), 768).work(8, 2).flops
     decoder = work.coder((128, 256, 512, 512), 64, 4, 2, True).flops
     assert once == pytest.approx(2 * 10 * (unet * 10 * 0.5 * 2 + decoder))  # twice: the shuffled control
+
+
+def test_a_study_without_pictures_predicts_embeddings():
+    content = {key: TINY[key] for key in ("name", "picture_size", "datasets")}
+    content["foundations"] = {"embedding": {"kind": "squeezenet", "weights": "w.safetensors"}, "diffusion": {"kind": "none"}}
+    content["methods"] = {"ridge": {"enter": {"kind": "ridge"}, "scope": "subject"}}
+    parts = costs(parse_study(content))
+    assert found(parts, "predict", subject="subj01").written == 2 * 10 * 512 * 4  # and of shuffled responses
+    assert found(parts, "embed").written == 410 * 512 * 4
 
 
 def test_prepared_files_count_where_they_are(tmp_path):

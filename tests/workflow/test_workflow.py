@@ -11,6 +11,7 @@ import yaml
 from workflow_clone import ROOT, Clone, read_calls, tiny
 
 from unimind import provenance
+from unimind.report.cost import costs, last_line
 from unimind.report.status import steps
 from unimind.stages import STAGES
 from unimind.study import parse_study
@@ -99,10 +100,17 @@ def test_diffusion_model_trained_on_training_pictures_waits_for_them(bare, tmp_p
     assert "--stimuli results/tiny/prepared/simulated/stimuli.h5 --embeddings results/tiny/embeddings/simulated/stimuli.h5" in command
 
 
+def test_a_dry_run_says_what_the_study_will_cost(bare, tmp_path):
+    content = tiny()
+    done = bare.snakemake("-n", configfile=written(tmp_path, content))
+    study = parse_study(content)
+    assert (done.stdout + done.stderr).splitlines().count(last_line(study, costs(study))) == 1
+
+
 def test_every_stage_call_fits_the_command_line(finished):
     """The stand-in parses with the real command line and refuses input files that do not exist yet."""
     calls = read_calls(finished)
-    assert {call["stage"] for call in calls} == {name for name, stage in STAGES.items() if stage.needs_study and name not in ("status", "doctor")}
+    assert {call["stage"] for call in calls} == {name for name, stage in STAGES.items() if stage.needs_study and name not in ("status", "plan", "doctor")}
 
 
 def test_training_jobs_get_the_study_s_threads_and_small_jobs_one(finished):

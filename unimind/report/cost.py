@@ -155,8 +155,12 @@ class _Known:
 
     def cost(self, job: Job) -> Cost:
         """What a job costs."""
-        own = getattr(self, f"_{job.stage.replace('-', '_')}")(job)
+        own = getattr(self, f"_{job.stage.replace('-', '_')}", self._unknown)(job)
         return replace(own, host=max(own.host, STAGES[job.stage].memory * 1e6))
+
+    def _unknown(self, job: Job) -> Cost:
+        """A stage without arithmetic of its own."""
+        return Cost(job, flops=UNKNOWN, read=UNKNOWN, written=UNKNOWN, card=UNKNOWN)
 
     # --- data ---
 
@@ -227,12 +231,16 @@ class _Known:
     def latent(self) -> tuple[int, int]:
         """Channels and side of the latent."""
         section, size = self.study.foundations.autoencoder, self.study.picture_size
+        if section is None:
+            return 0, 0
         if section.kind == "study":
             return section.latent_channels, size // section.downsampling
         return {"ldm": (3, size // 4), "hub": (4, size // 8), "taef2": (32, size // 8)}[section.kind]
 
     def coder(self, decodes: bool) -> Work | None:
-        """Half of the autoencoder."""
+        """Half of the autoencoder; None where its shape is not known beforehand."""
+        if self.study.foundations.autoencoder is None:
+            return NOTHING
         kind = self.study.foundations.autoencoder.kind
         if kind not in ("ldm", "hub"):
             return None
@@ -292,10 +300,32 @@ class _Known:
             return own + work.linear(getattr(body, "width", int(self.coordinates)), int(self.coordinates))
         channels = CHANNELS if method.responses()["repeats"] == "channels" else 1
         size = method.enter.size
-        trunk = {"vit": work.vit, "convmixer": work.convmixer}.get(body.kind)
-        own = trunk(channels, size, body) if trunk else work.mlp(channels * size, body) if body.kind == "mlp" else NOTHING
-        adapter = work.linear(int(voxels), size) if method.enter.kind == "adapter" and not math.isnan(voxels) else NOTHING
-        return own + adapter + work.linear(getattr(body, "width", size), int(self.coordinates))
+        match body.kind:
+            case "vit":
+                own = work.vit(channels, size, body)
+            case "convmixer":
+                own = work.convmixer(channels, size, body)
+            case "mlp":
+                own = work.mlp(channels * size, body)
+            case "residual":
+                own = work.linear(channels * size, channels * size) * (body.depth * (1 if body.block == "linear" else 2))
+            case _:
+                own = NOTHING
+        return self.entering(method, int(_known(voxels))) + own + work.linear(getattr(body, "width", size), int(self.coordinates))
+
+    def entering(self, method: Method, voxels: int) -> Work:
+        """What a subject has for itself, where voxels enter by something trained."""
+        enter = method.enter
+        match enter.kind:
+            case "adapter":
+                return work.linear(voxels, enter.size)
+            case "embedder":
+                narrow = work.linear(enter.pooled, enter.bottleneck) + work.linear(enter.bottleneck, enter.pooled)
+                return narrow + work.linear(enter.pooled, enter.size)
+            case "voxel-tokens":
+                width = enter.size // enter.queries
+                return work.attention(enter.queries, voxels, width) + Work(parameters=voxels * width, outputs=voxels * width, layers=1, largest=voxels * width)
+        return NOTHING
 
     # --- stages: data ---
 
@@ -317,6 +347,10 @@ class _Known:
     def _stimuli(self, job: Job) -> Cost:
         bytes_ = self.pictures(job.names["dataset"], job.names["stimuli"]) * 3 * self.study.picture_size**2
         return Cost(job, read=self._fetched(job.names["dataset"], None), written=bytes_)
+
+    def _split(self, job: Job) -> Cost:
+        bytes_ = self.pictures(job.names["dataset"], job.names["stimuli"]) * 3 * self.study.picture_size**2
+        return Cost(job, read=bytes_, written=bytes_)
 
     def _prepare(self, job: Job) -> Cost:
         pair = job.names["dataset"], job.names["subject"]
@@ -488,11 +522,27 @@ class _Known:
         rows = min(max(1, round(size * (1 - stage.mix_training))), size - 1) if stage.mix_training else size
         voxels, count = _number(self.extent(*pair).voxels), _number(self.extent(*pair).train)
         own = self.encoder(method, voxels)
+        if stage.strategy == "none":
+            return Cost(job, read=self.responses(*pair), written=4 * own.parameters)
         trained = 0.1 * own.parameters if stage.strategy == "low-rank" else own.parameters  # at most: ranks are small
         cost = self._training(job, stage.training, _steps(stage.training, count, rows), own, 3.0, self._row(self._entering(method, voxels)), trained, VALIDATED)
         return replace(cost, host=cost.host + _known(self.responses(*pair)))
 
+    def _embedding_prior(self, job: Job) -> Cost:
+        method, members, count, _, _ = self._group(job)
+        assert method.embedding_prior is not None
+        training, dim = method.embedding_prior.training, int(_known(self.embedder[1]))
+        width = method.embedding_prior.width
+        own = work.linear(2 * dim, width) + work.linear(width, width) * method.embedding_prior.depth + work.linear(width, dim)
+        return self._training(job, training, _steps(training, count, training.batch_size), own, 3.0, 4 * 2 * dim)
+
     # --- stages: pictures ---
+
+    def _predict(self, job: Job) -> Cost:
+        pair, method = (job.names["dataset"], job.names["subject"]), self.study.methods[job.names["method"]]
+        tested = _number(self.extent(*pair).test)
+        own = self.encoder(method, _number(self.extent(*pair).voxels))
+        return self._passes(job, tested, own, read=self.responses(*pair), written=2 * 4 * tested * self.embedder[1])
 
     def _reconstruct(self, job: Job) -> Cost:
         method = self.study.methods[job.names["method"]]
@@ -527,6 +577,11 @@ class _Known:
         tested = _number(self.extent(job.names["dataset"], job.names["subject"]).test)
         pictures = tested * sum(method.sampling.samples + 1 for method in self.study.methods.values())
         return self._passes(job, pictures, self.panel, read=pictures * 3 * self.study.picture_size**2, written=0)
+
+    def _generalise(self, job: Job) -> Cost:
+        tested = _number(self.extent(job.names["dataset"], job.names["subject"]).test)
+        pictures = tested * sum(method.sampling.samples + 1 for method in self.study.methods.values())
+        return self._passes(job, pictures, self.embedder[0], read=pictures * 3 * self.study.picture_size**2, written=0)
 
     def _transfer(self, job: Job) -> Cost:
         study, pair, method = self.study, (job.names["dataset"], job.names["subject"]), self.study.method(job.names["method"])

@@ -49,6 +49,8 @@ def extent(study: "Study", dataset: str, subject: str) -> Extent:
     """What a subject of the study brings."""
     section = study.datasets[dataset]
     trials, voxels, shown, test = _counts(section, subject)
+    if section.test_pictures is not None:  # a rule on the pictures decides
+        return Extent(trials, voxels)
     if shown is None or test is None:
         return Extent(trials, voxels, test=test)
     validation = round(section.validation_fraction * (shown - test))  # expected: pictures are drawn by their hash

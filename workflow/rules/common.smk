@@ -52,7 +52,14 @@ def say_plan(wildcards):
     An input function, for Snakemake does not know that a run is dry before it looks for jobs, and calls no handler in one.
     """
     if workflow.is_main_process and workflow.dryrun and not SAID:
-        SAID.append(last_line(STUDY, costs(STUDY, Path())))
+        try:
+            expected = costs(STUDY, Path())
+        except (
+            ImportError,
+            InputError,
+        ):  # a bare Snakemake, or a prepared file that its job will refuse
+            expected = costs(STUDY)
+        SAID.append(last_line(STUDY, expected))
         print(*SAID, file=sys.stderr)
     return []
 
