@@ -5,8 +5,9 @@
 Reads what the study's stages `prepare`, `embed` and `foundation` wrote below results/<study>/, runs the stages `teach`, `enter`, `align` and
 `transfer` of the methods compared (those of `transfer`; what a stage has written is not made again) and prints two-way identification by
 the image embedding: the mean over new subjects by budget with its 95 % interval over drawings and pictures; of the training subjects' test
-pictures with all trials; the difference from ridge by budget, paired picture by picture; parameters (those trained for a new subject in
-brackets; the generator apart), seconds of training what is shared, and of serving one new subject with all its trials. No pictures are drawn.
+pictures with all trials; the difference from ridge by budget, paired picture by picture; parameters, without the generator's (in brackets
+those that a trained method makes anew or changes for a new subject); wall-clock seconds of training what is shared, and of serving one new
+subject with all its trials. No pictures are drawn.
 """
 
 import argparse
@@ -59,6 +60,7 @@ class Arena:
             if stage == "adapt":
                 continue  # by `transfer`, from every budget
             for names in all_names:
+                given: dict[str, Any]
                 out = self.place({"teach": layout.TAUGHT, "enter": layout.ENTERED, "align": layout.ALIGNED}[stage], **names)
                 if stage == "enter":
                     pair = names["dataset"], names["subject"]
@@ -145,9 +147,9 @@ def main() -> None:
     given = parser.parse_args()
     study = read_study(*given.study)
     assert study.transfer is not None
-    drawings = given.drawings or study.transfer.seeds
+    drawings, budgets = given.drawings or study.transfer.seeds, [str(budget) for budget in study.transfer.trials]
     study = study.model_copy(update={"transfer": study.transfer.model_copy(update={"pictures": False, "seeds": drawings})})
-    arena, budgets = Arena(study), [str(budget) for budget in study.transfer.trials]
+    arena = Arena(study)
     methods = [name for name in study.transferred() if given.only is None or name in given.only]
     reference: dict[str, list[np.ndarray]] = {}
     if REFERENCE in methods:
@@ -161,7 +163,8 @@ def main() -> None:
         costs = {key: np.mean([one["costs"][key] for one in by["all"]]) for key in ("parameters", "trainable_parameters", "seconds")}
         cells = [shown(interval(of[budget], study.seed)) for budget in budgets]
         costs["parameters"] -= parameters_of(arena.place(layout.FOUNDATION, name="diffusion"))
-        cells += [shown(known) if known else "-", f"{costs['parameters'] / 1e6:.2f} M ({costs['trainable_parameters'] / 1e6:.2f} M)", f"{seconds:.0f}"]
+        made = "" if study.method(method).closed else f" ({costs['trainable_parameters'] / 1e6:.2f} M)"
+        cells += [shown(known) if known else "-", f"{costs['parameters'] / 1e6:.2f} M{made}", f"{seconds:.0f}"]
         lines["values"].append(f"| {label} | " + " | ".join([*cells, f"{costs['seconds']:.1f}"]) + " |")
         if method == REFERENCE:
             reference = of
@@ -169,7 +172,7 @@ def main() -> None:
             differences = [interval([a - b for a, b in zip(of[budget], reference[budget], strict=True)], study.seed) for budget in budgets]
             lines["differences"].append(f"| {label} | " + " | ".join(shown(one, "+") for one in differences) + " |")
         print(lines["values"][-1], flush=True)
-    head = " | ".join([*budgets, "training subjects", "parameters (trained for a new subject)", "seconds, shared", "seconds, new subject"])
+    head = " | ".join([*budgets, "training subjects", "parameters (made anew for a new subject)", "seconds, shared", "seconds, new subject"])
     print(f"\n| identification by trials of new subjects | {head} |\n|---|" + "---|" * (len(budgets) + 4))
     print("\n".join(lines["values"]))
     print(f"\n| difference from {REFERENCE} | {' | '.join(budgets)} |\n|---|" + "---|" * len(budgets))

@@ -124,3 +124,7 @@ def test_rescaled_predictions_vary_as_the_targets_do_in_every_dimension():
         plain = Ridge(alpha=1e3).fit(inputs, target).predict(inputs)
         expected = (plain - plain.mean(0)) / plain.std(0) * target.std(0) + target.mean(0)
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+    alone = PictureSpace.fit(embedding)  # a study without pictures has no latent
+    own = space.part(torch.from_numpy(coordinates), "embedding").numpy()
+    without = rescaled(fit_ridge(inputs, own, [1e3], 2), inputs, own, alone)
+    np.testing.assert_allclose(without.weight, found.weight[:, : own.shape[1]], rtol=1e-3, atol=1e-5)

@@ -88,7 +88,7 @@ def rescaled(found: LinearMap, inputs: NDArray, coordinates: NDArray, space: Pic
     predicted = inputs @ found.weight
     middle, stretch = predicted.mean(0, dtype=np.float64), np.zeros((coordinates.shape[1],) * 2)
     split = space.components["embedding"]
-    for name, part in (("embedding", slice(0, split)), ("latent", slice(split, None))):
+    for name, part in zip(space.components, (slice(0, split), slice(split, None)), strict=False):
         axes = getattr(space, f"{name}_axes").numpy().astype(np.float64)
         deviations = []
         for values, centre in ((coordinates[:, part], mean[part]), (predicted[:, part], middle[part])):
