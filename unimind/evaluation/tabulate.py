@@ -1,8 +1,9 @@
 """Stage `tabulate`: the tables of a study, as CSV, Markdown and LaTeX.
 
 `reconstruction`, `retrieval` and `comparisons` come from the metrics files, `adaptation` from the transfer files where
-there are any, `efficiency` from the models' `efficiency.json`, `peers` from the literature. Rows of different protocol
-never share a column, and a row or measure that is not there is named under the table with the reason.
+there are any, `decoding` and `decoded_trials` from further sets of trials, `efficiency` from the models' `efficiency.json`,
+`peers` from the literature. Rows of different protocol never share a column, and a row or measure that is not there is named
+under the table with the reason.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from unimind.errors import InputError
 from unimind.evaluation import comparisons as tests
 from unimind.evaluation import layout, peers
 from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS
+from unimind.evaluation.decoding import write_decoding
 from unimind.evaluation.efficiency import write_efficiency
 from unimind.evaluation.measures import GROUPS, MEASURES, NAMES, RETRIEVAL_GROUPS, SEMANTIC, circular, measure_of
 from unimind.evaluation.rows import AVERAGES, Row, averages, distinct, grouped, read_metrics, table_rows
@@ -30,7 +32,10 @@ NOT_MEASURED = "not in the metrics file"
 COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
 
 
-def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None) -> None:
+def tabulate(
+    study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None, imagined: list[Path] | None = None,
+    decoded: list[Path] | None = None,
+) -> None:  # fmt: skip
     """Write the folder of tables.
 
     Parameters
@@ -43,6 +48,8 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         The folder.
     transfer : list of path, optional
         What `transfer` wrote: `adaptation` is then made of it.
+    imagined, decoded : list of path, optional
+        What `score-decoded` and `decode` wrote: `decoding` and `decoded_trials` are made of them.
     """
     import pandas as pd
 
@@ -94,6 +101,8 @@ def tabulate(study: Study, metrics: list[Path], models: list[Path], out: Path, t
         new = {dataset: _adaptation_blocks(study, [row for row in adapted if row.dataset == dataset], tested, labels) for dataset in study.datasets}
         _write_pair(folder, "adaptation", "New subjects", study, new, new_notes, {}, GROUPS)
         write_efficiency(study, models, folder, labels, _methods(study))
+        if study.decode:
+            write_decoding(study, imagined or [], decoded or [], labels, folder)
         (folder / "peers.md").write_text(peers.markdown(study, set(frame.metric)))
 
 

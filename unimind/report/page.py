@@ -14,6 +14,7 @@ from unimind.evaluation.rows import read_metrics
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.answer import answer_of, untrained
+from unimind.report.decoded import decoded_sections
 from unimind.report.parts import Picture, Section, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
 from unimind.report.tables import controls_of, costs, data_table, kept_weights, meanings, new_subjects, results_of
@@ -81,6 +82,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
         controls=controls_of(study, scores),
         metrics=meanings(study, scores, networks),
         new=new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
+        decoded=decoded_sections(study, tables, drawn.get("decoded", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
         efficiency=costs(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
@@ -98,7 +100,7 @@ def report(study: Study, overview: Path, tables: Path, figures: Path, metrics: S
     say(f"report: {out}, {Path(out).stat().st_size / 1e6:.1f} MB")
 
 
-SECTIONS = ("overview", "pictures", "results", "new", "alignment", "efficiency", "training")
+SECTIONS = ("overview", "pictures", "results", "new", "decoded", "alignment", "efficiency", "training")
 
 
 def _drawn(folder: Path) -> dict[str, list[tuple[str, Picture]]]:

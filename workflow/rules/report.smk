@@ -8,6 +8,8 @@ rule draw_figures:
         prepared=prepared(STUDY.pairs()),
         controls=results_of("reconstruct-controls"),
         metrics=results_of("score"),
+        decoded=results_of("decode"),
+        candidates=results_of("candidates"),
     output:
         report(
             directory(made(layout.FIGURES)),
