@@ -97,6 +97,7 @@ class BidsSource:
     def __init__(self, study: Study, dataset: str, root: Path) -> None:
         self.dataset, self.root = dataset, Path(root)
         self.section = self._section(study)
+        self.task, self.picture = self.section.task, self.section.picture
         self.subjects = study.datasets[dataset].training_subjects or study.datasets[dataset].subjects
         self.parts = functools.cache(self._find_parts)
         self.rows = functools.cache(self._read_rows)
@@ -144,9 +145,9 @@ class BidsSource:
         section, label = self.section, subject.removeprefix("sub-")
         suffix = "statmap" if section.estimate is None else "bold"
         desc = section.desc or ("SingletrialBetas" if section.estimate is None else "preproc" if section.form == "volume" else None)
-        found = find(self._folder, label, suffix, ENDINGS[section.form], task=section.task, space=section.space, desc=desc)
+        found = find(self._folder, label, suffix, ENDINGS[section.form], task=self.task, space=section.space, desc=desc)
         if not found:
-            entities = (("task", section.task), ("space", section.space), ("desc", desc))
+            entities = (("task", self.task), ("space", section.space), ("desc", desc))
             name = "_".join(["*", *(f"{key}-{value}" for key, value in entities if value)])
             raise InputError(
                 f"{self._folder / f'sub-{label}'}: no file {name}_{suffix}{ENDINGS[section.form]}; "
@@ -269,7 +270,7 @@ class BidsSource:
                     f"{path} line {line}: {column} is {frame[column][~np.array(given)].iloc[0]}, but the file is of {column} {label}; "
                     "mend the table, or its name"
                 )
-        column = self.section.picture or next((name for name in self.naming if name in frame), self.naming[0])
+        column = self.picture or next((name for name in self.naming if name in frame), self.naming[0])
         if column not in frame:
             columns = ", ".join(name for name in frame if name != "_line")
             raise InputError(f"{path}: no column {column!r} that {self.names}; it has {columns}; see {self.key}")
@@ -752,7 +753,7 @@ class _Labels(BidsSource):
 
     def __init__(self, source: BidsSource, asked: Decode) -> None:
         self.dataset, self.root, self.asked, self.source = source.dataset, source.root, asked, source
-        self.section = source.section.model_copy(update={"task": asked.task, "picture": asked.label})
+        self.section, self.task, self.picture = source.section, asked.task, asked.label
         self.parts, self.rows = functools.cache(self._find_parts), functools.cache(self._read_rows)
         self.words: list[str] = []
         self.conditions: dict[str, list[list[str]]] = {}
