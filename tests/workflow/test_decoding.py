@@ -142,7 +142,7 @@ def test_what_is_decoded_is_the_subjects_own_closed_form_of_the_mean_response(wo
         assert (np.diff(similarity, axis=1) <= 0).all()
         with Stimuli(results / "prepared/god/stimuli.h5") as pictures, h5py.File(results / "embeddings/god/stimuli.h5") as targets:
             with PreparedSubject(results / "prepared/god/Subject1.h5") as own:
-                mean = targets["embedding"][:][own.images("train")].mean(0, dtype=np.float64)
+                mean = targets["embedding"][:][own.images("train")].mean(0, dtype=np.float64).astype(np.float32)
             tests = np.flatnonzero(pictures.test)
             assert np.isin(file["candidate"][:], tests).all()
             assert pictures.id[file["imagined"][:]].tolist() == labels

@@ -62,7 +62,7 @@ def prepare_further(study: Study, dataset: str, subject: str, further: str, fetc
     if asked.normalisation == "training":
         if moments is None:
             raise InputError(f"{prepared}: does not say the training trials' mean and spread; prepare the subject again")
-        z_scored = (scaled(block, *moments)[0] for block in blocks())
+        z_scored: Iterator[NDArray[np.float32]] = (scaled(block, *moments)[0] for block in blocks())
     else:
         z_scored = own_zscores(blocks(), trials.session, trials.condition, where)
     write_further(

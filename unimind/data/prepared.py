@@ -276,7 +276,8 @@ class PreparedSubject(_Responses):
     def by_picture(self, trials: ArrayLike, order: Order = "anatomical", channels: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
         """Responses averaged over the repeats of each picture (`averaged`), of rows of one split or several: pictures, responses, repeats."""
         trials = np.sort(np.asarray(trials, np.int64))
-        return self.averaged(trials, self.stimulus[trials], order, channels)
+        images, responses, repeats = self.averaged(trials, self.stimulus[trials], order, channels)
+        return images.astype(np.int32), responses, repeats
 
     def by_pictures(
         self, trials: ArrayLike, size: int, order: Order = "anatomical", channels: int = 1

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.errors import InputError
@@ -23,6 +22,7 @@ from unimind.evaluation.panel import Measured, measure
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.score import embedding_measures, rows_at, summarise
 from unimind.evaluation.statistics import bootstrap
+from unimind.reconstruction.agreement import directions
 from unimind.reconstruction.decode import PREDICTED, Candidates, training_mean
 from unimind.storage import write_json
 from unimind.study import Study
@@ -77,7 +77,9 @@ def score_decoded(
     with PreparedSubject(prepared) as own:
         training = own.images("train")
     mean = training_mean(embeddings, training)
-    rows, notes, absent = [], [], {}
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         images = stack.enter_context(h5py.File(ranking.pictures))["images"]
         joined = Joined()
@@ -207,12 +209,12 @@ class Standing(NamedTuple):
 
 def _standings(compared: dict[str, np.ndarray], pictures: np.ndarray, ranking: Candidates, mean: torch.Tensor) -> dict[str, Standing]:
     """Of every method; candidates are read in blocks, twice: agreements are compared as they come, so that equal ones are equal."""
-    own = {method: normalize(torch.from_numpy(values) - mean, dim=1) for method, values in compared.items()}
+    own = {method: directions(torch.from_numpy(values), mean) for method, values in compared.items()}
 
     def blocks(method: str):
         start = 0
-        for block in ranking.blocks():
-            yield start, (own[method] @ normalize(block - mean, dim=1).T).numpy()
+        for block in ranking.directions(mean):
+            yield start, (own[method] @ block.T).numpy()
             start += len(block)
 
     found = {}

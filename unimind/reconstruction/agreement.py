@@ -34,20 +34,24 @@ def nearest(features: Tensor, reference: Tensor, mean: Tensor) -> NDArray[np.int
     return torch.cat(found).numpy()
 
 
-def ranked(features: Tensor, blocks: Iterable[Tensor], mean: Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Places of the candidates that agree best with each row of `features` (n, d), best first, and their agreement: (n, count) each.
+def directions(values: Tensor, mean: Tensor) -> Tensor:
+    """Embeddings (..., d) less the training images' mean, of unit length: the products of two such vectors are their agreement."""
+    return normalize(values - mean, dim=-1)
+
+
+def ranked(own: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Places of the candidates that agree best with each of some embeddings, best first, and their agreement: (n, count) each.
 
     Parameters
     ----------
+    own : Tensor (n, d)
+        `directions` of the embeddings.
     blocks : iterable of Tensor (m, d)
-        The candidates' embeddings, a block at a time; fewer than `count` in all give as many as there are.
-    mean : Tensor (d,)
-        As for `agreement`.
+        `directions` of the candidates, a block at a time; fewer than `count` in all give as many as there are.
     """
-    own = normalize(features - mean, dim=1)
     values, places, start = own.new_empty(len(own), 0), torch.empty(len(own), 0, dtype=torch.int64, device=own.device), 0
     for block in blocks:
-        here = own @ normalize(block.to(own.device) - mean, dim=1).T
+        here = own @ block.to(own.device).T
         index = torch.arange(start, start + len(block), device=own.device).expand(len(own), -1)
         values, best = torch.cat([values, here], 1).topk(min(count, values.shape[1] + len(block)), dim=1)
         places, start = torch.cat([places, index], 1).gather(1, best), start + len(block)
@@ -64,7 +68,7 @@ def encoded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: 
 
 def mutual(samples: Tensor, mean: Tensor) -> Tensor:
     """Mean agreement of all pairs of a picture's k samples, given by their embeddings (n, k, d): (n,), NaN for a single one."""
-    unit, count = normalize(samples - mean, dim=-1), samples.shape[1]
+    unit, count = directions(samples, mean), samples.shape[1]
     return mean_of_pairs(unit.sum(1), torch.full((len(unit),), count, device=unit.device))
 
 

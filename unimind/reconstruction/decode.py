@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import FurtherTrials, PreparedSubject, Stimuli
@@ -19,7 +18,7 @@ from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.targets import Targets
 from unimind.progress import say
-from unimind.reconstruction.agreement import BLOCK, agreement, encoded, mean_of_pairs, mutual, ranked
+from unimind.reconstruction.agreement import BLOCK, agreement, directions, encoded, mean_of_pairs, mutual, ranked
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.predict import joined, taken
@@ -54,11 +53,11 @@ class Candidates(NamedTuple):
         with Stimuli(stimuli) as pictures:
             return cls(stimuli, embeddings, np.arange(len(pictures)))
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Their embeddings, (m, d) at a time."""
+    def directions(self, mean: Tensor) -> Iterator[Tensor]:
+        """Their embeddings as they are compared, (m, d) at a time."""
         with Targets(self.embeddings) as targets:
             for part in targets.in_pieces("embedding", self.rows, BLOCK):
-                yield torch.from_numpy(part)
+                yield directions(torch.from_numpy(part), mean)
 
     def names(self) -> list[str]:
         with Stimuli(self.pictures) as pictures:
@@ -107,7 +106,7 @@ def trials_agree(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int6
         _, responses, _ = trials.averaged(rows, np.arange(len(rows)), decoder.order, decoder.channels)
         found = decoder.predict(responses).embedding
         assert found is not None
-        total.index_add_(0, torch.from_numpy(group[rows]), normalize(found.cpu() - mean, dim=1))
+        total.index_add_(0, torch.from_numpy(group[rows]), directions(found.cpu(), mean))
     return mean_of_pairs(total, count)
 
 
@@ -171,22 +170,23 @@ def decode(
     mark = fingerprint(study, files, __name__, batch, dataset, subject, further)
     what = "groups of trials" if asked.average else "trials"
     blocks = kept_blocks(folder, mark, len(called), max(1, batch // drawn), block, f"{label}: {len(called)} {what} x {drawn} samples")
-    of_samples, sure, chosen = [], [], []
+    kept: dict[str, list[NDArray]] = {"mean": [], "agreement": [], "shown": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
         for rows, content in blocks:
             if "samples" not in file:
                 shape = content["samples"].shape[1:]
                 file.create_dataset("samples", (len(called), *shape), np.uint8, compression="lzf", chunks=(1, 1, *shape[1:]))
             file["samples"][rows] = content["samples"]
-            for kept, name in ((of_samples, "mean"), (sure, "agreement"), (chosen, "shown")):
-                kept.append(content[name])
+            for name, parts in kept.items():
+                parts.append(content[name])
             file.check()
-        compared = prediction.embedding if prediction.embedding is not None else torch.from_numpy(np.concatenate(of_samples))
-        places, values = ranked(compared, ranking.blocks(), mean, NAMED)
+        of_samples, sure, chosen = (np.concatenate(parts) for parts in kept.values())
+        compared = prediction.embedding if prediction.embedding is not None else torch.from_numpy(of_samples)
+        places, values = ranked(directions(compared, mean), ranking.directions(mean), NAMED)
         names = ranking.names()
         file["condition"], file["label"], file["trials"] = [one for one, _ in called], [one for _, one in called], repeats
-        file["shown"], file["embedding"] = np.concatenate(chosen), compared.numpy()
-        file["sample_agreement"], file["trial_agreement"] = np.concatenate(sure), agree.numpy()
+        file["shown"], file["embedding"] = chosen, compared.numpy()
+        file["sample_agreement"], file["trial_agreement"] = sure, agree.numpy()
         file["candidate"], file["similarity"] = ranking.rows[places], values
         found = np.array([[names[place] for place in line] for line in places.tolist()], object)
         file.create_dataset("candidate_id", data=found, dtype=h5py.string_dtype())

@@ -162,8 +162,8 @@ def read_rows(
         table = _condition_numbers(part.path) if part.path.suffix in ARRAY_ENDINGS else read_table(part.path, (*naming, *PARTS, "beta_index"))
         named = table.column(*naming)
         if named is None:
-            wanted = " or ".join([", ".join(naming[:-1]), naming[-1]] if len(naming) > 1 else naming)
-            raise InputError(f"{part.path}: no column {wanted}; it has {', '.join(table.columns)}")
+            columns = " or ".join([", ".join(naming[:-1]), naming[-1]] if len(naming) > 1 else naming)
+            raise InputError(f"{part.path}: no column {columns}; it has {', '.join(table.columns)}")
         at_index = table.column("beta_index")
         if indexed not in (None, at_index is not None):
             raise InputError(f"{part.path}: {'has' if at_index else 'lacks'} the column beta_index, unlike {tables[0].path}; write it in all tables or in none")
