@@ -136,7 +136,7 @@ def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
     if names.get("further"):
         asked = study.decode[names["further"]]
-        yield "decode.{further}: dataset candidates" if names.get("stimuli") else "decode.{further}" + _OF_SCORING
+        yield "decode.{further}: dataset " + ("candidates" if names.get("stimuli") else "set betas responses task trials")
         yield f"datasets.{asked.dataset} -training_subjects -new_subjects -validation_fraction -require_signal"
         return
     if not unpaired:
@@ -178,9 +178,6 @@ def _code_of_transfer(study: "Study", names: Names) -> tuple[str, str | None]:
     return "unimind.evaluation.transfer", "unimind.training.adapt" if study.method(names["method"]).closed else None
 
 
-#: Keys of a further set of trials that say what its decoding is compared with and by whom it is decoded.
-_OF_SCORING = " -subjects -methods -average -candidates"
-
 _EVERYTHING = ("study -threads -processes",)
 _PICTURES = {"diffusion": "file", "autoencoder": "file", "embedding": "file"}
 _OF_SUBJECT = {"method": "text", "dataset": "text", "subject": "text"}
@@ -211,7 +208,7 @@ STAGES: dict[str, Stage] = {
     "prepare-further": Stage(
         "unimind.data.prepare_further", "prepare_further", "A further set of trials of a subject, in the voxels of its prepared file.",
         {"dataset": "text", "subject": "text", "further": "text", "fetched": "file", "prepared": "file", "out": "file"},
-        reads=(DATASET, "decode.{further}" + _OF_SCORING), knows=(WHERE_AND_WHO,), memory=16000, minutes=240,
+        reads=(DATASET, "decode.{further} -subjects -methods -average -candidates"), knows=(WHERE_AND_WHO,), memory=16000, minutes=240,
     ),
     "candidates": Stage(
         "unimind.data.candidates", "candidates", "Pictures that trials without a truth are ranked against, in one HDF5 file.",

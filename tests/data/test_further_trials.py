@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from laboratories import AFFINE, Betas
 from layouts import NSD_FOLDER
 from PIL import Image
@@ -111,6 +113,16 @@ def test_without_a_table_no_trial_has_a_label(arrays, tmp_path):
     _, further = prepared_by_command(tmp_path, study_of(section, responses="other.npy"))
     with FurtherTrials(further) as data:
         assert set(data.label) == {""} and len(data.groups(average=True)[1]) == len(other)
+
+
+def test_check_shows_what_a_set_holds(arrays, tmp_path, capsys):
+    folder, section, *_ = arrays
+    (tmp_path / "study.json").write_text(json.dumps(study_of(section, responses="other.npy", trials="other.csv", condition="task")))
+    assert main(["check", "--data", str(tmp_path / "study.json")]) == 0
+    assert "own s1 other: 24 trials under the conditions imagery, vision, 8 labels such as p00, p01, p02" in capsys.readouterr().out
+    (folder / "other.npy").unlink()
+    assert main(["check", "--data", str(tmp_path / "study.json")]) == 2
+    assert "other.npy: no such file; put it there, or correct decode.other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -271,6 +283,24 @@ NSD = {"source": "nsd", "training_subjects": ["subj01"]}
 def test_a_set_that_cannot_be_is_refused_by_its_key(section, decode, words):
     with pytest.raises(InputError, match=words):
         parse_study(study_of(section, **decode))
+
+
+def test_two_sets_that_would_write_one_file_are_refused():
+    section = ARRAYS | {"training_subjects": ["s", "s.a"], "responses": "{subject}.npy"}
+    with pytest.raises(InputError, match="decode.b: its file s.a.b would be that of decode.a.b too; choose another name"):
+        parse_study(study_of(section) | {"decode": {name: {"dataset": "own", "responses": "{subject}x.npy"} for name in ("a.b", "b")}})
+
+
+def test_the_studies_of_the_documentation_are_valid():
+    page = (Path(__file__).parents[2] / "docs/decoding.md").read_text()
+    sections = {"god": {"source": "god", "training_subjects": ["Subject1"]}, "nsd": NSD, "mine": ARRAYS | {"responses": "{subject}.npy"}}
+    sets = {}
+    for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        content = yaml.safe_load(text)
+        study = parse_study(study_of(NSD, set="synthetic") | {"datasets": sections} | content)
+        sets |= {name: list(study.datasets[own.dataset].subjects) for name, own in study.decode.items()}
+        assert len(study.further()) == len(content["decode"])
+    assert set(sets) == {"imagery", "dreams", "synthetic"}
 
 
 def test_imagery_of_god_is_no_key_of_the_data_set_any_more():

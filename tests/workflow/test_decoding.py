@@ -16,6 +16,7 @@ from PIL import Image
 
 from unimind.cli import main
 from unimind.data.prepared import FurtherTrials, PreparedSubject, Stimuli
+from unimind.stages import STAGES
 from unimind.study import parse_study
 
 bdpy = pytest.importorskip("bdpy", reason="bdpy writes GOD's files here; it needs Python < 3.12")
@@ -186,14 +187,24 @@ def test_the_page_says_that_there_is_no_truth(world):
     assert len(trials[trials.set == "imagery"]) == 2 * TESTS * 10
 
 
-def test_adding_a_set_trains_nothing_again(tmp_path):
-    from unimind.stages import STAGES
+def changed(before: dict, after: dict) -> set[str]:
+    """Stages of the jobs, of those that both studies have, whose part of the study differs."""
+    old, new = parse_study(before), parse_study(after)
+    known = {job.path for job in old.jobs()}
+    return {job.stage for job in new.jobs() if job.path in known and STAGES[job.stage].part(old, **job.names) != STAGES[job.stage].part(new, **job.names)}
 
-    before, after = parse_study(study_of(tmp_path)), parse_study(study_of(tmp_path) | {"decode": DECODE})
-    known = {job.path: job for job in before.jobs()}
-    changed = {
-        job.stage for job in after.jobs() if job.path in known and STAGES[job.stage].part(before, **job.names) != STAGES[job.stage].part(after, **job.names)
-    }
-    assert changed == {"tabulate", "figures", "report"}
-    new = {job.stage for job in after.jobs() if job.path not in known}
+
+def test_adding_a_set_trains_nothing_again(tmp_path):
+    without, with_sets = study_of(tmp_path), study_of(tmp_path) | {"decode": DECODE}
+    told = {"tabulate", "figures", "report"}
+    assert changed(without, with_sets) == told
+    known = {job.path for job in parse_study(without).jobs()}
+    new = {job.stage for job in parse_study(with_sets).jobs() if job.path not in known}
     assert new == {"fetch", "prepare-further", "candidates", "embed", "decode", "score-decoded"}
+
+    def edited(**keys):
+        return study_of(tmp_path) | {"decode": DECODE | {"imagery": DECODE["imagery"] | keys}}
+
+    assert changed(with_sets, edited(candidates="stimuli")) == told | {"decode", "score-decoded"}
+    assert changed(with_sets, edited(normalisation="training")) == told | {"prepare-further"}
+    assert changed(with_sets, edited(average=False)) == told | {"decode"}

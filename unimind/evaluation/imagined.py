@@ -18,7 +18,7 @@ from unimind.errors import InputError
 from unimind.evaluation.controls import of_another_image
 from unimind.evaluation.features import panel_of
 from unimind.evaluation.measures import NAMES
-from unimind.evaluation.panel import Measured, measure
+from unimind.evaluation.panel import Measured, Panel, measure
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.score import embedding_measures, rows_at, summarise
 from unimind.evaluation.statistics import bootstrap
@@ -81,7 +81,6 @@ def score_decoded(
     notes: list[str] = []
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        images = stack.enter_context(h5py.File(ranking.pictures))["images"]
         joined = Joined()
         files = [stack.enter_context(h5py.File(path)) for path in decoded]
         methods = _conditions(files, ranking, joined)
@@ -94,25 +93,13 @@ def score_decoded(
             own_rows = {method: conditions[condition] for method, conditions in everything.items() if condition in conditions}
             truth = next(iter(own_rows.values())).truth
             pictures = np.unique(truth)
-            values: Measured = {}
             if len(pictures) < 2:
                 notes.append(f"{condition}: one picture alone was named; there is nothing to tell it from")
                 continue
+            values: Measured = {}
             if len(pictures) == len(truth):
-                truths = Joined()
-                truths.add(images, ranking.rows[truth])
-                index = {method: one.pictures for method, one in own_rows.items()}
-                index |= {f"chance:{method}": of_another_image(one.pictures, study.seed) for method, one in own_rows.items()}
-                values = measure(panel, PictureSet(truths), PictureSet(joined), index, section.batch_size)
-                absent |= panel.absent
-                with h5py.File(ranking.embeddings) as targets:
-                    true = rows_at(targets["embedding"], ranking.rows[truth])
-                for method, one in own_rows.items():
-                    by_row: Measured = {"reconstruction": {}}
-                    predicted = {} if one.predicted is None else {"reconstruction": one.predicted}
-                    missing = embedding_measures(section.metrics, by_row, true, predicted, trained, embedding, study.seed)
-                    values[method] |= by_row["reconstruction"]
-                    absent |= {name: reason for name, reason in missing.items() if all(other.predicted is None for other in own_rows.values())}
+                values, missing = _of_pictures(study, panel, ranking, joined, own_rows, trained, embedding)
+                absent |= missing
             else:
                 notes.append(f"{condition}: several trials are called by one picture and decoded apart (`average: false`), so that pictures are not measured")
             table = summarise(values, section.metrics, section.bootstrap, study.seed)
@@ -130,6 +117,28 @@ def score_decoded(
         "candidates": len(ranking.rows), "permutations": PERMUTATIONS, "rows": rows, "notes": notes,
         "absent": {name: absent[name] for name in NAMES if name in absent},
     })  # fmt: skip
+
+
+def _of_pictures(
+    study: Study, panel: Panel, ranking: Candidates, joined: Joined, own_rows: dict[str, Decoded], trained: np.ndarray, embedding: Path
+) -> tuple[Measured, dict[str, str]]:  # fmt: skip
+    """Measures of the pictures and embeddings of one condition, by method and in the row `chance:<method>`; reasons for what is absent."""
+    truth = next(iter(own_rows.values())).truth
+    index = {method: one.pictures for method, one in own_rows.items()}
+    index |= {f"chance:{method}": of_another_image(one.pictures, study.seed) for method, one in own_rows.items()}
+    with h5py.File(ranking.pictures) as file, h5py.File(ranking.embeddings) as targets:
+        truths = Joined()
+        truths.add(file["images"], ranking.rows[truth])
+        values = measure(panel, PictureSet(truths), PictureSet(joined), index, study.evaluation.batch_size)
+        true = rows_at(targets["embedding"], ranking.rows[truth])
+    absent = dict(panel.absent)
+    for method, one in own_rows.items():
+        by_row: Measured = {"reconstruction": {}}
+        predicted = {} if one.predicted is None else {"reconstruction": one.predicted}
+        missing = embedding_measures(study.evaluation.metrics, by_row, true, predicted, trained, embedding, study.seed)
+        values[method] |= by_row["reconstruction"]
+        absent |= {name: reason for name, reason in missing.items() if all(other.predicted is None for other in own_rows.values())}
+    return values, absent
 
 
 def _row(condition: str, method: str, one: Decoded, metrics: dict[str, dict[str, Any]], among: dict[str, dict[str, Any]], pool: int) -> dict[str, Any]:

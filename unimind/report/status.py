@@ -27,7 +27,7 @@ class Step:
 def steps(study: Study) -> Iterator[Step]:
     """Everything the study makes, in the order it is made."""
     for job in study.jobs():
-        names = [name for key, name in job.names.items() if key != "method"]
+        names = [job.names["candidates"]] if "candidates" in job.names else [name for key, name in job.names.items() if key != "method"]
         yield Step(job.part, job.stage, " ".join(names) or ("" if job.part == "report" else "all subjects"), job.path, job.names)
 
 

@@ -225,10 +225,10 @@ class Plan:
         yield from _jobs("data", "inspect", layout.INSPECTED, pairs)
         yield from _jobs("data", "overview", layout.OVERVIEW)
         further = self.further()
-        ranked = [{"candidates": name} for name in self.ranked()]
+        ranked = [{"candidates": name, **of} for name, of in self.ranked().items()]
         yield from _jobs("data", "fetch", layout.FETCHED_FURTHER, further)
         yield from _jobs("data", "prepare-further", layout.FURTHER, further)
-        yield from _jobs("data", "fetch", layout.FETCHED_CANDIDATES, ranked)
+        yield from _jobs("data", "fetch", layout.FETCHED_CANDIDATES, [{**one, "stimuli": one["candidates"]} for one in ranked])
         yield from _jobs("data", "candidates", layout.CANDIDATES, ranked)
         yield from _jobs("foundations", "foundation", layout.FOUNDATION, [{"name": name} for name in self.networks()])
         yield from _jobs("foundations", "embed", layout.EMBEDDINGS, sets)

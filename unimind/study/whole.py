@@ -62,6 +62,12 @@ class Study(Section, Plan):
                     raise ValueError(f"{where}.dataset: {own.dataset} is a block design (`blocks:`), which has no further trials; give responses to trials")
                 if len(own.subjects or dataset.subjects) > 1 and "{subject}" not in (own.responses or ""):
                     raise ValueError(f"{where}.responses: {own.responses!r} is the same file for several subjects; write {{subject}} where the subject stands")
+        files: dict[tuple[str, str], str] = {}
+        for one in self.further():
+            ranked = self.candidates(one["further"], one["subject"])
+            for place in ((one["dataset"], f"{one['subject']}.{one['further']}"), *([("candidates", ranked)] if ranked else [])):
+                if (other := files.setdefault(place, one["further"])) != one["further"]:
+                    raise ValueError(f"decode.{one['further']}: its file {place[1]} would be that of decode.{other} too; choose another name")
         return self
 
     @model_validator(mode="after")
