@@ -181,7 +181,8 @@ def test_trials_one_by_one_among_the_pictures_of_a_folder(world):
 
 def test_the_page_says_that_there_is_no_truth(world):
     page = (world[0] / "report.html").read_text()
-    assert "Nobody knows what was seen or imagined in these trials." in page and "imagery: Subject2 (god)" in page
+    assert "Nobody knows what was seen or imagined in these trials, but for what their labels say: there is no truth." in page
+    assert "imagery: Subject2 (god)" in page
     assert page.count("No truth is known of these trials") == 3
     trials = pd.read_csv(world[0] / "tables/decoded_trials.csv")
     assert len(trials[trials.set == "imagery"]) == 2 * TESTS * 10
