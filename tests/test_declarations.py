@@ -186,6 +186,6 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
 
 def test_stages_without_networks_do_not_import_torch():
     """It costs three CPU-seconds a job."""
-    stages = ["fetch", "stimuli", "prepare", "prepare-unpaired", "overview", "tabulate", "figures", "report", "status"]
+    stages = ["fetch", "stimuli", "prepare", "prepare-further", "candidates", "prepare-unpaired", "overview", "tabulate", "figures", "report", "status"]
     code = f"import sys; from unimind.stages import STAGES; print([name for name in {stages} if STAGES[name].load() and 'torch' in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
