@@ -174,7 +174,8 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
-    others = {"status", "plan", "doctor", "predict", "export", "take"}  # predict: see test_without_pictures.py; the last two: test_bundle.py
+    elsewhere = {"predict", "export", "take", "prepare-further", "candidates", "decode", "score-decoded"}  # in other tests
+    others = {"status", "plan", "doctor"} | elsewhere
     assert {command[0] for command in commands} == {name for name, stage in STAGES.items() if stage.needs_study} - others
     for command in commands:
         if command[:1] != ["figures"]:  # what it draws is seven CPU-seconds' work, and it may read everything
@@ -189,6 +190,8 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
 
 def test_stages_without_networks_do_not_import_torch():
     """It costs three CPU-seconds a job."""
-    stages = ["fetch", "stimuli", "prepare", "prepare-unpaired", "overview", "tabulate", "figures", "report", "status", "plan"]
+    stages = [
+        "fetch", "stimuli", "prepare", "prepare-further", "candidates", "prepare-unpaired", "overview", "tabulate", "figures", "report", "status", "plan",
+    ]  # fmt: skip
     code = f"import sys; from unimind.stages import STAGES; print([name for name in {stages} if STAGES[name].load() and 'torch' in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

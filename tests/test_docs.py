@@ -76,6 +76,8 @@ NOT_RUN = {
     "python benchmarks/arena.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml --drawings 1": "recordings and minutes",
     "python benchmarks/ablations.py config/macaque_v4.yaml": "recordings and minutes",
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
+    "python benchmarks/one_trial.py": "what it times is tested by tests/workflow/test_decoding.py",
+    "python benchmarks/one_trial.py --study config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
     "python benchmarks/panel.py": "minutes",
     "python benchmarks/generators.py": "minutes",
     "python benchmarks/tokens.py": "minutes, and 3 GB of disk",

@@ -120,6 +120,13 @@ def _pictures(study: "Study", names: Names) -> Iterable[str]:
     yield "picture_size"
 
 
+def _candidates(study: "Study", names: Names) -> Iterable[str]:
+    yield "decode.{further}: dataset candidates"
+    yield "picture_size"
+    if study.decode[names["further"]].folder is None:  # shown by the data set's owners
+        yield f"datasets.{study.decode[names['further']].dataset}: source form space betas"
+
+
 def _targets(study: "Study", names: Names) -> Iterable[str]:
     """Only an adapter of tokens asks for more than every study's targets."""
     return ("foundations.diffusion.target",) if study.foundations.target == "tokens" else ()
@@ -127,6 +134,11 @@ def _targets(study: "Study", names: Names) -> Iterable[str]:
 
 def _fetched(study: "Study", names: Names) -> Iterable[str]:
     dataset, unpaired = names.get("dataset"), names.get("unpaired")
+    if names.get("further"):
+        asked = study.decode[names["further"]]
+        yield "decode.{further}: dataset " + ("candidates" if names.get("stimuli") else "set betas responses task trials")
+        yield f"datasets.{asked.dataset} -training_subjects -new_subjects -validation_fraction -require_signal"
+        return
     if not unpaired:
         further = _of_responses(study, names) if names.get("stimuli") else " -validation_fraction -require_signal -seconds_per_trial -categories"
         yield f"datasets.{{dataset}} -training_subjects -new_subjects -test_pictures{further}"
@@ -175,8 +187,8 @@ _TRAINED = {"checkpoints": "file", "out": "file"}
 STAGES: dict[str, Stage] = {
     "fetch": Stage(
         "unimind.data.fetch", "fetch", "Get a data set's files, or simulate them, and write their manifest.",
-        {"dataset": "text?", "subject": "text?", "stimuli": "flag", "unpaired": "flag", "list": "flag", "out": "file?"},
-        reads=_fetched, knows=("datasets.*", "unpaired: subjects"), minutes=1440,
+        {"dataset": "text?", "subject": "text?", "further": "text?", "stimuli": "flag", "unpaired": "flag", "list": "flag", "out": "file?"},
+        reads=_fetched, knows=("datasets.*", "unpaired: subjects", "decode", "further()", "ranked()"), minutes=1440,
     ),
     "stimuli": Stage(
         "unimind.data.stimuli", "stimuli", "Bring a data set's pictures to one HDF5 file.",
@@ -197,6 +209,16 @@ STAGES: dict[str, Stage] = {
         "unimind.data.prepare_unpaired", "prepare_unpaired", "Visual-cortex samples from fMRI without pictures.",
         {"subject": "text", "fetched": "file", "out": "file"},
         reads=("unpaired -subjects -root",), memory=8000, minutes=120,
+    ),
+    "prepare-further": Stage(
+        "unimind.data.prepare_further", "prepare_further", "A further set of trials of a subject, in the voxels of its prepared file.",
+        {"dataset": "text", "subject": "text", "further": "text", "fetched": "file", "prepared": "file", "out": "file"},
+        reads=(DATASET, "decode.{further} -subjects -methods -average -candidates"), knows=(WHERE_AND_WHO,), memory=16000, minutes=240,
+    ),
+    "candidates": Stage(
+        "unimind.data.candidates", "candidates", "Pictures that trials without a truth are ranked against, in one HDF5 file.",
+        {"further": "text", "subject": "text?", "fetched": "file", "out": "file"},
+        reads=_candidates, knows=("datasets.*",), memory=8000, minutes=240,
     ),
     "inspect": Stage(
         "unimind.data.inspect", "inspect", "Do a subject's trials and pictures belong together? Reliability, lags, identification, and what is wrong.",
@@ -281,6 +303,13 @@ STAGES: dict[str, Stage] = {
         {**_OF_SUBJECT, "prepared": "file", "model": "file", "entered": "file?", "out": "file"},
         reads=("seed",), knows=(LABEL, BATCH), memory=8000, minutes=240, parallel=True,
     ),
+    "decode": Stage(
+        "unimind.reconstruction.decode", "decode", "Trials without a truth in; predictions, pictures, ranked candidates and how sure they are out.",
+        {**_OF_SUBJECT, "further": "text", "prepared": "file", "trials": "file", "embeddings": "file", "stimuli": "file", "candidates": "file?",
+         "candidate-embeddings": "file?", "model": "file", "entered": "file?", **_PICTURES, "out": "file"},
+        reads=("seed", "picture_size", "methods.{method}: sampling", "decode.{further}: average candidates"),
+        knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
+    ),
     "reconstruct-controls": Stage(
         "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
         {"stimuli": "file", "prepared": "files?", "embeddings": "file", **_PICTURES, "out": "file"},
@@ -305,6 +334,13 @@ STAGES: dict[str, Stage] = {
         reads=("seed", "evaluation: bootstrap weights squeezenet", "datasets.{dataset}: categories", "role(dataset, subject)"), knows=(BATCH,),
         memory=16000, minutes=240, gpu=True,
     ),
+    "score-decoded": Stage(
+        "unimind.evaluation.imagined", "score_decoded", "Where labels say what was imagined: identification among candidates, and measures of pictures.",
+        {"dataset": "text", "subject": "text", "further": "text", "decoded": "files", "reconstructions": "files", "stimuli": "file", "prepared": "file",
+         "embeddings": "file", "candidates": "file?", "candidate-embeddings": "file?", "embedding": "file", "classifier": "file?", "out": "file"},
+        reads=("seed", "evaluation -batch_size", "decode.{further}: candidates", "role(dataset, subject)"),
+        knows=(BATCH,), memory=8000, minutes=240, gpu=True,
+    ),
     "transfer": Stage(
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
         {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", "embedding": "file", "embedding-prior": "file?",
@@ -316,12 +352,13 @@ STAGES: dict[str, Stage] = {
     ),
     "tabulate": Stage(
         "unimind.evaluation.tabulate", "tabulate", "Tables of all metrics files: CSV, Markdown, LaTeX.",
-        {"metrics": "files", "models": "files", "transfer": "files?", "generalisation": "files?", "out": "file"}, reads=_EVERYTHING,
+        {"metrics": "files", "models": "files", "transfer": "files?", "generalisation": "files?", "imagined": "files?", "decoded": "files?", "out": "file"},
+        reads=_EVERYTHING,
     ),
     "figures": Stage(
         "unimind.report.figures", "figures", "Figures of the report from tables, losses and reconstructions.",
         {"tables": "file", "models": "files", "reconstructions": "files", "stimuli": "files", "prepared": "files", "controls": "files?", "metrics": "files?",
-         "generalisation": "files?", "out": "file"}, reads=_EVERYTHING, memory=8000,
+         "generalisation": "files?", "decoded": "files?", "candidates": "files?", "out": "file"}, reads=_EVERYTHING, memory=8000,
     ),
     "report": Stage(
         "unimind.report.page", "report", "One self-contained HTML page: tables, pictures, controls, protocol.",

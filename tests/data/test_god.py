@@ -6,7 +6,7 @@ from layouts import GOD_IDS, GOD_NAMES, GOD_PIXELS, GOD_ROIS, REPEATS, TESTS, TR
 from unimind.data.sources import open_source
 from unimind.data.sources.base import TEST
 from unimind.errors import InputError
-from unimind.study import parse_study
+from unimind.study import Decode, parse_study
 
 bdpy = pytest.importorskip("bdpy", reason="bdpy writes GOD's files here; it needs Python < 3.12")
 
@@ -46,20 +46,22 @@ def test_selection_is_bdpys(tmp_path):
     np.testing.assert_array_equal(np.concatenate(list(raw.trials.responses())), selected.astype(np.float32))
 
 
-def test_imagery_is_a_split_of_its_own(tmp_path):
+IMAGERY = Decode(dataset="god")
+
+
+def test_imagery_is_no_trial_of_the_subject_but_a_set_of_its_own(tmp_path):
     kinds, values, voxels, _ = write_god(tmp_path)
-    raw = source_of(tmp_path, imagery=True).subject("Subject1")
+    further = source_of(tmp_path).further("Subject1", IMAGERY)
     rows = np.flatnonzero(kinds == 3)
-    further = raw.further["imagery"]
     np.testing.assert_array_equal(np.concatenate(list(further.responses())), voxels[rows][:, list(GOD_ROIS["VC"])].astype(np.float32))
-    assert [float("{}.{:0>6}".format(*name[1:].split("_"))) for name in further.stimulus] == values[rows].tolist()
-    assert source_of(tmp_path).subject("Subject1").further == {}
+    assert [float("{}.{:0>6}".format(*name[1:].split("_"))) for name in further.label] == values[rows].tolist()
+    assert set(further.condition) == {"imagery"}
 
 
 def test_imagery_that_names_the_category_alone(tmp_path):
     kinds, values, _, _ = write_god(tmp_path, imagery_ids=np.floor(GOD_IDS[TRAINING:]))
-    further = source_of(tmp_path, imagery=True).subject("Subject1").further["imagery"]
-    assert [int(name[1:9]) for name in further.stimulus] == values[kinds == 3].astype(int).tolist()
+    further = source_of(tmp_path).further("Subject1", IMAGERY)
+    assert [int(name[1:9]) for name in further.label] == values[kinds == 3].astype(int).tolist()
 
 
 def test_older_files_name_things_otherwise(tmp_path):

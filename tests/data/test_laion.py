@@ -110,8 +110,8 @@ def test_from_the_bucket_to_prepared_trials(site, tmp_path, monkeypatch):
         for number in (1, 2):
             at = session == number
             expected[at] = (responses[at] - responses[at & train].mean(0)) / responses[at & train].std(0)
-        np.testing.assert_allclose(data.responses[:], expected[kept][:, whole][:, data.stored], atol=1e-4)
-        ratio = ceiling[whole] / 100 / (1 - ceiling[whole] / 100) / 4
+        np.testing.assert_allclose(data.responses[:], expected[kept][:, data.stored], atol=1e-4)
+        ratio = ceiling / 100 / (1 - ceiling / 100) / 4
         np.testing.assert_allclose(data.noise_ceiling, (ratio / (1 + ratio))[data.stored], rtol=1e-4)
         np.testing.assert_array_equal(stimuli.images[3], pixels[3])
         over_grey = pixels[21] * (64 / 255) + 127.5 * (1 - 64 / 255)

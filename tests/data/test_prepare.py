@@ -173,28 +173,6 @@ def test_a_single_test_picture(flow, tmp_path, monkeypatch):
     assert not (tmp_path / "s.h5").exists()
 
 
-def test_further_trials_are_all_test_trials_scaled_by_training_ones(flow, tmp_path, monkeypatch):
-    """Imagery, for one: the same voxels, no training trials of its own."""
-    random = np.random.default_rng(0)
-    main_blocks = [random.normal(k, 1 + k, (30, 5)).astype(np.float32) for k in (1, 2)]
-    imagery = random.normal(4, 2, (12, 5)).astype(np.float32)
-    with Stimuli(flow.folder / "stimuli.h5") as pictures:
-        seen, tests = pictures.id[~pictures.test][:50], pictures.id[pictures.test]
-    shown = np.concatenate([seen, tests])
-    session = np.repeat([1, 2], 30)
-    raw = RawSubject(
-        n_voxels=5, trials=Trials(session, shown, lambda: iter(main_blocks)), roi=np.array([1, 0, -1, 0, 1], np.int16), roi_names=["V1", "V2"],
-        further={"imagery": Trials(np.ones(12, int), tests[[0] * 12], lambda: iter([imagery]))},
-    )  # fmt: skip
-    monkeypatch.setattr("unimind.data.prepare.open_source", lambda *_: SimpleNamespace(subject=lambda _: raw))
-    prepare(flow.study, "sim", "subj01", flow.manifests["subj01"], flow.folder / "stimuli.h5", [], tmp_path / "s.h5")
-    with PreparedSubject(tmp_path / "s.h5") as prepared, PreparedSubject(tmp_path / "s.imagery.h5") as other:
-        assert prepared.stored.tolist() == other.stored.tolist() == [1, 3, 0, 4, 2] and prepared.roi.tolist() == [0, 0, 1, 1, -1]
-        training = np.concatenate(main_blocks)[prepared.split == TRAIN]
-        np.testing.assert_allclose(other.read(slice(None)), ((imagery - training.mean(0)) / training.std(0))[:, prepared.stored], atol=1e-4)
-        assert (other.split == TEST).all() and other.protocol["kind"] == "imagery" and other.n_stimuli == prepared.n_stimuli
-
-
 # --- splits -----------------------------------------------------------------------------------------------------
 
 

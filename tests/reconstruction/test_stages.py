@@ -10,7 +10,7 @@ import pytest
 import torch
 from apart import killed, started
 
-from unimind.data.prepared import PreparedSubject, write_prepared
+from unimind.data.prepared import FurtherTrials, PreparedSubject, write_further, write_prepared
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
@@ -19,11 +19,12 @@ from unimind.foundations.generators.samplers import sample
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.controls import controls
+from unimind.reconstruction.decode import decode
 from unimind.reconstruction.draw import kept_blocks
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
-from unimind.study import Sampling, parse_study
+from unimind.study import Decode, Sampling, parse_study
 from unimind.training.align import align
 from unimind.training.condition import condition
 from unimind.training.embedding_prior import embedding_prior
@@ -459,3 +460,50 @@ def test_a_bottleneck_lets_the_first_dimensions_of_the_signal_through_and_no_oth
         singular = np.linalg.svd(values - values.mean(0), compute_uv=False)
         assert (singular > 1e-4 * singular[0]).sum() <= number, "so many directions reach the prediction"
     assert "dimensions" not in pictures(world, "mindvis", out="without.h5"), "voxels that are wrapped have no order of worth"
+
+
+# --- trials without truth -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["unimind", "mindvis", "ridge"])
+def test_trials_called_by_their_pictures_are_decoded_as_test_trials_are(world, tmp_path, name):
+    """The test trials again, shuffled and without pictures: the same predictions; a method without any is compared by its pictures."""
+    study = make_study().model_copy(update={"decode": {"again": Decode(dataset="d")}})
+    with PreparedSubject(world / "subj01.h5") as own:
+        trials = np.random.default_rng(1).permutation(own.trials("test"))
+        responses, labels = own.read(trials), [str(row) for row in own.stimulus[trials]]
+        attributes = {key: own.attributes[key] for key in ("dataset", "subject", "units", "normalisation", "order", "protocol", "sources")}
+    write_further(
+        tmp_path / "f.h5", [responses], label=labels, condition=[""] * len(labels), session=np.ones(len(labels)), run=None, n_voxels=responses.shape[1],
+        voxel={}, attributes=attributes,
+    )  # fmt: skip
+    given = [world / part for part in ("e.h5", "stimuli.h5", name)], [world / part for part in ("diffusion", "autoencoder", "embedding")]
+    decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "out.h5")
+    expected = pictures(world, name)
+    with h5py.File(tmp_path / "out.h5") as file:
+        found, attributes = {key: file[key][:] for key in file}, dict(file.attrs)
+    order = [int(label) for label in dict.fromkeys(labels)]
+    assert found["imagined"].tolist() == order and (found["trials"] == 2).all() and attributes["pool"] == TEST
+    if name == "mindvis":
+        embedded = load_embedding(world / "embedding").encode(torch.from_numpy(found["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255)
+        np.testing.assert_allclose(found["embedding"], embedded.detach().numpy().reshape(TEST, 2, -1).mean(1), atol=1e-5)
+        assert attributes["compared"].startswith("the mean image embedding") and not found["shown"].any() and np.isnan(found["trial_agreement"]).all()
+    else:
+        np.testing.assert_allclose(found["embedding"], expected["predicted"][order], atol=1e-5)
+        agreement = agreements(world, {"samples": found["samples"], "predicted": found["embedding"]})
+        np.testing.assert_array_equal(found["shown"], agreement.argmax(1))
+        assert np.isfinite(found["trial_agreement"]).all()
+    assert np.isfinite(found["sample_agreement"]).all() and not (tmp_path / ".out.h5.partial").exists()
+    with pytest.raises(InputError, match="is of d subj01, expected d subj02"):
+        decode(study, name, "d", "subj02", "again", world / "subj02.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "o.h5")
+    write_further(
+        tmp_path / "g.h5", [responses], label=labels, condition=[""] * len(labels), session=np.ones(len(labels)), run=None, n_voxels=responses.shape[1],
+        voxel={"stored": np.arange(responses.shape[1])[::-1]}, attributes=attributes_of(tmp_path / "f.h5"),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="holds other voxels than .*subj01.h5; run prepare-further again"):
+        decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "g.h5", *given[0], None, *given[1], tmp_path / "o.h5")
+
+
+def attributes_of(path):
+    with FurtherTrials(path) as data:
+        return data.attributes

@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unimind.data.manifest import describe, read_files
 from unimind.data.sources import open_source
-from unimind.data.sources.base import NOT_HERE, RemoteFile, below
-from unimind.data.sources.pictures import PICTURE_ENDINGS
+from unimind.data.sources.base import NOT_HERE, FurtherSource, RemoteFile, below
+from unimind.data.sources.nsd import NsdSource
+from unimind.data.sources.pictures import PICTURE_ENDINGS, pictures_in
+from unimind.data.sources.trials import place
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import content_hash, write_json
@@ -87,6 +89,7 @@ def fetch(
     unpaired: bool = False,
     list: bool = False,
     out: Path | None = None,
+    further: str | None = None,
 ) -> None:
     """Get the files of a subject, of a data set's pictures, or of an unpaired subject, and write their manifest.
 
@@ -103,19 +106,25 @@ def fetch(
         arguments do not narrow down.
     out : Path, optional
         Manifest to write: `{"root": folder, "files": [{"path", "bytes", "sha256"}]}`.
+    further : str, optional
+        A set of `decode:`: its trials of `subject`; with `stimuli` its candidates instead, those of `subject` where every subject has its own.
 
     Raises
     ------
     InputError
         Access denied, no such file, wrong size or checksum, no disk space, no permission, no answer.
     """
+    if further is not None:
+        if further not in study.decode:
+            raise InputError(f"--further {further}: not in the study's decode, which has {', '.join(study.decode) or 'no set'}")
+        dataset = study.decode[further].dataset
     _known(study, dataset, subject, unpaired)
     if list:
         _print_list(study, dataset, subject, stimuli, unpaired)
         return
     if out is None or (not unpaired and dataset is None) or not (stimuli or subject):
         raise InputError("fetch: needs --out, and --dataset with --subject or --stimuli, or --unpaired with --subject; or --list")
-    need = _need(study, dataset, subject, stimuli, unpaired, write=True)
+    need = _need(study, dataset, subject, stimuli, unpaired, write=True, further=further)
     for file in need.files:
         _get(file, need)
     write_json(out, {"root": str(need.root), "files": describe(need.root, need.files, out.parent)})
@@ -157,7 +166,9 @@ def _known(study: Study, dataset: str | None, subject: str | None, unpaired: boo
         raise InputError(f"--subject {subject}: not in unpaired.subjects, which has {', '.join(study.unpaired.subjects)}")
 
 
-def _need(study: Study, dataset: str | None, subject: str | None, stimuli: bool, unpaired: bool, write: bool = False) -> Need:
+def _need(
+    study: Study, dataset: str | None, subject: str | None, stimuli: bool, unpaired: bool, write: bool = False, further: str | None = None
+) -> Need:  # fmt: skip
     """Which files are needed; simulated ones are written first, if asked to."""
     if unpaired:
         assert study.unpaired is not None and subject is not None
@@ -172,6 +183,8 @@ def _need(study: Study, dataset: str | None, subject: str | None, stimuli: bool,
         return Need("unpaired", subject, source, root, _mirrored(HcpSource(study, root).files(subject), source))
     assert dataset is not None
     source, root = study.datasets[dataset].source, Path(study.root(dataset))
+    if further is not None:
+        return Need(dataset, subject, source, root, _mirrored(_further_files(study, further, dataset, subject, stimuli, root), source))
     if source == "simulated":
         from unimind.data.sources.simulated import simulate
 
@@ -179,6 +192,17 @@ def _need(study: Study, dataset: str | None, subject: str | None, stimuli: bool,
     per_subject = study.stimuli(dataset, subject or "") != "stimuli"
     files = open_source(study, dataset, root).files(subject if per_subject or not stimuli else None)
     return Need(dataset, subject, source, root, _mirrored(files, source))
+
+
+def _further_files(study: Study, further: str, dataset: str, subject: str | None, candidates: bool, root: Path) -> list[RemoteFile]:
+    """Files of a set of further trials of a subject, or of its candidates."""
+    asked, source = study.decode[further], open_source(study, dataset, root)
+    if candidates and asked.folder is not None:
+        path = Path(place(root, asked.folder, None))
+        paths = (pictures_in(path) if path.is_dir() else []) or [path]
+        return [RemoteFile((one.relative_to(root) if one.is_relative_to(root) else one.absolute()).as_posix()) for one in paths]
+    assert subject is not None
+    return cast(NsdSource, source).shown_files(subject) if candidates else cast(FurtherSource, source).further_files(subject, asked)
 
 
 def _written(root: Path, paths: list[Path]) -> list[RemoteFile]:
@@ -214,7 +238,9 @@ def _get(file: RemoteFile, need: Need) -> None:
         raise InputError(f"{target}: {wrong}; delete it and fetch again")
 
 
-def inputs(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False, folder: Path | None = None) -> list[dict[str, Any]]:
+def inputs(
+    study: Study, dataset: str | None, subject: str | None, stimuli: bool = False, folder: Path | None = None, further: str | None = None
+) -> list[dict[str, Any]]:  # fmt: skip
     """What a manifest would say at present of the laboratory's own files: those that are not downloaded, and that are there.
 
     Parameters
@@ -222,35 +248,37 @@ def inputs(study: Study, dataset: str | None, subject: str | None, stimuli: bool
     study : Study
     dataset : str or None
         None for the fMRI without pictures.
-    subject, stimuli
+    subject, stimuli, further
         As for `fetch`.
     folder : Path, optional
         Where Snakemake was started; by default here.
     """
-    need = _need(study, dataset, subject, stimuli, unpaired=dataset is None)
+    need = _need(study, dataset, subject, stimuli, unpaired=dataset is None, further=further)
     folder = folder or Path()
     root = folder / need.root
     own = [file for file in need.files if file.address is None and below(root, file.path).is_file()]
-    return describe(root, own, folder / study.results / "fetched" / (dataset or "unpaired"))
+    return describe(root, own, folder / study.results / "fetched" / ("candidates" if further and stimuli else dataset or "unpaired"))
 
 
-def inputs_hash(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False) -> str:
+def inputs_hash(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False, further: str | None = None) -> str:
     """Hash of the content of `inputs`, by which a fetch is made again; of what is wrong where they cannot be listed."""
     try:
-        found = inputs(study, dataset, subject, stimuli)
+        found = inputs(study, dataset, subject, stimuli, further=further)
     except InputError as error:
         return content_hash(str(error))
     return content_hash(sorted([entry["path"], entry["sha256"]] for entry in found)) if found else ""
 
 
-def is_stale(study: Study, dataset: str | None, subject: str | None, stimuli: bool, manifest: Path, folder: Path) -> bool:
+def is_stale(
+    study: Study, dataset: str | None, subject: str | None, stimuli: bool, manifest: Path, folder: Path, further: str | None = None
+) -> bool:  # fmt: skip
     """Whether the laboratory's own files are others, or have another content, than a manifest says."""
     try:
-        need = _need(study, dataset, subject, stimuli, unpaired=dataset is None)
+        need = _need(study, dataset, subject, stimuli, unpaired=dataset is None, further=further)
         if all(file.address for file in need.files):
             return False
         _, files = read_files(manifest)
-        found = inputs(study, dataset, subject, stimuli, folder)
+        found = inputs(study, dataset, subject, stimuli, folder, further)
     except InputError:
         return True
     downloaded = {file.path for file in need.files if file.address is not None}
@@ -298,6 +326,12 @@ def _needs(study: Study, dataset: str | None, subject: str | None, stimuli: bool
             yield _need(study, name, None, True, False)
         if not stimuli or study.stimuli(name, "") != "stimuli":
             yield from (_need(study, name, each, stimuli, False) for each in subjects)
+    for own in study.further() if not unpaired and not stimuli else ():
+        if dataset in (None, own["dataset"]) and subject in (None, own["subject"]):
+            yield _need(study, own["dataset"], own["subject"], False, False, further=own["further"])
+    for of in study.ranked().values() if not unpaired and not subject else ():
+        if dataset in (None, study.decode[of["further"]].dataset):
+            yield _need(study, study.decode[of["further"]].dataset, of.get("subject"), True, False, further=of["further"])
     if study.unpaired is not None and (unpaired or (dataset is None and not stimuli)):
         for each in [subject] if subject and unpaired else study.unpaired.subjects:
             yield _need(study, None, each, False, True)

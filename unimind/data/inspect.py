@@ -7,7 +7,7 @@ It runs after `prepare` and before anything is trained. Pictures are described w
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from unimind.data.evidence import Evidence, Session, repeated_rows
 from unimind.data.manifest import read_manifest
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.data.sources import open_source
-from unimind.data.sources.base import RawSubject
+from unimind.data.sources.base import FurtherSource, RawSubject
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import read_json, write_json
@@ -507,6 +507,21 @@ def show(study: Study) -> int:
             raise InputError(f"{root / gone[0].path}: no such file; put it there, or correct datasets.{dataset}")
         for line in source.preview(subject) if hasattr(source, "preview") else _preview(source.subject(subject)):
             print(f"{dataset} {subject}: {line}")
+    for one in study.further():
+        dataset, subject, further = one["dataset"], one["subject"], one["further"]
+        source, root = cast(FurtherSource, open_source(study, dataset)), Path(study.root(dataset))
+        gone = [file for file in source.further_files(subject, study.decode[further]) if not (root / file.path).exists()]
+        if gone and not gone[0].address:
+            raise InputError(f"{root / gone[0].path}: no such file; put it there, or correct decode.{further}")
+        if gone:
+            print(f"{dataset} {subject} {further}: {len(gone)} files are not here yet, such as {gone[0].path}; they are fetched when the study runs")
+            continue
+        trials = source.further(subject, study.decode[further])
+        conditions = dict.fromkeys(word for word in trials.condition if word)
+        under = f" under the conditions {', '.join(conditions)}" if conditions else ""
+        labels = dict.fromkeys(word for word in trials.label if word)
+        named = f"{len(labels)} labels such as {', '.join(list(labels)[:3])}" if labels else "no labels"
+        print(f"{dataset} {subject} {further}: {len(trials.label)} trials{under}, {named}")
     return absent
 
 

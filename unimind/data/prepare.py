@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unimind.bundle import read_bundle
 from unimind.data.manifest import read_manifest
-from unimind.data.normalise import PER_SESSION, session_zscores
+from unimind.data.normalise import PER_SESSION, Moments, session_zscores
 from unimind.data.order import anatomical_order
 from unimind.data.prepared import SPLITS, Stimuli, write_prepared
 from unimind.data.sources import open_source
@@ -36,8 +36,7 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
         Stimulus files of the data set's training subjects: their test images are nobody's training images, and their
         training images nobody's test images.
     out : Path
-        HDF5 file to write (`prepared.PreparedSubject`); trials of other kinds, such as imagery, go beside it as
-        `<subject>.<kind>.h5`.
+        HDF5 file to write (`prepared.PreparedSubject`).
 
     Raises
     ------
@@ -74,31 +73,27 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
         say(f"{where}: {(splits.split == DROP).sum()} trials left out: {_why_left_out(section)}")
 
     order, order_name = _order(raw)
+    stored = order if raw.units_kept is None else np.asarray(raw.units_kept)[order]
+    moments = Moments()
     roi = raw.roi if section.roi_labels else None
     common: dict[str, Any] = {
-        "stimuli": len(sha256), "dataset": dataset, "subject": subject, "n_voxels": raw.n_voxels, "stored": order, "order": order_name,
+        "stimuli": len(sha256), "dataset": dataset, "subject": subject, "n_voxels": raw.n_voxels, "stored": stored, "order": order_name,
         "xyz": None if raw.xyz is None else raw.xyz[order], "roi": None if roi is None else roi[order], "roi_names": raw.roi_names,
         "noise_ceiling": None if raw.noise_ceiling is None else raw.noise_ceiling[order], "normalisation": PER_SESSION, "sources": sources,
     }  # fmt: skip
     protocol = {"source": section.source, "units": raw.units, "validation_fraction": section.validation_fraction, "seed": study.seed, **raw.protocol}
     session = np.asarray(raw.trials.session)
     kept = splits.split != DROP
-    scaled = session_zscores(raw.trials.responses, session, splits.split == TRAIN, where)
+    scaled = session_zscores(raw.trials.responses, session, splits.split == TRAIN, where, moments)
     write_prepared(
         out, _kept(track(scaled, f"sessions of {where}", len(np.unique(session))), session, kept, order),
         stimulus=stimulus[kept], session=session[kept], split=splits.split[kept],
         run=None if raw.trials.run is None else np.asarray(raw.trials.run)[kept],
         onset=None if raw.trials.onset is None else np.asarray(raw.trials.onset)[kept],
-        protocol={**protocol, **{f"{name}_images": count for name, count in counts.items()}}, **common,
+        protocol={**protocol, **{f"{name}_images": count for name, count in counts.items()}},
+        moments=lambda: (moments.mean[order], moments.deviation[order]), **common,
     )  # fmt: skip
     say(f"{where}: {kept.sum()} trials, {raw.n_voxels} voxels; pictures: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-
-    for kind, trials in raw.further.items():
-        seen = _stimulus_rows(trials, rows, f"{where} {kind}", stimuli)
-        write_prepared(
-            out.with_name(f"{out.stem}.{kind}.h5"), _further(raw.trials, splits.split == TRAIN, trials, order, f"{where} {kind}"),
-            stimulus=seen, session=trials.session, split=np.full(len(seen), TEST), protocol={**protocol, "kind": kind}, **common,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -215,19 +210,3 @@ def _kept(blocks: Iterator[NDArray[np.float32]], session: NDArray, kept: NDArray
     for block in blocks:
         yield block[np.ix_(kept[start : start + len(block)], order)]
         start += len(block)
-
-
-def _further(main: Trials, training: NDArray[np.bool_], trials: Trials, order: NDArray[np.int64], name: str) -> Iterator[NDArray[np.float32]]:
-    """Trials that are not for training, z-scored as any session without training trials is."""
-    past = np.asarray(main.session).max() + 1
-
-    def responses() -> Iterator[NDArray[np.float32]]:
-        yield from main.responses()
-        yield from trials.responses()
-
-    session = np.concatenate([main.session, np.asarray(trials.session) + past])
-    blocks = session_zscores(responses, session, np.concatenate([training, np.zeros(len(trials.session), bool)]), name)
-    for _ in np.unique(main.session):
-        next(blocks)
-    for block in blocks:
-        yield block[:, order]

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +120,7 @@ class _Responses(_File):
 
     @cached_property
     def stored(self) -> NDArray[np.int32]:
-        """Position of every voxel in the order of the distributed files, (n_voxels,): `argsort(stored)` restores it."""
+        """Position of every voxel among all that the distributed files hold of the ROI, (n_voxels,): `argsort(stored)` restores their order."""
         found = self._optional("voxel/stored")
         return np.arange(self.n_voxels, dtype=np.int32) if found is None else found
 
@@ -138,6 +138,50 @@ class _Responses(_File):
         if isinstance(indices, slice):
             return self.responses[indices]
         return read_rows(self.responses, indices)
+
+    def averaged(
+        self, trials: ArrayLike, group: ArrayLike, order: Order = "anatomical", channels: int = 1
+    ) -> tuple[NDArray[np.integer], NDArray[np.float32], NDArray[np.int64]]:  # fmt: skip
+        """Responses averaged over the trials of each group; every trial counts.
+
+        Trials are read a block at a time: beside the result, no more than that is in memory.
+
+        Parameters
+        ----------
+        trials : int (n_trials,)
+            Rows of this file, ascending.
+        group : int (n_trials,)
+            Which group each of them belongs to, such as its picture.
+        order : str
+            Of the voxels, as in `read`.
+        channels : int
+            A group's trials are dealt out in turn to so many means; those of a group with fewer stand several times.
+
+        Returns
+        -------
+        group : int (n,)
+            The groups, each once, ascending.
+        responses : float32 (n, channels, n_voxels)
+        repeats : int64 (n,)
+            How many trials each group has.
+        """
+        trials = np.asarray(trials, np.int64)
+        groups, position, repeats = np.unique(group, return_inverse=True, return_counts=True)
+        turn = count_repeats(position)
+        place = position * channels + turn % channels
+        total = np.zeros((len(groups) * channels, self.n_voxels), np.float32)
+        step = max(1, _BLOCK // (4 * self.n_voxels))
+        for start in range(0, len(trials), step):
+            values, own = self.read(trials[start : start + step], order), place[start : start + step]
+            again = count_repeats(own)
+            for number in range(again.max() + 1):  # no place twice in one addition
+                total[own[again == number]] += values[again == number]
+        total /= np.maximum(np.bincount(place, minlength=len(total)), 1).astype(np.float32)[:, None]
+        means = total.reshape(len(groups), channels, self.n_voxels)
+        for channel in range(1, channels):
+            missing = repeats <= channel
+            means[missing, channel] = means[missing, channel % repeats[missing]]
+        return groups, means, repeats
 
     def check(self) -> None:
         """Read all of the file, once it is written: InputError where a response is not finite."""
@@ -209,6 +253,12 @@ class PreparedSubject(_Responses):
         return self._optional("run")
 
     @cached_property
+    def moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Mean and standard deviation (n_voxels,) of the training trials of all sessions, in the source's units, where known: of a trial on its own."""
+        mean, deviation = self._optional("voxel/mean"), self._optional("voxel/deviation")
+        return None if mean is None or deviation is None else (mean, deviation)
+
+    @cached_property
     def onset(self) -> NDArray[np.float32] | None:
         """Seconds from the begin of the run, (n_trials,), where known."""
         return self._optional("onset")
@@ -222,44 +272,10 @@ class PreparedSubject(_Responses):
         return np.unique(self.stimulus[self.split == SPLITS[split]])
 
     def by_picture(self, trials: ArrayLike, order: Order = "anatomical", channels: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-        """Responses averaged over the repeats of each picture; every trial counts.
-
-        Trials are read a block at a time: beside the result, no more than that is in memory.
-
-        Parameters
-        ----------
-        trials : int (n_trials,)
-            Rows of this file, of one split or several.
-        order : str
-            Of the voxels, as in `read`.
-        channels : int
-            A picture's repeats are dealt out in turn to so many means; those of a picture with fewer stand several times.
-
-        Returns
-        -------
-        stimulus : int32 (n,)
-            The pictures that the trials show, each once, ascending.
-        responses : float32 (n, channels, n_voxels)
-        repeats : int64 (n,)
-            How many trials each picture has.
-        """
+        """Responses averaged over the repeats of each picture (`averaged`), of rows of one split or several: pictures, responses, repeats."""
         trials = np.sort(np.asarray(trials, np.int64))
-        images, position, repeats = np.unique(self.stimulus[trials], return_inverse=True, return_counts=True)
-        turn = count_repeats(position)
-        place = position * channels + turn % channels
-        total = np.zeros((len(images) * channels, self.n_voxels), np.float32)
-        step = max(1, _BLOCK // (4 * self.n_voxels))
-        for start in range(0, len(trials), step):
-            values, own = self.read(trials[start : start + step], order), place[start : start + step]
-            again = count_repeats(own)
-            for number in range(again.max() + 1):  # no place twice in one addition
-                total[own[again == number]] += values[again == number]
-        total /= np.maximum(np.bincount(place, minlength=len(total)), 1).astype(np.float32)[:, None]
-        means = total.reshape(len(images), channels, self.n_voxels)
-        for channel in range(1, channels):
-            missing = repeats <= channel
-            means[missing, channel] = means[missing, channel % repeats[missing]]
-        return images, means, repeats
+        images, responses, repeats = self.averaged(trials, self.stimulus[trials], order, channels)
+        return images.astype(np.int32), responses, repeats
 
     def by_pictures(
         self, trials: ArrayLike, size: int, order: Order = "anatomical", channels: int = 1
@@ -291,6 +307,52 @@ class PreparedSubject(_Responses):
         shown, times = np.unique(pairs[0], return_counts=True)
         if (times > 1).any():
             raise InputError(f"{self.path}: picture {shown[times > 1][0]} stands in more than one split; prepare the subject again")
+
+
+class FurtherTrials(_Responses):
+    """Trials of a subject of which no picture is known, open for reading; a context manager.
+
+    Parameters
+    ----------
+    path : path
+        What `prepare-further` wrote: the voxels of the subject's prepared file, in their order.
+
+    Raises
+    ------
+    InputError
+        The file is missing or not of this form.
+    """
+
+    @cached_property
+    def label(self) -> NDArray[np.str_]:
+        """What every trial is called, (n_trials,); "" where nothing is said of it."""
+        return self._dataset("label").asstr()[:].astype(str)
+
+    @cached_property
+    def condition(self) -> NDArray[np.str_]:
+        return self._dataset("condition").asstr()[:].astype(str)
+
+    @cached_property
+    def session(self) -> NDArray[np.int32]:
+        return self._dataset("session")[:]
+
+    def groups(self, average: bool) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
+        """Which trials are decoded together, (n_trials,), and (condition, label) of every group, in the order of their first trials.
+
+        With `average`, the trials of one label and condition are; trials without a label never.
+        """
+        place: dict[tuple[str, str, int], int] = {}
+        found = np.empty(len(self.label), np.int64)
+        for trial, (condition, label) in enumerate(zip(self.condition.tolist(), self.label.tolist(), strict=True)):
+            found[trial] = place.setdefault((condition, label, -1 if average and label else trial), len(place))
+        return found, [(condition, label) for condition, label, _ in place]
+
+    def _check_form(self) -> None:
+        super()._check_form()
+        count = self._dataset("responses").shape[0]
+        for name in ("label", "condition", "session"):
+            if self._dataset(name).shape != (count,):
+                raise InputError(f"{self.path}: {name} has shape {self._dataset(name).shape} for {count} trials; prepare the set again")
 
 
 class UnpairedSubject(_Responses):
@@ -349,6 +411,7 @@ def write_prepared(
     order: str = "stored",
     protocol: Mapping[str, Any] | None = None,
     sources: Mapping[str, Any] | None = None,
+    moments: Callable[[], tuple[ArrayLike, ArrayLike]] | None = None,
 ) -> None:
     """Write a prepared subject, whole or not at all, and check all of it before it gets its name.
 
@@ -366,6 +429,8 @@ def write_prepared(
         As in `PreparedSubject`.
     protocol, sources : dict
         JSON-able.
+    moments : callable, optional
+        Asked when all responses have passed: `PreparedSubject.moments`.
     """
     blocks: Iterable[NDArray] = [responses] if isinstance(responses, np.ndarray) else responses
     n_voxels = responses.shape[1] if isinstance(responses, np.ndarray) else n_voxels
@@ -387,7 +452,41 @@ def write_prepared(
                 if values is not None:
                     file[name] = np.asarray(values, kind)
             _write_common(file, blocks, len(stimulus), n_voxels, attributes, voxel)
+            for name, values in zip(("mean", "deviation"), moments() if moments else (), strict=False):
+                file[f"voxel/{name}"] = np.asarray(values, np.float32)
         with PreparedSubject(temporary) as written:
+            written.check()
+
+
+def write_further(
+    path: str | Path,
+    blocks: Iterable[NDArray[np.float32]],
+    *,
+    label: Sequence[str],
+    condition: Sequence[str],
+    session: ArrayLike,
+    run: ArrayLike | None,
+    n_voxels: int,
+    attributes: Mapping[str, Any],
+    voxel: Mapping[str, Any],
+) -> None:
+    """Write trials of which no picture is known (`FurtherTrials`), whole or not at all, from blocks of float32 (n, n_voxels).
+
+    Parameters
+    ----------
+    attributes : dict
+        As those of a prepared subject.
+    voxel : dict
+        `xyz`, `roi`, `roi_names`, `noise_ceiling`, `stored` where known, as in `PreparedSubject`.
+    """
+    with whole_file(path) as temporary:
+        with NewFile(temporary) as file:
+            file["label"], file["condition"] = list(label), list(condition)
+            file["session"] = np.asarray(session, np.int32)
+            if run is not None:
+                file["run"] = np.asarray(run, np.int32)
+            _write_common(file, blocks, len(label), n_voxels, attributes, voxel)
+        with FurtherTrials(temporary) as written:
             written.check()
 
 

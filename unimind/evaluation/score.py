@@ -31,7 +31,7 @@ LEAST = 1e-6
 PREDICTED = {"reconstruction": "predicted", "body-removed": "predicted_without_body", "shuffled": "predicted_shuffled"}
 #: Keys of a data set that say who takes part, where files lie and in which form: no part of what was measured.
 WHO_WHERE_AND_FORM = frozenset({
-    "training_subjects", "new_subjects", "require_signal", "root", "derivatives", "form", "roi_labels", "imagery", "responses", "key", "orientation",
+    "training_subjects", "new_subjects", "require_signal", "root", "derivatives", "form", "roi_labels", "responses", "key", "orientation",
     "images", "images_key", "images_shape", "images_transposed", "picture", "trials", "count_from", "units", "seconds_per_trial",
     "categories",
 })  # fmt: skip

@@ -1,8 +1,9 @@
 """Stage `tabulate`: the tables of a study, as CSV, Markdown and LaTeX.
 
 `reconstruction`, `retrieval` and `comparisons` come from the metrics files, `adaptation` from the transfer files where
-there are any, `efficiency` from the models' `efficiency.json`, `peers` from the literature. Rows of different protocol
-never share a column, and a row or measure that is not there is named under the table with the reason.
+there are any, `decoding` and `decoded_trials` from further sets of trials, `efficiency` from the models' `efficiency.json`,
+`peers` from the literature. Rows of different protocol never share a column, and a row or measure that is not there is named
+under the table with the reason.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from unimind.errors import InputError
 from unimind.evaluation import checks, declaration, layout, peers
 from unimind.evaluation import comparisons as tests
 from unimind.evaluation.controls import OF_PREDICTIONS, OF_THE_SUBJECT, ROWS
+from unimind.evaluation.decoding import write_decoding
 from unimind.evaluation.efficiency import write_efficiency
 from unimind.evaluation.measures import GROUPS, MEASURES, NAMES, RETRIEVAL_GROUPS, SEMANTIC, circular, measure_of
 from unimind.evaluation.rows import AVERAGES, Row, averages, distinct, grouped, read_metrics, table_rows
@@ -31,8 +33,9 @@ COSTS = ["parameters", "trainable_parameters", "seconds", "peak_memory"]
 
 
 def tabulate(
-    study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None, generalisation: list[Path] | None = None
-) -> None:
+    study: Study, metrics: list[Path], models: list[Path], out: Path, transfer: list[Path] | None = None, generalisation: list[Path] | None = None,
+    imagined: list[Path] | None = None, decoded: list[Path] | None = None,
+) -> None:  # fmt: skip
     """Write the folder of tables.
 
     Parameters
@@ -47,6 +50,8 @@ def tabulate(
         What `transfer` wrote: `adaptation` is then made of it.
     generalisation : list of path, optional
         What `generalise` wrote: `generalisation.csv` and `declaration.json` are made of it.
+    imagined, decoded : list of path, optional
+        What `score-decoded` and `decode` wrote: `decoding` and `decoded_trials` are made of them.
     """
     import pandas as pd
 
@@ -102,6 +107,8 @@ def tabulate(
             found = [read_json(path) for path in generalisation]
             pd.DataFrame(checks.records(study, found), columns=checks.COLUMNS).to_csv(folder / "generalisation.csv", index=False)
             write_json(folder / "declaration.json", declaration.declared(study, found, files).model_dump(mode="json"))
+        if study.decode:
+            write_decoding(study, imagined or [], decoded or [], labels, folder)
         (folder / "peers.md").write_text(peers.markdown(study, set(frame.metric)))
 
 

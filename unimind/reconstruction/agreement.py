@@ -1,5 +1,7 @@
 """How well image embeddings agree: which of a picture's samples agrees best with the embedding it was drawn from, and which picture is nearest."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +34,49 @@ def nearest(features: Tensor, reference: Tensor, mean: Tensor) -> NDArray[np.int
     return torch.cat(found).numpy()
 
 
+def directions(values: Tensor, mean: Tensor) -> Tensor:
+    """Embeddings (..., d) less the training images' mean, of unit length: the products of two such vectors are their agreement."""
+    return normalize(values - mean, dim=-1)
+
+
+def ranked(own: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Places of the candidates that agree best with each of some embeddings, best first, and their agreement: (n, count) each.
+
+    Parameters
+    ----------
+    own : Tensor (n, d)
+        `directions` of the embeddings.
+    blocks : iterable of Tensor (m, d)
+        `directions` of the candidates, a block at a time; fewer than `count` in all give as many as there are.
+    """
+    values, places, start = own.new_empty(len(own), 0), torch.empty(len(own), 0, dtype=torch.int64, device=own.device), 0
+    for block in blocks:
+        here = own @ block.to(own.device).T
+        index = torch.arange(start, start + len(block), device=own.device).expand(len(own), -1)
+        values, best = torch.cat([values, here], 1).topk(min(count, values.shape[1] + len(block)), dim=1)
+        places, start = torch.cat([places, index], 1).gather(1, best), start + len(block)
+    return places.cpu().numpy(), values.cpu().numpy()
+
+
+def encoded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
+    """Image embeddings (n, d) of pictures uint8 (n, H, W, 3), `batch` per pass."""
+    with torch.no_grad():
+        return torch.cat([
+            embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)
+        ])  # fmt: skip
+
+
+def mutual(samples: Tensor, mean: Tensor) -> Tensor:
+    """Mean agreement of all pairs of a picture's k samples, given by their embeddings (n, k, d): (n,), NaN for a single one."""
+    unit, count = directions(samples, mean), samples.shape[1]
+    return mean_of_pairs(unit.sum(1), torch.full((len(unit),), count, device=unit.device))
+
+
+def mean_of_pairs(total: Tensor, count: Tensor) -> Tensor:
+    """Mean cosine of all pairs of unit vectors, given their sum (n, d) and number (n,): (|sum|^2 - m) / (m (m - 1)), NaN where m is 1."""
+    return ((total**2).sum(-1) - count) / (count * (count - 1)).where(count > 1, torch.nan)
+
+
 def best_sample(embedder, pictures: NDArray[np.uint8], wanted: Tensor, mean: Tensor, batch: int) -> NDArray[np.int64]:
     """Which sample of every stimulus has the image embedding that agrees best with the one wanted: (n,).
 
@@ -47,10 +92,5 @@ def best_sample(embedder, pictures: NDArray[np.uint8], wanted: Tensor, mean: Ten
     batch : int
         Pictures per pass through the embedder.
     """
-    with torch.no_grad():
-        parts = [
-            embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(wanted.device).float() / 255)
-            for i in range(0, len(pictures), batch)
-        ]
-    own = torch.cat(parts).view(len(wanted), -1, wanted.shape[1])
+    own = encoded(embedder, pictures, wanted.device, batch).view(len(wanted), -1, wanted.shape[1])
     return agreement(own, wanted[:, None], mean).argmax(1).cpu().numpy()

@@ -7,6 +7,7 @@ from pathlib import Path
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.charts import budget_curves, cost_bars, loss_curves, score_bars, style, subject_curves
+from unimind.report.decoded import without_truth
 from unimind.report.generalisation import bottleneck_curves, distance_curves, nearest_pairs
 from unimind.report.pictures import ReportFiles, galleries, overviews
 from unimind.report.similarity import similarities
@@ -25,6 +26,8 @@ def figures(
     out: Path,
     metrics: Sequence[Path] = (),
     generalisation: Sequence[Path] = (),
+    decoded: Sequence[Path] = (),
+    candidates: Sequence[Path] = (),
 ) -> None:
     """Draw every figure that the inputs have data for.
 
@@ -44,6 +47,9 @@ def figures(
     out : path
         Folder written: PNG files and `captions.json`, a list of `Figure`.
 
+    decoded, candidates : sequences of paths
+        What `decode` wrote of further sets of trials, and the pictures of `candidates`.
+
     Raises
     ------
     InputError
@@ -58,6 +64,7 @@ def figures(
         drawn = [
             *(overviews(study, files, folder) if study.draws else ()),
             *(galleries(study, files, folder) if study.draws else ()),
+            *without_truth(study, decoded, files.stimuli, candidates, folder),
             *(score_bars(study, scores, folder) if scores is not None else ()),
             *(budget_curves(study, adaptation, folder) if adaptation is not None else ()),
             *(subject_curves(study, adaptation, folder) if adaptation is not None else ()),

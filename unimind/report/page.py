@@ -14,6 +14,7 @@ from unimind.evaluation.rows import read_metrics
 from unimind.progress import say
 from unimind.report import results
 from unimind.report.answer import answer_of, untrained
+from unimind.report.decoded import decoded_sections
 from unimind.report.generalisation import generalisation_of
 from unimind.report.parts import Picture, Section, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
@@ -91,6 +92,7 @@ def report(
         metrics=meanings(study, scores, networks),
         generalise=generalisation_of(study, [read_json(path) for path in generalisation], declared, drawn.get("generalise", [])),
         new=new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
+        decoded=decoded_sections(study, tables, drawn.get("decoded", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
         efficiency=costs(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
@@ -109,7 +111,7 @@ def report(
     say(f"report: {out}, {Path(out).stat().st_size / 1e6:.1f} MB")
 
 
-SECTIONS = ("overview", "pictures", "results", "generalise", "new", "alignment", "efficiency", "training")
+SECTIONS = ("overview", "pictures", "results", "generalise", "new", "decoded", "alignment", "efficiency", "training")
 
 
 def _drawn(folder: Path) -> dict[str, list[tuple[str, Picture]]]:

@@ -3,8 +3,8 @@
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +21,14 @@ class Step:
     stage: str
     what: str
     path: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def steps(study: Study) -> Iterator[Step]:
     """Everything the study makes, in the order it is made."""
     for job in study.jobs():
-        names = [name for key, name in job.names.items() if key != "method"]
-        yield Step(job.part, job.stage, " ".join(names) or ("" if job.part == "report" else "all subjects"), job.path)
+        names = [job.names["candidates"]] if "candidates" in job.names else [name for key, name in job.names.items() if key != "method"]
+        yield Step(job.part, job.stage, " ".join(names) or ("" if job.part == "report" else "all subjects"), job.path, job.names)
 
 
 def log_of(study: Study, step: Step, directory: Path) -> Path:
@@ -85,10 +86,16 @@ def state_of(study: Study, step: Step, directory: Path, going: bool) -> tuple[St
 
 def _is_stale(study: Study, step: Step, directory: Path) -> bool:
     """Whether files of the laboratory that a step of the data is made of were edited since they were fetched."""
-    if step.stage not in ("fetch", "stimuli", "prepare"):
+    if step.stage not in ("fetch", "stimuli", "prepare", "prepare-further", "candidates"):
         return False
     from unimind.data.fetch import is_stale
 
+    if "candidates" in step.names:
+        of, manifest = study.ranked()[step.names["candidates"]], directory / study.results / layout.path(layout.FETCHED_CANDIDATES, **step.names)
+        return manifest.exists() and is_stale(study, study.decode[of["further"]].dataset, of.get("subject"), True, manifest, directory, of["further"])
+    if "further" in step.names:
+        manifest = directory / study.results / layout.path(layout.FETCHED_FURTHER, **step.names)
+        return manifest.exists() and is_stale(study, step.names["dataset"], step.names["subject"], False, manifest, directory, step.names["further"])
     dataset, _, name = step.what.partition(" ")
     manifest = directory / study.results / "fetched" / dataset / f"{name}.json"
     whose = None if name == "stimuli" else name.removesuffix(".stimuli")

@@ -29,6 +29,7 @@ from unimind.study.data import (
     SplitRule,
     Unpaired,
 )
+from unimind.study.decode import Decode
 from unimind.study.evaluation import Evaluation, Transfer
 from unimind.study.foundations import (
     AutoencoderAlone,

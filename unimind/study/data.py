@@ -196,7 +196,6 @@ class GodData(Dataset):
     source: Literal["god"]
     roi: Name = Field("ROI_VC", description="Metadata key whose voxels are kept.")
     images: str | None = Field(None, description="Folder with the stimulus pictures obtained from the authors; by default `<root>/images`.")
-    imagery: bool = Field(False, description="Also prepare the imagery trials, as `<subject>.imagery.h5`.")
 
 
 class Bold5000Data(Dataset):

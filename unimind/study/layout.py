@@ -1,8 +1,8 @@
 """Names of files and folders: what a study makes, below `results/<study>/`.
 
 Words in braces stand for names: a `dataset`, a `subject`, a set of `stimuli` (`Study.stimuli`), a `method`, a `group` of
-subjects (`Study.group`), the `name` of a foundation. The workflow gives
-them to Snakemake as they are; `path` fills them in.
+subjects (`Study.group`), the `name` of a foundation, a `further` set of trials (`decode:`), a set of `candidates`
+(`Study.candidates`). The workflow gives them to Snakemake as they are; `path` fills them in.
 """
 
 import re
@@ -12,13 +12,18 @@ FETCHED_STIMULI = "fetched/{dataset}/{stimuli}.json"
 FETCHED = "fetched/{dataset}/{subject}.json"
 FETCHED_UNPAIRED = "fetched/unpaired/{subject}.json"
 PICTURES = "pictures/{dataset}/{stimuli}.h5"
+FETCHED_FURTHER = "fetched/{dataset}/{subject}.{further}.json"
+FETCHED_CANDIDATES = "fetched/candidates/{candidates}.json"
 STIMULI = "prepared/{dataset}/{stimuli}.h5"
 PREPARED = "prepared/{dataset}/{subject}.h5"
+FURTHER = "prepared/{dataset}/{subject}.{further}.h5"
+CANDIDATES = "prepared/candidates/{candidates}.h5"
 UNPAIRED = "prepared/unpaired/{subject}.h5"
 INSPECTED = "inspected/{dataset}/{subject}.json"
 OVERVIEW = "prepared/overview.csv"
 FOUNDATION = "foundations/{name}"
 EMBEDDINGS = "embeddings/{dataset}/{stimuli}.h5"
+EMBEDDED_CANDIDATES = "embeddings/candidates/{candidates}.h5"
 PRETRAINED = "models/{method}/pretrain"
 ALIGNED = "models/{method}/align/{group}"
 TAUGHT = "models/{method}/teach/{group}"
@@ -33,6 +38,8 @@ CONTROLS = "reconstructions/controls/{dataset}/{stimuli}.h5"
 FEATURES = "features/{dataset}/{stimuli}.h5"
 METRICS = "metrics/{dataset}/{subject}"
 GENERALISATION = "generalisation/{dataset}/{subject}.json"
+DECODED = "decoded/{method}/{dataset}/{subject}.{further}.h5"
+IMAGINED = "metrics/{dataset}/{subject}.{further}.json"
 TRANSFER = "transfer/{method}/{dataset}/{subject}.json"
 TABLES = "tables"
 FIGURES = "figures"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unimind.study import layout
 from unimind.study.data import AnyDataset, Unpaired
+from unimind.study.decode import SHOWN, Decode
 from unimind.study.evaluation import Transfer
 from unimind.study.foundations import Foundations
 from unimind.study.methods import Method
@@ -39,6 +40,7 @@ class Plan:
         foundations: Foundations
         methods: dict[str, Method]
         transfer: Transfer | None
+        decode: dict[str, Decode]
 
     # --- subjects and their files ---
 
@@ -98,6 +100,34 @@ class Plan:
         """Subjects of the fMRI without pictures, where a model is pretrained on it."""
         pretrained = self.bundle is None and any("pretrain" in self.models(method) for method in self.all_methods())
         return self.unpaired.subjects if self.unpaired and pretrained else []
+
+    # --- trials without truth ---
+
+    def further(self) -> list[dict[str, str]]:
+        """`dataset`, `subject` and set (`further`) of all trials that are decoded without a truth."""
+        return [
+            {"dataset": own.dataset, "subject": subject, "further": name}
+            for name, own in self.decode.items()
+            for subject in own.subjects or self.datasets[own.dataset].subjects
+        ]
+
+    def candidates(self, further: str, subject: str) -> str | None:
+        """Name of the candidates of a set: its own, or `<subject>.<set>` where every subject was shown its own; None where they are the data set's pictures."""
+        own = self.decode[further]
+        return f"{subject}.{further}" if own.candidates == SHOWN else further if own.folder else None
+
+    def ranked(self) -> dict[str, dict[str, str]]:
+        """The sets of candidates that are no data set's pictures: name -> set (`further`), and the `subject` where every subject has its own."""
+        found = {}
+        for own in self.further():
+            name = self.candidates(own["further"], own["subject"])
+            if name is not None:
+                found[name] = {"further": own["further"]} | ({"subject": own["subject"]} if name != own["further"] else {})
+        return found
+
+    def decoders(self, further: str) -> list[str]:
+        """Methods that decode a set."""
+        return self.decode[further].methods or list(self.methods)
 
     # --- networks and methods ---
 
@@ -244,15 +274,24 @@ class Plan:
         yield from _jobs("data", "prepare-unpaired", layout.UNPAIRED, scanned)
         yield from _jobs("data", "inspect", layout.INSPECTED, pairs)
         yield from _jobs("data", "overview", layout.OVERVIEW)
+        further = self.further()
+        ranked = [{"candidates": name, **of} for name, of in self.ranked().items()]
+        yield from _jobs("data", "fetch", layout.FETCHED_FURTHER, further)
+        yield from _jobs("data", "prepare-further", layout.FURTHER, further)
+        yield from _jobs("data", "fetch", layout.FETCHED_CANDIDATES, [{**one, "stimuli": one["candidates"]} for one in ranked])
+        yield from _jobs("data", "candidates", layout.CANDIDATES, ranked)
         for name in self.networks():
             yield from _jobs("foundations", "take" if self.is_taken(name) else "foundation", layout.FOUNDATION, [{"name": name}])
         yield from _jobs("foundations", "embed", layout.EMBEDDINGS, sets)
+        yield from _jobs("foundations", "embed", layout.EMBEDDED_CANDIDATES, ranked)
         for method in self.all_methods():
             for stage, served in self.models(method).items():
                 taken = self.takes(method) and stage in ("teach", "align", "condition")
                 yield from _jobs(method, "take" if taken else stage, _MODELS[stage], served)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
             yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)
+            without = [{"method": method, **one} for one in further if method in self.decoders(one["further"])]
+            yield from _jobs(method, "decode", layout.DECODED, without)
             new = [{"method": method, "dataset": dataset, "subject": subject} for dataset, subject in self.pairs("new")]
             yield from _jobs(method, "transfer", layout.TRANSFER, new if method in self.transferred() else [])
         if self.draws:
@@ -260,6 +299,7 @@ class Plan:
             yield from _jobs("controls", "features", layout.FEATURES, sets)
         yield from _jobs("metrics", "score", layout.METRICS, pairs)
         yield from _jobs("metrics", "generalise", layout.GENERALISATION, pairs if self.draws else [])
+        yield from _jobs("metrics", "score-decoded", layout.IMAGINED, further)
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)
         yield from _jobs("report", "report", layout.REPORT)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from unimind.evaluation.measures import MEASURES, of_kind
 from unimind.study.base import Name, Positive, Section
 from unimind.study.data import AnyDataset, Unpaired
+from unimind.study.decode import Decode
 from unimind.study.evaluation import Evaluation, Transfer
 from unimind.study.foundations import Foundations, draws_nothing
 from unimind.study.methods import Method
@@ -36,6 +37,7 @@ class Study(Section, Plan):
     methods: dict[Name, Method] = Field(min_length=1, description="Methods by name; tables have one row each.")
     transfer: Transfer | None = Field(None, description="Adaptation to new subjects over trial budgets; none where it is not wanted.")
     evaluation: Evaluation = Evaluation()
+    decode: dict[Name, Decode] = Field({}, description="Further trials of subjects, by the name of the set: decoded without a truth.")
 
     @model_validator(mode="before")
     @classmethod
@@ -50,9 +52,38 @@ class Study(Section, Plan):
 
     @model_validator(mode="after")
     def _names(self) -> "Study":
-        for section, taken in (("datasets", "unpaired"), ("methods", "controls")):
+        for section, taken in (("datasets", "unpaired"), ("datasets", "candidates"), ("methods", "controls"), ("decode", "stimuli")):
             if taken in getattr(self, section):
-                raise ValueError(f"{section}.{taken}: this name is taken by a folder of the results; choose another")
+                raise ValueError(f"{section}.{taken}: this name is taken by {'a file' if section == 'decode' else 'a folder'} of the results; choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _decodes(self) -> "Study":
+        for name, own in self.decode.items():
+            where = f"decode.{name}"
+            if own.dataset not in self.datasets:
+                raise ValueError(f"{where}.dataset: {own.dataset} given; known are {', '.join(self.datasets)}")
+            dataset = self.datasets[own.dataset]
+            try:
+                own.fits(dataset.source)
+            except ValueError as error:
+                raise ValueError(f"{where}.{error}") from None
+            for key, given, known in (("subjects", own.subjects, dataset.subjects), ("methods", own.methods, self.methods)):
+                if unknown := [one for one in given or [] if one not in known]:
+                    raise ValueError(f"{where}.{key}: {', '.join(unknown)} given; known are {', '.join(known)}")
+            if taken := [subject for subject in dataset.subjects if f"{subject}.{name}" in dataset.subjects]:
+                raise ValueError(f"{where}: {taken[0]}.{name} is a subject of {own.dataset}, whose files have that name; choose another")
+            if dataset.source == "arrays":
+                if dataset.blocks is not None:
+                    raise ValueError(f"{where}.dataset: {own.dataset} is a block design (`blocks:`), which has no further trials; give responses to trials")
+                if len(own.subjects or dataset.subjects) > 1 and "{subject}" not in (own.responses or ""):
+                    raise ValueError(f"{where}.responses: {own.responses!r} is the same file for several subjects; write {{subject}} where the subject stands")
+        files: dict[tuple[str, str], str] = {}
+        for one in self.further():
+            ranked = self.candidates(one["further"], one["subject"])
+            for place in ((one["dataset"], f"{one['subject']}.{one['further']}"), *([("candidates", ranked)] if ranked else [])):
+                if (other := files.setdefault(place, one["further"])) != one["further"]:
+                    raise ValueError(f"decode.{one['further']}: its file {place[1]} would be that of decode.{other} too; choose another name")
         return self
 
     @model_validator(mode="after")

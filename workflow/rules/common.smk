@@ -115,6 +115,8 @@ def names_of(study):
         "stimuli": one_of(name for _, name in study.stimulus_sets()),
         "method": one_of(study.all_methods()),
         "group": one_of(groups),
+        "further": one_of(study.decode),
+        "candidates": one_of(study.ranked()),
     }
 
 
@@ -195,6 +197,19 @@ def content_of(what):
             return ""
         if what == "unpaired":
             return inputs_hash(STUDY, None, wildcards.subject)
+        if what == "further":
+            return inputs_hash(
+                STUDY,
+                wildcards.dataset,
+                wildcards.subject,
+                further=wildcards.further,
+            )
+        if what == "candidates":
+            of = STUDY.ranked()[wildcards.candidates]
+            dataset = STUDY.decode[of["further"]].dataset
+            return inputs_hash(
+                STUDY, dataset, of.get("subject"), stimuli=True, further=of["further"]
+            )
         if what == "stimuli":
             return inputs_hash(STUDY, wildcards.dataset, whose(wildcards), stimuli=True)
         return inputs_hash(STUDY, wildcards.dataset, wildcards.subject)
@@ -362,6 +377,29 @@ def whose(wildcards):
     """The subject whose own pictures a stimulus set is; None where all share them."""
     name = wildcards.stimuli
     return None if name == "stimuli" else name.removesuffix(".stimuli")
+
+
+def of_candidates(word):
+    """The set that candidates belong to (`further`), or the `subject` that was shown them."""
+    return lambda wildcards: STUDY.ranked()[wildcards.candidates].get(word)
+
+
+def candidates(pattern):
+    """What is made of the candidates of a set; none where they are the data set's pictures."""
+
+    def files(wildcards):
+        name = STUDY.candidates(wildcards.further, wildcards.subject)
+        return [made(pattern, candidates=name)] if name else []
+
+    return files
+
+
+def decoded(pattern):
+    """What is made by the methods that decode a set, of a subject."""
+    return lambda wildcards: [
+        made(pattern, method=method, **wildcards)
+        for method in STUDY.decoders(wildcards.further)
+    ]
 
 
 def viewers(wildcards):

@@ -2,6 +2,8 @@
 localrules:
     fetch_stimuli,
     fetch_subject,
+    fetch_further,
+    fetch_candidates,
     fetch_unpaired,
 
 
@@ -45,6 +47,55 @@ rule fetch_subject:
         content=content_of("subject"),
     message:
         "Fetch the fMRI of {wildcards.subject} ({wildcards.dataset})"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule fetch_further:
+    output:
+        made(layout.FETCHED_FURTHER),
+    log:
+        log_of(layout.FETCHED_FURTHER),
+    benchmark:
+        benchmark_of(layout.FETCHED_FURTHER)
+    retries: 2
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        **resources_of("fetch", retried=True),
+    params:
+        **call_of("fetch"),
+        content=content_of("further"),
+    message:
+        "Fetch the set {wildcards.further} of {wildcards.subject} ({wildcards.dataset})"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule fetch_candidates:
+    output:
+        made(layout.FETCHED_CANDIDATES),
+    log:
+        log_of(layout.FETCHED_CANDIDATES),
+    benchmark:
+        benchmark_of(layout.FETCHED_CANDIDATES)
+    retries: 2
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        **resources_of("fetch", retried=True),
+    params:
+        **call_of(
+            "fetch",
+            further=of_candidates("further"),
+            subject=of_candidates("subject"),
+            stimuli=True,
+        ),
+        content=content_of("candidates"),
+    message:
+        "Fetch the pictures that {wildcards.candidates} is ranked against"
     shell:
         "{params.command} 2> {log}"
 
@@ -167,6 +218,55 @@ rule prepare_subject:
         **call_of("prepare"),
     message:
         "Prepare the fMRI of {wildcards.subject} ({wildcards.dataset}): ROI voxels, z-scored per session, split by picture"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule prepare_further:
+    input:
+        fetched=made(layout.FETCHED_FURTHER),
+        prepared=made(layout.PREPARED),
+    output:
+        made(layout.FURTHER),
+    log:
+        log_of(layout.FURTHER),
+    benchmark:
+        benchmark_of(layout.FURTHER)
+    conda:
+        "../../envs/data.yaml"
+    threads: threads_of("prepare-further")
+    resources:
+        **resources_of("prepare-further"),
+    params:
+        **call_of("prepare-further"),
+    message:
+        "Prepare the set {wildcards.further} of {wildcards.subject} ({wildcards.dataset}), in the voxels of its prepared file"
+    shell:
+        "{params.command} 2> {log}"
+
+
+rule prepare_candidates:
+    input:
+        fetched=made(layout.FETCHED_CANDIDATES),
+    output:
+        made(layout.CANDIDATES),
+    log:
+        log_of(layout.CANDIDATES),
+    benchmark:
+        benchmark_of(layout.CANDIDATES)
+    conda:
+        "../../envs/data.yaml"
+    threads: threads_of("candidates")
+    resources:
+        **resources_of("candidates"),
+    params:
+        **call_of(
+            "candidates",
+            further=of_candidates("further"),
+            subject=of_candidates("subject"),
+        ),
+    message:
+        "Bring the candidates of {wildcards.candidates} to one size and one file"
     shell:
         "{params.command} 2> {log}"
 

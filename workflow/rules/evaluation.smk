@@ -92,6 +92,36 @@ rule check_generalisation:
         "{params.command} 2> {log}"
 
 
+rule score_decoded:
+    input:
+        decoded=decoded(layout.DECODED),
+        reconstructions=decoded(layout.RECONSTRUCTION),
+        stimuli=stimuli_of_subject(layout.STIMULI),
+        prepared=made(layout.PREPARED),
+        embeddings=stimuli_of_subject(layout.EMBEDDINGS),
+        candidates=candidates(layout.CANDIDATES),
+        candidate_embeddings=candidates(layout.EMBEDDED_CANDIDATES),
+        embedding=network("embedding"),
+        classifier=network("classifier"),
+    output:
+        made(layout.IMAGINED),
+    log:
+        log_of(layout.IMAGINED),
+    benchmark:
+        benchmark_of(layout.IMAGINED)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("score-decoded")
+    resources:
+        **resources_of("score-decoded"),
+    params:
+        **call_of("score-decoded"),
+    message:
+        "Measure the set {wildcards.further} of {wildcards.subject} ({wildcards.dataset}) where labels say what was imagined"
+    shell:
+        "{params.command} 2> {log}"
+
+
 rule compare_budgets:
     input:
         prepared=made(layout.PREPARED),
@@ -131,6 +161,8 @@ rule make_tables:
         models=trained(),
         transfer=results_of("transfer"),
         generalisation=results_of("generalise"),
+        imagined=results_of("score-decoded"),
+        decoded=results_of("decode"),
     output:
         report(
             directory(made(layout.TABLES)),

@@ -103,3 +103,27 @@ rule take_foundation:
         "Take the frozen network out of the bundle: {wildcards.name}"
     shell:
         "{params.command} 2> {log}"
+
+
+rule embed_candidates:
+    input:
+        stimuli=made(layout.CANDIDATES),
+        embedding=network("embedding"),
+        autoencoder=network("autoencoder"),
+    output:
+        made(layout.EMBEDDED_CANDIDATES),
+    log:
+        log_of(layout.EMBEDDED_CANDIDATES),
+    benchmark:
+        benchmark_of(layout.EMBEDDED_CANDIDATES)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("embed")
+    resources:
+        **resources_of("embed"),
+    params:
+        **call_of("embed"),
+    message:
+        "Embed the candidates of {wildcards.candidates}"
+    shell:
+        "{params.command} 2> {log}"

@@ -60,6 +60,38 @@ rule predict_embeddings:
         "{params.command} 2> {log}"
 
 
+rule decode_further:
+    input:
+        prepared=made(layout.PREPARED),
+        trials=made(layout.FURTHER),
+        embeddings=stimuli_of_subject(layout.EMBEDDINGS),
+        stimuli=stimuli_of_subject(layout.STIMULI),
+        candidates=candidates(layout.CANDIDATES),
+        candidate_embeddings=candidates(layout.EMBEDDED_CANDIDATES),
+        model=model,
+        entered=served,
+        diffusion=network("diffusion"),
+        autoencoder=network("autoencoder"),
+        embedding=network("embedding"),
+    output:
+        made(layout.DECODED),
+    log:
+        log_of(layout.DECODED),
+    benchmark:
+        benchmark_of(layout.DECODED)
+    conda:
+        "../../envs/networks.yaml"
+    threads: threads_of("decode")
+    resources:
+        **resources_of("decode"),
+    params:
+        **call_of("decode"),
+    message:
+        "Decode the set {wildcards.further} of {wildcards.subject} ({wildcards.dataset}), by {wildcards.method}"
+    shell:
+        "{params.command} 2> {log}"
+
+
 rule sample_controls:
     input:
         stimuli=made(layout.STIMULI),

@@ -9,6 +9,8 @@ rule draw_figures:
         controls=results_of("reconstruct-controls"),
         metrics=results_of("score"),
         generalisation=results_of("generalise"),
+        decoded=results_of("decode"),
+        candidates=results_of("candidates"),
     output:
         report(
             directory(made(layout.FIGURES)),

@@ -22,14 +22,14 @@ from unimind.data.sources.arrayfile import (
     volume,
     volumes_shape,
 )
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file
+from unimind.data.sources.base import TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file
 from unimind.data.sources.pictures import Pictures, pictures_in
 from unimind.data.sources.tables import is_nothing, spelled
-from unimind.data.sources.trials import Part, Shown, listed_pictures, marked, match, parts_of, place, read_rows, sessions_of
+from unimind.data.sources.trials import Part, Shown, labelled, listed_pictures, marked, match, parts_of, place, read_rows, sessions_of
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import content_hash
-from unimind.study import ArraysData, Study
+from unimind.study import ArraysData, Decode, Study
 
 
 class ArraysSource:
@@ -145,7 +145,7 @@ class ArraysSource:
         if not (split == TEST).any() or not (split == TRAIN).any():
             missing = "test" if (split == TRAIN).any() else "training"
             raise InputError(f"datasets.{self.dataset}.split: {subject} has no {missing} trials; no trial shows a {missing} picture")
-        responses = self._responses(subject, table, split)
+        responses = self._responses(subject, table, split, self._response_files(subject), self._counts(subject))
         good, silent, missing_values = _usable(responses.blocks(), split)
         bad = int(silent.sum() + missing_values.sum())
         if bad:
@@ -173,7 +173,32 @@ class ArraysSource:
                 "dropped_units": bad,
                 **({"blocks": section.blocks.model_dump(mode="json")} if section.blocks else {}),
             },
+            units_kept=np.flatnonzero(good) if bad else None,
         )
+
+    # --- trials without pictures ---------------------------------------------------------------------------------
+
+    def further_files(self, subject: str, asked: Decode) -> list[RemoteFile]:
+        """Responses, mask and trial tables of a set."""
+        responses, tables = self._further_parts(subject, asked)
+        mask = [self._path(self.section.mask, subject)] if self.section.mask else []
+        return [self._file(path) for path in (*(part.path for part in responses), *mask, *(part.path for part in tables))]
+
+    def _further_parts(self, subject: str, asked: Decode) -> tuple[list[Part], list[Part]]:
+        assert asked.responses is not None
+        where = f"decode, responses of {self.dataset}"
+        tables = parts_of(self.root, asked.trials, subject, f"decode, trials of {self.dataset}") if asked.trials else []
+        return parts_of(self.root, asked.responses, subject, where), tables
+
+    def further(self, subject: str, asked: Decode) -> Further:
+        """Trials of other files of responses, read as the data set's are."""
+        files, tables = self._further_parts(subject, asked)
+        mask = volume(self._path(self.section.mask, subject))[0].shape if self.section.mask else None
+        counts = [self._trials_in(part.path, mask) for part in files]
+        found = labelled(tables, files, counts, asked.label, asked.condition, self.section.count_from, f"{self.dataset} {subject}")
+        table = Shown(found.row, np.zeros(len(found.row), int), found.session, np.zeros(len(found.row), bool))
+        responses = self._responses(subject, table, np.zeros(len(found.row), int), files, counts)
+        return Further(found.session, found.label, found.condition, responses.blocks, self.section.units, found.run, {"responses": asked.responses})
 
     def _read_table(self, subject: str) -> Shown:
         """The trials of a subject that show a picture, those of a session side by side."""
@@ -277,9 +302,10 @@ class ArraysSource:
 
     # --- responses -----------------------------------------------------------------------------------------------
 
-    def _responses(self, subject: str, table: Shown, split: NDArray[np.integer]) -> "_Responses":
+    def _responses(
+        self, subject: str, table: Shown, split: NDArray[np.integer], files: Sequence[Part], counts: Sequence[int]
+    ) -> "_Responses":  # fmt: skip
         """The responses of the table's trials, a session at a time, out of one file or several."""
-        files, counts = self._response_files(subject), self._counts(subject)
         starts = np.cumsum([0, *counts])
         masked = self._mask(subject, files) if self.section.mask is not None else None
         if masked is None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.errors import InputError
+from unimind.study import Decode
 
 #: What to do with a file that is damaged.
 AGAIN = "if it was downloaded, delete it and get it again"
@@ -141,9 +142,8 @@ class RawSubject:
         What the order of the voxels already follows, such as "surface"; None lets `prepare` order them by ROI and xyz.
     protocol : dict
         What distinguishes this preparation from others of the same data set: sessions, betas version, ROI and so on.
-    further : dict of str to Trials
-        More trials of the same voxels that are not for training, such as imagery: each becomes `<subject>.<key>.h5`,
-        with every trial in the test split.
+    units_kept : int (n_voxels,), optional
+        Where some units of the ROI were left out: places of those kept among all that the source's files hold of the ROI, ascending.
     """
 
     n_voxels: int
@@ -155,7 +155,37 @@ class RawSubject:
     noise_ceiling: NDArray[np.float32] | None = None
     order: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
-    further: dict[str, Trials] = field(default_factory=dict)
+    units_kept: NDArray[np.integer] | None = None
+
+
+@dataclass(frozen=True)
+class Further:
+    """Trials of a subject of which no picture is known: imagery, another experiment, a new scan.
+
+    Attributes
+    ----------
+    session : int (n_trials,)
+        As in `Trials`; trials of a session are contiguous.
+    label : sequence of str (n_trials,)
+        What the trials are called; "" where nothing is said of a trial.
+    condition : sequence of str (n_trials,)
+        Such as imagery or vision; "" where there is one condition.
+    responses : callable
+        As in `Trials`, but of all units that the source's files hold of the ROI, also of those that the subject's preparation left out.
+    units : str
+        Physical unit of the responses.
+    run : int (n_trials,), optional
+    protocol : dict
+        What distinguishes the set from others: experiment, beta version, files.
+    """
+
+    session: NDArray[np.integer]
+    label: Sequence[str]
+    condition: Sequence[str]
+    responses: Callable[[], Iterator[NDArray[np.float32]]]
+    units: str = "arbitrary"
+    run: NDArray[np.integer] | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -171,6 +201,18 @@ class Source(Protocol):
 
     def subject(self, subject: str) -> RawSubject:
         """The trials and voxels of a subject; InputError, in one line, for files that cannot be used."""
+        ...
+
+
+class FurtherSource(Source, Protocol):
+    """A source whose subjects may have trials without known pictures (`decode:`)."""
+
+    def further_files(self, subject: str, asked: Decode) -> list[RemoteFile]:
+        """What must be present for a set of further trials of a subject."""
+        ...
+
+    def further(self, subject: str, asked: Decode) -> Further:
+        """The trials of a set; InputError, in one line, for files that cannot be used."""
         ...
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unimind.data.single_trial import Events, design, lag_window, least_squares_all, least_squares_separate
 from unimind.data.sources.arrayfile import labels_of, masked_volumes, missing, open_nifti, volume, volumes_shape
-from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file, reading
+from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file, reading
 from unimind.data.sources.bidsfile import BidsFile, find, label_number, number, numbers, read_table, sidecar
 from unimind.data.sources.hcp import glasser
 from unimind.data.sources.pictures import Pictures, pictures_in
@@ -19,7 +19,7 @@ from unimind.data.sources.tables import is_nothing
 from unimind.data.sources.trials import count_base, find_all, listed_pictures, place
 from unimind.errors import InputError
 from unimind.progress import say
-from unimind.study import BidsData, BidsRois, GlmSingle, LagWindow, Study
+from unimind.study import BidsData, BidsRois, Decode, GlmSingle, LagWindow, Study
 
 PICTURE_COLUMNS = ("label", "stim_file", "picture", "stimulus")
 ENDINGS = {"volume": ".nii.gz", "gifti": ".func.gii", "cifti": ".dtseries.nii"}
@@ -92,12 +92,21 @@ class Voxels:
 class BidsSource:
     """Reader of a laboratory's BIDS derivatives, as `BidsData` describes them."""
 
+    #: Columns of which the first that a table has names a trial, and what it does.
+    naming, names = PICTURE_COLUMNS, "names the picture"
+
     def __init__(self, study: Study, dataset: str, root: Path) -> None:
         self.dataset, self.root = dataset, Path(root)
         self.section = self._section(study)
+        self.task, self.picture = self.section.task, self.section.picture
         self.subjects = study.datasets[dataset].training_subjects or study.datasets[dataset].subjects
         self.parts = functools.cache(self._find_parts)
         self.rows = functools.cache(self._read_rows)
+
+    @property
+    def key(self) -> str:
+        """Where the study names that column."""
+        return f"datasets.{self.dataset}.picture"
 
     def _section(self, study: Study) -> BidsData:
         section = study.datasets[self.dataset]
@@ -110,11 +119,7 @@ class BidsSource:
         """Responses with their tables, masks and pictures of a subject; pictures and what splits them for None."""
         split, paths = self.section.split, []
         if subject is not None:
-            for part in self.parts(subject):
-                paths += [file.path for file in part.files] + [part.table.path]
-                if self.section.estimate is not None:
-                    paths += [path for file in part.files if (path := file.path.with_name(file.path.name.partition(".")[0] + ".json")).exists()]
-                    paths += [self._confounds_file(subject, part)] if getattr(self.section.estimate, "confounds", []) else []
+            paths += self.response_files(subject)
             paths += [path for name, roi in self.section.rois.items() for path in self._roi_files(subject, name, roi)]
         elif split.column or split.sessions:
             paths += [part.table.path for name in self.subjects for part in self.parts(name)]
@@ -126,6 +131,16 @@ class BidsSource:
     def _path(self, pattern: str) -> Path:
         return Path(place(self.root, pattern, None))
 
+    def response_files(self, subject: str) -> list[Path]:
+        """A subject's files of responses, and what is needed to make trials of them."""
+        paths: list[Path] = []
+        for part in self.parts(subject):
+            paths += [file.path for file in part.files] + [part.table.path]
+            if self.section.estimate is not None:
+                paths += [path for file in part.files if (path := file.path.with_name(file.path.name.partition(".")[0] + ".json")).exists()]
+                paths += [self._confounds_file(subject, part)] if getattr(self.section.estimate, "confounds", []) else []
+        return paths
+
     @property
     def _folder(self) -> Path:
         return self._path(self.section.derivatives)
@@ -134,9 +149,9 @@ class BidsSource:
         section, label = self.section, subject.removeprefix("sub-")
         suffix = "statmap" if section.estimate is None else "bold"
         desc = section.desc or ("SingletrialBetas" if section.estimate is None else "preproc" if section.form == "volume" else None)
-        found = find(self._folder, label, suffix, ENDINGS[section.form], task=section.task, space=section.space, desc=desc)
+        found = find(self._folder, label, suffix, ENDINGS[section.form], task=self.task, space=section.space, desc=desc)
         if not found:
-            entities = (("task", section.task), ("space", section.space), ("desc", desc))
+            entities = (("task", self.task), ("space", section.space), ("desc", desc))
             name = "_".join(["*", *(f"{key}-{value}" for key, value in entities if value)])
             raise InputError(
                 f"{self._folder / f'sub-{label}'}: no file {name}_{suffix}{ENDINGS[section.form]}; "
@@ -230,9 +245,9 @@ class BidsSource:
         names, where = ([cell for frame in frames for cell in frame[column]] for column in ("_name", "_where"))
         shown = [index for index, name in enumerate(names) if name]
         if not shown:
-            raise InputError(f"{self.parts(subject)[0].table.path}: no trial shows a picture; correct datasets.{self.dataset}.picture")
+            raise InputError(f"{self.parts(subject)[0].table.path}: no trial has what {self.names}; correct {self.key}")
         picture = np.full(len(names), -1)
-        picture[shown] = find_all(self.pictures, [names[k] for k in shown], [where[k] for k in shown], self.section.count_from, self.dataset)
+        picture[shown] = self._places([names[k] for k in shown], [where[k] for k in shown])
         bounds = np.cumsum([len(frame) for frame in frames])[:-1]
         rows = [read(part, frame, seen) for part, frame, seen in zip(self.parts(subject), frames, np.split(picture, bounds), strict=True)]
         for name in getattr(self.section.estimate, "conditions", []):
@@ -259,13 +274,19 @@ class BidsSource:
             elif not all(given):
                 wrong = frame[~given].iloc[0]
                 raise InputError(f"{wrong['_where']}: {column} is {wrong[column]}, but the file is of {column} {label}; mend the table, or its name")
-        column = self.section.picture or next((name for name in PICTURE_COLUMNS if name in frame), PICTURE_COLUMNS[0])
+        column = self.picture or next((name for name in self.naming if name in frame), self.naming[0])
         if column not in frame:
-            raise InputError(
-                f"{path}: no column {column!r} that names the picture; "
-                f"it has {', '.join(name for name in frame if not name.startswith('_'))}; see datasets.{self.dataset}.picture"
-            )
-        return frame.assign(_name=["" if is_nothing(cell) and cell not in self.pictures else cell for cell in frame[column]])
+            columns = ", ".join(name for name in frame if not name.startswith("_"))
+            raise InputError(f"{path}: no column {column!r} that {self.names}; it has {columns}; see {self.key}")
+        return frame.assign(_name=[cell if self._says(cell) else "" for cell in frame[column]])
+
+    def _says(self, cell: str) -> bool:
+        """Whether a cell names a trial."""
+        return not is_nothing(cell) or cell in self.pictures
+
+    def _places(self, names: list[str], where: list[str]) -> NDArray[np.integer]:
+        """Index of the picture that each cell names."""
+        return find_all(self.pictures, names, where, self.section.count_from, self.dataset)
 
     @staticmethod
     def _is_of(text: str, entity: str, column: Any, label: str, value: int, where: str) -> bool:
@@ -654,7 +675,29 @@ class BidsSource:
             units="as distributed" if self.section.estimate is None or isinstance(self.section.estimate, GlmSingle) else "percent signal change",
             xyz=kept.xyz, roi=kept.roi, roi_names=kept.names, noise_ceiling=self._noise_ceiling(subject, kept),
             protocol={**self._protocol(), "dropped_units": int(bad.sum()), "dropped_by_roi": dropped},
+            units_kept=np.flatnonzero(~bad) if bad.any() else None,
         )  # fmt: skip
+
+    # --- trials without pictures ---------------------------------------------------------------------------------
+
+    def further_files(self, subject: str, asked: Decode) -> list[RemoteFile]:
+        """Responses of another task with their tables, and the masks of the data set's own."""
+        other = _Labels(self, asked)
+        paths = [path for path in other.response_files(subject)]
+        paths += [path for name, roi in self.section.rois.items() for path in self._roi_files(subject, name, roi)]
+        return [own_file(self.root, path) for path in dict.fromkeys(paths)]
+
+    def further(self, subject: str, asked: Decode) -> Further:
+        """Trials of another task in the voxels of the data set's ROIs, with the labels that its tables give."""
+        other, voxels = _Labels(self, asked), self.voxels(subject)
+        parts, rows = other.parts(subject), other.rows(subject)
+        other.check_grid(subject, voxels)
+        labels = [other.words[index] for row in rows for index in row.picture]
+        conditions = [word for words in other.conditions[subject] for word in words]
+        session = np.concatenate([np.full(len(row.picture), part.session) for part, row in zip(parts, rows, strict=True)])
+        runs = [row.run if row.run is not None else np.full(len(row.picture), part.run or 1) for part, row in zip(parts, rows, strict=True)]
+        units = "as distributed" if self.section.estimate is None or isinstance(self.section.estimate, GlmSingle) else "percent signal change"
+        return Further(session, labels, conditions, lambda: other._blocks(subject, voxels), units, np.concatenate(runs), {"task": asked.task})
 
     def _trials(self, subject: str) -> Trials:
         parts, rows = self.parts(subject), self.rows(subject)
@@ -727,3 +770,58 @@ class BidsSource:
             at = f" at {rows[0].events.onset[k]:g} s" if rows[0].events is not None else f", beta {rows[0].volume[k]}" if rows[0].volume is not None else ""
             lines.append(f"session {parts[0].session}{'' if run is None else f' run {run[k]}'} trial {k + 1}{at}: {self.pictures.names[rows[0].picture[k]]}")
         return lines
+
+
+class _Labels(BidsSource):
+    """Trials of another task of a data set: its tables label them instead of naming pictures.
+
+    Attributes
+    ----------
+    words : list of str
+        The labels, each once; `Rows.picture` indexes them.
+    conditions : dict of str to list
+        Condition of every trial, by subject, a list a file.
+    """
+
+    naming, names, key = (*PICTURE_COLUMNS, "trial_type"), "labels a trial", "the set's `label:`"  # type: ignore[assignment]
+
+    def __init__(self, source: BidsSource, asked: Decode) -> None:
+        self.dataset, self.root, self.asked, self.source = source.dataset, source.root, asked, source
+        self.section, self.task, self.picture = source.section, asked.task, asked.label
+        self.parts, self.rows = functools.cache(self._find_parts), functools.cache(self._read_rows)
+        self.words: list[str] = []
+        self.conditions: dict[str, list[list[str]]] = {}
+        self._read: list[list[str]] = []
+
+    def _read_rows(self, subject: str) -> list[Rows]:
+        self._read = self.conditions[subject] = []
+        return super()._read_rows(subject)
+
+    def _says(self, cell: str) -> bool:
+        return not is_nothing(cell)
+
+    def _places(self, names: list[str], where: list[str]) -> NDArray[np.integer]:
+        self.words = list(dict.fromkeys([*self.words, *names]))
+        place = {word: index for index, word in enumerate(self.words)}
+        return np.array([place[name] for name in names], int)
+
+    def _tested(self, frame: Any, path: Path) -> NDArray[np.bool_]:
+        """No trial is of a split; their conditions are kept here, where a table's trials are those that stay, in their order."""
+        column = self.asked.condition
+        if column is not None and column not in frame:
+            columns = ", ".join(name for name in frame if not name.startswith("_"))
+            raise InputError(f"{path}: no column {column!r}; it has {columns}; see the set's `condition:`")
+        self._read.append([""] * len(frame) if column is None else frame[column].tolist())
+        return np.zeros(len(frame), bool)
+
+    def check_grid(self, subject: str, voxels: Voxels) -> None:
+        """InputError where a file is not on the grid, or surface, of the data set's responses."""
+        own = self.source.parts(subject)[0]
+        for part in self.parts(subject):
+            if voxels.grid is not None:
+                image, (shape, affine) = self._open(part.path), voxels.grid
+                same = tuple(image.shape[:3]) == shape and len(image.shape) == 4 and np.allclose(image.affine, affine, atol=1e-3)
+            else:
+                same = [self._size(file.path) for file in part.files] == [self._size(file.path) for file in own.files]
+            if not same:
+                raise InputError(f"{part.path}: not on the grid of {own.path.name}, which the subject was prepared from; resample it to that grid")

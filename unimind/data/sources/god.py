@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.pixels import decode
-from unimind.data.sources.base import TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, content_of, reading
+from unimind.data.sources.base import TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, content_of, reading
 from unimind.data.sources.pictures import pictures_in
 from unimind.errors import InputError
 from unimind.progress import say
-from unimind.study import GodData, Study
+from unimind.study import Decode, GodData, Study
 
 #: Numbers of the subjects' files at figshare (article 7387130).
 FIGSHARE_FILES = {"Subject1": 24080120, "Subject2": 24080123, "Subject3": 24080126, "Subject4": 24080129, "Subject5": 24080132}
 PERCEPTION_TRAINING, PERCEPTION_TEST, IMAGERY = 1, 2, 3  # values of DataType
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA")
+UNITS = "signal amplitude, normalised per run as distributed"
 REQUEST = "the pictures are given on request: https://forms.gle/ujvA34948Xg49jdn9"
 _AGAIN = "delete it and fetch again"
 _NEAREST = 4e-7  # a stimulus id has six decimals
@@ -118,7 +119,7 @@ class GodSource:
         return path
 
     def subject(self, subject: str) -> RawSubject:
-        """Perception trials, the 35 repeats of every test picture kept; imagery trials as `further` where asked for."""
+        """Perception trials, the 35 repeats of every test picture kept."""
         path = self._file(subject)
         data = _BData.read(path)
         kinds = data.column("DataType")
@@ -135,25 +136,35 @@ class GodSource:
         return RawSubject(
             n_voxels=int(chosen.sum()),
             trials=self._trials(data, perception, chosen, values, np.where(kinds[perception] == PERCEPTION_TEST, TEST, TRAIN).astype(np.int8)),
-            units="signal amplitude, normalised per run as distributed",
+            units=UNITS,
             xyz=None if places is None else np.stack(places, axis=1).astype(np.float32),
             roi=roi if areas else None,
             roi_names=areas or None,
             protocol={"roi": self.section.roi},
-            further={"imagery": self._trials(data, np.flatnonzero(kinds == IMAGERY), chosen, values)} if self.section.imagery else {},
         )
 
-    def _trials(
-        self, data: "_BData", rows: NDArray[np.integer], chosen: NDArray[np.bool_], values: NDArray[np.float64], split: NDArray[np.int8] | None = None
-    ) -> Trials:  # fmt: skip
-        index = self._find(values[rows], synset_alone=split is None)
+    def further_files(self, subject: str, asked: Decode) -> list[RemoteFile]:
+        """The imagery trials stand in the subject's one file; what they are called, in the pictures' names."""
+        return self.files(subject)
+
+    def further(self, subject: str, asked: Decode) -> Further:
+        """The imagery trials, each called as the picture that was imagined: the test picture of its category where the file names that alone."""
+        path = self._file(subject)
+        data = _BData.read(path)
+        values, chosen = data.column("stimulus_id", "Label"), data.columns(self.section.roi)
+        rows = np.flatnonzero(data.column("DataType") == IMAGERY)
+        if not len(rows):
+            raise InputError(f"{path}: has no imagery trials (DataType {IMAGERY}); leave {subject} out of the set's `subjects:`")
+        index = self._find(values[rows], synset_alone=True)
+        self._report_missing(np.unique(values[rows][index < 0]), len(np.unique(values[rows])))
+        labels = [self._pictures[0][at].stem for at in index]
+        return Further(np.ones(len(rows), int), labels, ["imagery"] * len(rows), lambda: iter([data.values(rows, chosen)]), units=UNITS)
+
+    def _trials(self, data: "_BData", rows: NDArray[np.integer], chosen: NDArray[np.bool_], values: NDArray[np.float64], split: NDArray[np.int8]) -> Trials:
+        index = self._find(values[rows])
         self._report_missing(np.unique(values[rows][index < 0]), len(np.unique(values[rows])))
         paths, _ = self._pictures
-
-        def responses() -> Iterator[NDArray[np.float32]]:
-            yield data.values(rows, chosen)
-
-        return Trials(np.ones(len(rows), int), [paths[at].stem for at in index], responses, split)
+        return Trials(np.ones(len(rows), int), [paths[at].stem for at in index], lambda: iter([data.values(rows, chosen)]), split)
 
 
 def _name(value: float) -> str:

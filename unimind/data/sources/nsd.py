@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimind.data.roi import label_mask, voxels_of_hdf5, voxels_of_nifti
-from unimind.data.sources.base import DROP, TEST, TRAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below, reading
+from unimind.data.sources.base import DROP, TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below, reading
+from unimind.data.sources.trials import Part, labelled, place
 from unimind.errors import InputError
 from unimind.progress import say
-from unimind.study import Study
+from unimind.study import Decode, Study
 
 BUCKET = "s3://natural-scenes-dataset"
 #: Sessions that subj01 to subj08 finished.
@@ -23,6 +24,11 @@ PICTURES = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 #: Labels of two ROI volumes, and the names voxels are ordered by: the retinotopic areas, then the streams.
 PRF = {1: "V1", 2: "V1", 3: "V2", 4: "V2", 5: "V3", 6: "V3", 7: "hV4"}
 STREAMS = {1: "early", 2: "midventral", 3: "midlateral", 4: "midparietal", 5: "ventral", 6: "lateral", 7: "parietal"}
+#: NSD-synthetic: design, grey pictures and those of each subject's own colours, trials of a run, and the tasks of odd and even runs.
+SYNTHETIC_DESIGN = "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"
+SYNTHETIC_PICTURES = "nsddata_stimuli/stimuli/nsdsynthetic/nsdsynthetic_stimuli.hdf5"
+SYNTHETIC_COLOURS = "nsddata_stimuli/stimuli/nsdsynthetic/nsdsynthetic_colorstimuli_{subject}.hdf5"
+SYNTHETIC_RUN, SYNTHETIC_TASKS = 93, ("fixation", "one-back")
 SCALE = 300  # integer betas are percent signal change times 300
 
 
@@ -227,6 +233,80 @@ class NsdSource:
             },
         )  # fmt: skip
 
+    # Further experiments
+
+    def _further_betas(self, subject: str, asked: Decode) -> str:
+        name = f"nsd{asked.set}"
+        return f"nsddata_betas/ppdata/{subject}/{self.space}/{name}{asked.betas or self.betas}/betas_{name}.{'hdf5' if self.form == 'hdf5' else 'nii.gz'}"
+
+    def further_files(self, subject: str, asked: Decode) -> list[RemoteFile]:
+        """Betas of NSD-Imagery or NSD-synthetic and the ROIs; the design that NSD ships, or the table of the user's own."""
+        paths = [self._roi(subject, rois.file) for rois in self.section.rois] + [self._further_betas(subject, asked)]
+        paths += [SYNTHETIC_DESIGN] if asked.set == "synthetic" else []
+        files = [RemoteFile(path, f"{self.address}/{path}" if self.address else None) for path in dict.fromkeys(paths)]
+        if asked.trials is not None:
+            table = Path(place(self.root, asked.trials, subject))
+            files.append(RemoteFile((table.relative_to(self.root) if table.is_relative_to(self.root) else table.absolute()).as_posix()))
+        return files
+
+    def further(self, subject: str, asked: Decode) -> Further:
+        """Single trials of NSD-Imagery, labelled by the user's table, or of NSD-synthetic, called `synthetic001` to `synthetic284`."""
+        mask, _ = self._mask(subject)
+        path = self._local(self._further_betas(subject, asked))
+        self._check_session(path, mask.shape)
+        with reading(path, "readable betas", self._again):
+            betas = read_betas(path, mask)
+        protocol = {"experiment": f"NSD-{asked.set}", "betas": asked.betas or self.betas, "space": self.space}
+        if asked.set == "imagery":
+            table = Part(Path(place(self.root, asked.trials or "", subject)))
+            found = labelled([table], [Part(path)], [len(betas)], asked.label, asked.condition, None, f"{self.name} {subject}")
+            blocks = [betas[found.row[found.session == number]] for number in dict.fromkeys(found.session.tolist())]
+            return Further(found.session, found.label, found.condition, lambda: iter(blocks), "percent signal change", found.run, protocol)
+        shown = self._synthetic_order()
+        if len(shown) != len(betas):
+            raise InputError(f"{path}: {len(betas)} trials, {SYNTHETIC_DESIGN} has {len(shown)}; fetch {self.name} again")
+        run = np.arange(len(shown)) // SYNTHETIC_RUN + 1
+        tasks = [SYNTHETIC_TASKS[(number - 1) % 2] for number in run]
+        labels = [_synthetic(number) for number in shown]
+        return Further(np.ones(len(shown), int), labels, tasks, lambda: iter([betas]), "percent signal change", run, protocol)
+
+    def _synthetic_order(self) -> NDArray[np.int64]:
+        """Number of the picture, from 1, of every trial of NSD-synthetic."""
+        from scipy.io import loadmat
+
+        path = self._local(SYNTHETIC_DESIGN)
+        with reading(path, "a readable MATLAB file with NSD-synthetic's design", self._again):
+            return np.asarray(loadmat(path)["masterordering"]).astype(np.int64).ravel()
+
+    def shown_files(self, subject: str) -> list[RemoteFile]:
+        """The pictures of NSD-synthetic that a subject was shown."""
+        paths = [SYNTHETIC_PICTURES, SYNTHETIC_COLOURS.format(subject=subject)]
+        return [RemoteFile(path, f"{self.address}/{path}" if self.address else None) for path in paths]
+
+    def shown(self, subject: str, size: int) -> StimulusSet:
+        """The pictures of NSD-synthetic that a subject was shown: the grey ones, then those of its own colours; their centre squares."""
+        import h5py
+
+        bricks = []
+        for file in self.shown_files(subject):
+            path = self._local(file.path)
+            with reading(path, "a readable file of pictures (imgBrick)", self._again), h5py.File(path, "r") as opened:
+                bricks.append((path, len(opened["imgBrick"])))
+
+        def items() -> Iterator[Stimulus]:
+            number = 0
+            for path, count in bricks:
+                with h5py.File(path, "r") as opened:
+                    for row in range(count):
+                        number += 1
+                        with reading(path, f"readable at picture {row}", self._again):
+                            pixels = np.asarray(opened["imgBrick"][row])
+                        yield Stimulus.from_pixels(_synthetic(number), pixels, False, size)
+
+        return StimulusSet(sum(count for _, count in bricks), items())
+
+    # Betas
+
     def _check_protocol(self, subject: str, tests: int) -> None:
         """A protocol's name promises its numbers of test images and sessions; a number of sessions promises nothing."""
         asked, sessions = self.section.sessions, self.n_sessions(subject)
@@ -321,6 +401,11 @@ def _number(subject: str, dataset: str) -> int:
 def _id(row: int) -> str:
     """Name of a picture by its 0-based nsdId."""
     return f"nsd{row:05d}"
+
+
+def _synthetic(number: int) -> str:
+    """Name of a picture of NSD-synthetic by its number, from 1."""
+    return f"synthetic{number:03d}"
 
 
 def read_betas(path: str | Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -134,7 +134,9 @@ class Rows:
         return len(self.where)
 
 
-def read_rows(tables: Sequence[Part], files: Sequence[Part], counts: Sequence[int] | None, column: str | None) -> Rows:
+def read_rows(
+    tables: Sequence[Part], files: Sequence[Part], counts: Sequence[int] | None, column: str | None, naming: Sequence[str] = PICTURE
+) -> Rows:  # fmt: skip
     """Read trial tables.
 
     Parameters
@@ -146,7 +148,9 @@ def read_rows(tables: Sequence[Part], files: Sequence[Part], counts: Sequence[in
     counts : sequence of int, optional
         Trials of each file, which tell blank rows at the end from trials without a picture.
     column : str, optional
-        Column that says `train` or `test`.
+        Column that says something more of a trial: `train` or `test`, or its condition.
+    naming : sequence of str
+        Columns that name a trial's picture, or label it; the first that a table has counts.
     """
     where: list[str] = []
     picture: list[str] = []
@@ -155,10 +159,11 @@ def read_rows(tables: Sequence[Part], files: Sequence[Part], counts: Sequence[in
     numbers: dict[str, list[int | None]] = {part: [] for part in PARTS}
     indexed = None
     for part in tables:
-        table = _condition_numbers(part.path) if part.path.suffix in ARRAY_ENDINGS else read_table(part.path, (*PICTURE, *PARTS, "beta_index"))
-        named = table.column(*PICTURE)
+        table = _condition_numbers(part.path) if part.path.suffix in ARRAY_ENDINGS else read_table(part.path, (*naming, *PARTS, "beta_index"))
+        named = table.column(*naming)
         if named is None:
-            raise InputError(f"{part.path}: no column {', '.join(PICTURE[:-1])} or {PICTURE[-1]}; it has {', '.join(table.columns)}")
+            columns = " or ".join([", ".join(naming[:-1]), naming[-1]] if len(naming) > 1 else naming)
+            raise InputError(f"{part.path}: no column {columns}; it has {', '.join(table.columns)}")
         at_index = table.column("beta_index")
         if indexed not in (None, at_index is not None):
             raise InputError(f"{part.path}: {'has' if at_index else 'lacks'} the column beta_index, unlike {tables[0].path}; write it in all tables or in none")
@@ -216,11 +221,16 @@ def _condition_numbers(path: Path) -> Table:
     return Table(path, {"picture": cells}, list(range(1, len(cells) + 1)))
 
 
-def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pictures, count_from: int | None, dataset: str, subject: str) -> Shown:
-    """Bring rows and trials together.
+def placed(rows: Rows, files: Sequence[Part], counts: Sequence[int], count_from: int | None, who: str) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Which trial of the responses every row is of, over all files one after another, -1 where it says none (n,); and its session (n,).
 
     Rows and files meet by the session and the run that both name, else in their order. Within that, `beta_index` says which
     trial a row is of, counted from 0 or 1; without it, the rows are the trials in their order.
+
+    Parameters
+    ----------
+    who : str
+        Data set and subject, for messages.
 
     Raises
     ------
@@ -233,7 +243,6 @@ def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pi
     for at, file in enumerate(files):
         trials.setdefault(tuple(file.number(name) for name in keys), []).extend(range(starts[at], starts[at + 1]))
     given: dict[tuple, list[int]] = {}
-    missing = np.array([is_nothing(cell) and cell not in pictures for cell in rows.picture], bool)
     lost = np.array([is_nothing(cell) for cell in rows.index], bool) if rows.index is not None else np.zeros(len(rows), bool)
     for row in range(len(rows)):
         if not lost[row]:
@@ -250,7 +259,7 @@ def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pi
             raise InputError(f"{_file_at(files, starts, trials[key][0])}: no row of the trial table is of {said}; add its trials, or move the file away")
     order = np.full(len(rows), -1)
     if rows.index is not None:
-        _by_index(rows, given, trials, count_from, order, f"{dataset} {subject}")
+        _by_index(rows, given, trials, count_from, order, who)
     else:
         if "run" not in keys:
             _require_order(rows)
@@ -258,19 +267,84 @@ def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pi
             if len(of) != len(trials[key]):
                 raise _parting(rows, key, keys, of, len(trials[key]), _file_at(files, starts, trials[key][0]), total=len(trials) == 1)
             order[of] = trials[key]
-    sessions = _sessions(rows, files, starts, order)
+    silent = int(starts[-1] - len(np.unique(order[order >= 0])))
+    if silent:
+        say(f"{who}: {silent} of {starts[-1]} trials of the responses have no row in the trial table and are left out")
+    return order, _sessions(rows, files, starts, order)
+
+
+def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pictures, count_from: int | None, dataset: str, subject: str) -> Shown:
+    """Bring rows, trials (`placed`) and pictures together.
+
+    Raises
+    ------
+    InputError
+        Rows and trials that cannot belong together, or a picture that is not there.
+    """
+    missing = np.array([is_nothing(cell) and cell not in pictures for cell in rows.picture], bool)
+    order, sessions = placed(rows, files, counts, count_from, f"{dataset} {subject}")
+    lost = order < 0
     kept = np.flatnonzero(~missing & (order >= 0))
     for count, words in ((int((missing & ~lost).sum()), "show no picture"), (int((lost & ~missing).sum()), "have no beta_index")):
         if count:
             say(f"{dataset} {subject}: {count} of {len(rows)} trials {words} and are left out")
-    silent = int(starts[-1] - len(np.unique(order[order >= 0])))
-    if silent:
-        say(f"{dataset} {subject}: {silent} of {starts[-1]} trials of the responses have no row in the trial table and are left out")
     if not len(kept):
         raise InputError(f"{rows.where[0] if rows.where else files[0]}: no trial shows a picture; see datasets.{dataset}.trials")
     kept = kept[np.argsort(sessions[kept], kind="stable")]
     picture = find_all(pictures, [rows.picture[row] for row in kept], [rows.where[row] for row in kept], count_from, dataset)
     return Shown(order[kept], picture, sessions[kept], marked(rows, kept))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Trials of which a table says no picture but, perhaps, a label, those of a session side by side.
+
+    Attributes
+    ----------
+    row : int (n,)
+        Place of the trial in the responses, over all files one after another.
+    session : int (n,)
+    label, condition : list of str (n,)
+        "" where the table says nothing.
+    run : int (n,), optional
+    """
+
+    row: NDArray[np.integer]
+    session: NDArray[np.integer]
+    label: list[str]
+    condition: list[str]
+    run: NDArray[np.integer] | None
+
+
+#: Columns of a table that label a trial; the first that it has counts.
+LABEL = ("label", "picture", "stim_file", "stimulus")
+
+
+def labelled(
+    tables: Sequence[Part], files: Sequence[Part], counts: Sequence[int], label: str | None, condition: str | None, count_from: int | None, who: str
+) -> Labelled:  # fmt: skip
+    """What tables say of trials without known pictures; all trials, without a label, where there is no table.
+
+    Parameters
+    ----------
+    label, condition : str, optional
+        Columns; by default the first of `LABEL`, and none.
+    who : str
+        Data set and subject, for messages.
+    """
+    if not tables:
+        total = sum(counts)
+        return Labelled(np.arange(total), sessions_of(files, counts), [""] * total, [""] * total, None)
+    rows = read_rows(tables, files, counts, condition, (label,) if label else LABEL)
+    order, session = placed(rows, files, counts, count_from, who)
+    kept = np.flatnonzero(order >= 0)
+    if not len(kept):
+        raise InputError(f"{tables[0]}: no row is of a trial; see its column beta_index")
+    kept = kept[np.argsort(session[kept], kind="stable")]
+    words = [["" if is_nothing(cells[row]) else spelled(cells[row]) for row in kept] for cells in (rows.picture, rows.split or [""] * len(rows))]
+    run = rows.numbers.get("run")
+    runs = [None] if run is None else [run[row] for row in kept]
+    return Labelled(order[kept], session[kept], words[0], words[1], None if None in runs else np.array(runs, int))
 
 
 def marked(rows: Rows, kept: Iterable[int]) -> NDArray[np.bool_]:
