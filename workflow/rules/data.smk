@@ -216,6 +216,7 @@ rule prepare_subject:
         **resources_of("prepare"),
     params:
         **call_of("prepare"),
+        content=bundled(),
     message:
         "Prepare the fMRI of {wildcards.subject} ({wildcards.dataset}): ROI voxels, z-scored per session, split by picture"
     shell:
@@ -337,6 +338,7 @@ rule check_subjects:
         **resources_of("overview"),
     params:
         **call_of("overview"),
+        content=bundled(),
     message:
         "Check the data of all subjects before anything is trained"
     shell:

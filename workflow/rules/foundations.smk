@@ -23,6 +23,7 @@ rule get_foundation:
         **resources_of("foundation", retried=True),
     params:
         **call_of("foundation"),
+        content=bundled(),
     message:
         "Get the frozen network: {wildcards.name}"
     shell:
