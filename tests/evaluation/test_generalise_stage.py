@@ -93,6 +93,20 @@ def test_a_decoder_that_reads_nothing_is_no_fault_of_these_kinds(tmp_path, found
     assert [finding["kind"] for finding in found["methods"]["blind"]["findings"]] == ["unread"]
 
 
+def test_predictions_alone_are_checked_where_no_picture_is_drawn(tmp_path, foundations):
+    planted = Planted(tmp_path, 8)
+    paths = planted.clean(), planted.nearest(), planted.five()
+    for path in paths:
+        with h5py.File(path, "a") as file:
+            del file["samples"], file["shown"]
+    found = checked(planted, foundations, *paths)
+    assert {name: alarms(own["findings"]) for name, own in found["methods"].items()} == {"clean": [], "nearest": ["copies"], "five": ["collapse"]}
+    with h5py.File(paths[0], "a") as file:
+        del file["predicted"]
+    with pytest.raises(InputError, match="holds neither pictures nor predicted embeddings"):
+        checked(planted, foundations, paths[0])
+
+
 def test_the_words_name_no_fault_where_there_is_none():
     assert of_test_set({"near_duplicates": 0, "test_pictures": 5, "training_pictures": 1200})[0]["text"] == (
         "No test picture has a near-duplicate among the 1,200 training pictures."

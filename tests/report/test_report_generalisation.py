@@ -75,7 +75,7 @@ def told(fake, tmp_path_factory):
             (tables / path.name).symlink_to(path)
         (tables / "declaration.json").write_text(json.dumps({"study": "fake", "subjects": [own]}))
     figures(fake.study, **{**fake.inputs(), "tables": root / "none", "models": [], "reconstructions": []}, generalisation=files, out=root / "figures")
-    report(fake.study, fake.overview, tables, root / "figures", fake.metrics, fake.models, root / "page.html", files)
+    report(fake.study, fake.overview, tables, root / "figures", fake.metrics, fake.models, root / "page.html", generalisation=files)
     page = (root / "page.html").read_text()
     return re.sub(r"\s+", " ", page[page.index('<h2 id="generalise">') : page.index('<h2 id="new">')]), read_json(root / "figures/captions.json")
 

@@ -15,7 +15,10 @@ from unimind.study import parse_study
 
 RNG = np.random.default_rng(2)
 TRIALS = "session\tpicture\n" + "".join(f"{1 + k // 6}\tp{k % 8}\n" for k in range(12))
-OF_SUBJECT = {"fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "enter_subject": 1, "reconstruct_pictures": 1, "score_reconstructions": 1}
+OF_SUBJECT = {
+    "fetch_subject": 1, "prepare_subject": 1, "check_subjects": 1, "enter_subject": 1, "reconstruct_pictures": 1, "score_reconstructions": 1,
+    "check_generalisation": 2,  # both are training subjects, whose pictures count for each other
+}  # fmt: skip
 OF_PICTURES = {"fetch_stimuli", "prepare_stimuli", "embed_stimuli", "sample_controls", "extract_features", "train_foundation"}
 
 

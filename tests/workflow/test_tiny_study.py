@@ -126,7 +126,7 @@ def test_new_subject_leaves_shared_weights_alone(copy, tmp_path):
     planned = jobs(snakemake(copy, "-n", study=study))
     assert planned == {
         "fetch_subject": 1, "prepare_subject": 1, "inspect_subject": 1, "check_subjects": 1, "adapt_subject": 1, "enter_subject": 2, "reconstruct_pictures": 3,
-        "score_reconstructions": 1, "compare_budgets": 4, "make_tables": 1, "draw_figures": 1, "write_report": 1,
+        "score_reconstructions": 1, "check_generalisation": 1, "compare_budgets": 4, "make_tables": 1, "draw_figures": 1, "write_report": 1,
     }  # fmt: skip
     own = {"models/unimind-convmixer/adapt/simulated-subj04", *(f"models/{name}/enter/simulated-subj04" for name in ("unimind", "ridge"))}
     snakemake(copy, *[str(RESULTS / model) for model in own], study=study)

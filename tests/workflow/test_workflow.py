@@ -29,7 +29,7 @@ def test_tiny_study_lists_exactly_its_jobs(bare):
         "fetch_stimuli": 1, "fetch_subject": 3, "fetch_unpaired": 2, "prepare_stimuli": 1, "prepare_subject": 3, "prepare_unpaired": 2, "inspect_subject": 3,
         "check_subjects": 1, "train_foundation": 4, "embed_stimuli": 1, "pretrain_encoder": 3, "teach_closed_form": 2, "enter_subject": 6, "align_subjects": 3,
         "condition_diffusion": 3 + 3, "adapt_subject": 2, "reconstruct_pictures": 15, "sample_controls": 1, "extract_features": 1,
-        "score_reconstructions": 3, "compare_budgets": 5, **AFTER_METRICS,
+        "score_reconstructions": 3, "check_generalisation": 3, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_new_subject_runs_only_its_own_jobs(clone):
     path = clone.study(content)
     assert clone.planned(configfile=path) == {
         "fetch_subject": 1, "prepare_subject": 1, "inspect_subject": 1, "check_subjects": 1, "adapt_subject": 2, "condition_diffusion": 1, "enter_subject": 2,
-        "reconstruct_pictures": 5, "score_reconstructions": 1, "compare_budgets": 5, **AFTER_METRICS,
+        "reconstruct_pictures": 5, "score_reconstructions": 1, "check_generalisation": 1, "compare_budgets": 5, **AFTER_METRICS,
     }  # fmt: skip
     before = {file: file.stat().st_mtime_ns for file in (clone.folder / "results/tiny/models").rglob("*") if file.is_file()}
     assert clone.snakemake(configfile=path, cores=4).returncode == 0
@@ -197,14 +197,14 @@ def test_other_sampling_reruns_reconstructions_and_what_follows(clone):
     content = tiny()
     content["methods"]["unimind-vit"]["sampling"] = {"steps": 3, "samples": 2}
     assert clone.planned(configfile=clone.study(content)) == {
-        "reconstruct_pictures": 3, "score_reconstructions": 3, "compare_budgets": 1, **AFTER_METRICS,
+        "reconstruct_pictures": 3, "score_reconstructions": 3, "check_generalisation": 3, "compare_budgets": 1, **AFTER_METRICS,
     }  # fmt: skip
 
 
 def test_another_set_of_methods_is_measured_anew(clone):
     content = tiny()
     del content["methods"]["mindvis"]
-    assert clone.planned(configfile=clone.study(content)) == {"score_reconstructions": 3, **AFTER_METRICS}
+    assert clone.planned(configfile=clone.study(content)) == {"score_reconstructions": 3, "check_generalisation": 3, **AFTER_METRICS}
 
 
 def test_other_threads_or_batch_of_evaluation_measure_nothing_again(clone):
@@ -220,7 +220,7 @@ def test_other_loss_weight_reruns_one_method_from_its_alignment(clone):
     content = tiny()
     content["methods"]["unimind-vit"]["align"] = {"losses": {"siamese": 0.5}, "training": {"steps": 4, "batch_size": 8}}
     assert clone.planned(configfile=clone.study(content)) == {
-        "align_subjects": 1, "condition_diffusion": 1, "adapt_subject": 1, "reconstruct_pictures": 3, "score_reconstructions": 3,
+        "align_subjects": 1, "condition_diffusion": 1, "adapt_subject": 1, "reconstruct_pictures": 3, "score_reconstructions": 3, "check_generalisation": 3,
         "compare_budgets": 1, **AFTER_METRICS,
     }  # fmt: skip
 

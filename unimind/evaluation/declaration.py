@@ -30,7 +30,7 @@ class MethodDeclaration(_Part):
     )
     training_subjects: int = Field(ge=0, description="Subjects that the shared model was trained on.")
     trials_of_this_subject: int = Field(ge=0, description="Training trials of the subject that the method got.")
-    samples: int = Field(ge=1, description="Pictures drawn per test picture.")
+    samples: int = Field(ge=0, description="Pictures drawn per test picture; 0 where none is, and the predicted embedding is scored.")
     choice_of_sample: str = Field(description="How the one shown and scored is chosen.")
 
 
@@ -117,7 +117,7 @@ def _of_method(study: Study, dataset: str, subject: str, scored: Mapping[str, An
         used = "adapted" if own.adapt is not None else "closed form" if own.closed else "nothing"
     return MethodDeclaration(
         method=name, trained_on_this_subject=used, training_subjects=len(members), trials_of_this_subject=0 if used == "nothing" else trials,
-        samples=scored["protocol"]["samples_per_stimulus"], choice_of_sample=scored["protocol"]["choice_of_sample"],
+        samples=scored["protocol"].get("samples_per_stimulus", 0), choice_of_sample=scored["protocol"].get("choice_of_sample", "none is drawn"),
     )  # fmt: skip
 
 

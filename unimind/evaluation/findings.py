@@ -40,7 +40,7 @@ def of_method(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     findings = []
     copies, spread, groups = found["copies"], found["spread"], found["groups"]
-    share = max(copies["pictures"], copies.get("predictions", 0.0))
+    share = max(copies.get("pictures", 0.0), copies.get("predictions", 0.0))
     if share >= COPIED:
         findings.append((
             "copies",

@@ -109,10 +109,14 @@ def generalise(
             if name not in scored or scored[name]["stimulus"] != stimulus.tolist():
                 raise InputError(f"{metrics}: has no scores of {name} for these test pictures; run the score stage again")
             order = np.argsort(file["stimulus"][:])
-            shown = Joined()
-            samples = shown.add(file["samples"], order)
-            pictures = PictureSet(shown).subset(samples[np.arange(len(order)), file["shown"][:].astype(int)[order]])
+            pictures = None
+            if "samples" in file:
+                shown = Joined()
+                samples = shown.add(file["samples"], order)
+                pictures = PictureSet(shown).subset(samples[np.arange(len(order)), file["shown"][:].astype(int)[order]])
             predicted = file["predicted"][:][order] if "predicted" in file and file["predicted"].shape[1:] == truth.shape[1:] else None
+            if pictures is None and predicted is None:
+                raise InputError(f"{file.filename}: holds neither pictures nor predicted embeddings of the study's network; run the stage that writes it again")
             methods[name] = _of_method(training, pictures, known, predicted, truth, likeness, group, audit, section.bootstrap, study.seed)
             if "predicted_of_dimensions" in file and predicted is not None:
                 narrow = file["predicted_of_dimensions"][:][:, order]
@@ -255,34 +259,39 @@ def by_distance(scores: dict[str, Any], distance: NDArray, duplicate: NDArray) -
 
 
 def _of_method(
-    training: TrainingPictures, shown: PictureSet, known: PictureSet, predicted: NDArray | None, truth: NDArray, likeness: _Likeness, group: NDArray,
+    training: TrainingPictures, shown: PictureSet | None, known: PictureSet, predicted: NDArray | None, truth: NDArray, likeness: _Likeness, group: NDArray,
     audit: dict[str, Any], resamples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Identification against the training set, copies, collapse and category level of one method.
 
     Parameters
     ----------
-    shown : PictureSet
-        Its picture of each of the n test pictures.
+    shown : PictureSet, optional
+        Its picture of each of the n test pictures, where it draws any.
     predicted : array (n, d), optional
         The embedding that it predicts; where it predicts none, its pictures' embedding stands for it.
     audit : dict
         Of the test pictures: those with a near-duplicate in training say nothing of copies.
     """
     ruler = likeness.ruler
-    raw = embedded(shown, likeness.embedder, likeness.batch)
-    drawn, target = ruler(raw), ruler(truth)
+    target, unlike = ruler(truth), ~np.array(audit["near_duplicate"])
+    copies: dict[str, float] = {"of": int(unlike.sum())}
+    labels = {}
+    if shown is not None:
+        raw = embedded(shown, likeness.embedder, likeness.batch)
+        drawn = ruler(raw)
+        number, distance = nearest(drawn, training, ruler, 1)
+        copies["pictures"] = _share(likeness.near(shown, drawn, known, number[:, 0], distance[:, 0])[unlike])
+        labels["pictures"] = _labels(likeness, shown, drawn)
     output = raw if predicted is None else predicted
     vectors = ruler(output)
     place = ranks(vectors, target, training, ruler)
-    number, distance = nearest(drawn, training, ruler, 1)
-    unlike = ~np.array(audit["near_duplicate"])
-    copies = {"of": int(unlike.sum()), "pictures": _share(likeness.near(shown, drawn, known, number[:, 0], distance[:, 0])[unlike])}
     if predicted is not None:
         limit = STORED * (audit["median_distance_within_training"] or 0)
         copies["predictions"] = _share(nearest(vectors, training, ruler, 1)[1][unlike, 0] <= limit)
     standard, targets = ruler.standard(output), ruler.standard(truth)
-    labels = {"pictures": _labels(likeness, shown, drawn)} | ({"predictions": _same(standard)} if predicted is not None else {})
+    if predicted is not None:
+        labels["predictions"] = _same(standard)
     label = min(labels.values(), key=lambda one: one.max())
     spread = {
         "count": len(label), "different": {kind: int(one.max()) + 1 for kind, one in labels.items()},

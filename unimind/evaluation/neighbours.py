@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unimind.data.hdf5 import read_rows
 from unimind.data.prepared import SPLITS
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
@@ -86,7 +87,7 @@ class TrainingPictures:
             here = np.flatnonzero(self.file[index] == number)
             rows, back = np.unique(self.row[index][here], return_inverse=True)
             with h5py.File(self.embeddings[number]) as file:
-                values = file["embedding"][rows][back]
+                values = read_rows(file["embedding"], rows)[back]
             found = np.empty((len(index), values.shape[1]), np.float32) if found is None else found
             found[here] = values
         assert found is not None

@@ -245,7 +245,7 @@ def _method_table(study: Study, here: Checks) -> Table:
     """Means over subjects; intervals where there is one subject."""
     heads = [
         *((f"top {top} %", f"how often the seen picture is among the {top} nearest to the prediction, of all training pictures and it") for top in TOPS),
-        ("copies %", "pictures shown that are near-duplicates of a training picture, where the seen picture has none"),
+        ("copies %", "pictures that are near-duplicates of a training picture, or predictions that are its embedding, where the seen picture has none"),
         ("different %", f"different outputs among all, of pictures and predictions the fewer; below {100 * DIFFERENT:.0f} is a collapse"),
         ("effective rank", "of the outputs: how many directions they fill"), ("of targets", "effective rank of what was to be predicted"),
         ("variance", "of the outputs, relative to the targets'"),
@@ -270,9 +270,10 @@ def _method_table(study: Study, here: Checks) -> Table:
             plain = [value for value in plain if value is not None]
             return _entry(float(np.mean(plain)), ends=ends, **options) if plain else None
 
+        copies = max(float(np.mean([one["copies"].get(kind, 0.0) for one in own])) for kind in ("pictures", "predictions"))
         different = float(np.mean([min(one["spread"]["different"].values()) / one["spread"]["count"] for one in own]))
         cells = [
-            *(mean("training_identification", f"top{top}") for top in TOPS), mean("copies", "pictures"), _entry(different),
+            *(mean("training_identification", f"top{top}") for top in TOPS), _entry(copies), _entry(different),
             mean("spread", "effective_rank", percent=False), mean("spread", "effective_rank_of_targets", percent=False),
             mean("spread", "variance", percent=False, digits=2), mean("groups", "score"), mean("groups", "category_level"), mean("groups", "within"),
         ]  # fmt: skip

@@ -298,7 +298,7 @@ class Plan:
             yield from _jobs("controls", "reconstruct-controls", layout.CONTROLS, sets)
             yield from _jobs("controls", "features", layout.FEATURES, sets)
         yield from _jobs("metrics", "score", layout.METRICS, pairs)
-        yield from _jobs("metrics", "generalise", layout.GENERALISATION, pairs if self.draws else [])
+        yield from _jobs("metrics", "generalise", layout.GENERALISATION, pairs)
         yield from _jobs("metrics", "score-decoded", layout.IMAGINED, further)
         yield from _jobs("report", "tabulate", layout.TABLES)
         yield from _jobs("report", "figures", layout.FIGURES)

@@ -59,7 +59,7 @@ rule score_reconstructions:
 rule check_generalisation:
     input:
         reconstructions=lambda wildcards: [
-            made(layout.RECONSTRUCTION, method=method, **wildcards)
+            made(STUDY.measured, method=method, **wildcards)
             for method in STUDY.methods
         ],
         metrics=made(layout.METRICS),

@@ -4,7 +4,10 @@ rule draw_figures:
         tables=made(layout.TABLES),
         models=trained(),
         reconstructions=results_of("reconstruct", "predict"),
-        stimuli=results_of("stimuli"),
+        stimuli=[
+            made(layout.STIMULI, dataset=dataset, stimuli=name)
+            for dataset, name in STUDY.stimulus_sets()
+        ],
         prepared=prepared(STUDY.pairs()),
         controls=results_of("reconstruct-controls"),
         metrics=results_of("score"),
