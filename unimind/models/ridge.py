@@ -98,6 +98,8 @@ def rescaled(found: LinearMap, inputs: NDArray, coordinates: NDArray, space: Pic
         stretch[part, part] = (axes * factor[:, None]).T @ axes
     weight = found.weight @ stretch
     return LinearMap(weight.astype(np.float32), (mean - inputs.mean(0, dtype=np.float64) @ weight).astype(np.float32))
+
+
 def _to_numpy(values: Tensor) -> NDArray[np.float64]:
     return values.cpu().numpy()
 
