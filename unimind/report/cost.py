@@ -155,11 +155,12 @@ class _Known:
 
     def cost(self, job: Job) -> Cost:
         """What a job costs."""
-        own = getattr(self, f"_{job.stage.replace('-', '_')}", self._unknown)(job)
+        known = not {"further", "candidates"} & set(job.names)  # how many trials or pictures such a set has is nowhere said
+        own = (getattr(self, f"_{job.stage.replace('-', '_')}", self._unknown) if known else self._unknown)(job)
         return replace(own, host=max(own.host, STAGES[job.stage].memory * 1e6))
 
     def _unknown(self, job: Job) -> Cost:
-        """A stage without arithmetic of its own."""
+        """A stage without arithmetic of its own, or of a set of unknown size."""
         return Cost(job, flops=UNKNOWN, read=UNKNOWN, written=UNKNOWN, card=UNKNOWN)
 
     # --- data ---
