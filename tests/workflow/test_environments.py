@@ -82,7 +82,7 @@ def test_every_rule_s_environment_holds_what_its_stage_imports():
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.MULTILINE):
             path = (file.parent / re.search(r'conda:\n +"(.*)"', body)[1]).resolve()
-            stage = re.search(r'call_of\("([\w-]+)"', body)[1]
+            stage = re.search(r'call_of\(\s*"([\w-]+)"', body)[1]
             seen.add(path)
             assert imports(STAGES[stage].module) <= set(environment(path)[1]), (name, path.name)
     assert seen == {path.resolve() for path in ENVIRONMENTS}

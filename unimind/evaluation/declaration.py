@@ -145,6 +145,7 @@ def rule_of(section: AnyDataset) -> str:
             return f"the shipped split {split}, of {'the pictures that all saw' if section.pool == 'shared' else 'all pictures of the subject'}"
         case "mosaic":
             return "as each trial is marked" if split == "phase" else f"the lists of {Path(str(split)).name}"
+    assert split is not None
     if split.every is not None:
         return f"every {split.every}{_ordinal(split.every)} picture in number order"
     if split.column is not None:

@@ -185,7 +185,9 @@ def ranks(predicted: NDArray, truth: NDArray, training: TrainingPictures, ruler:
 def outside_span(truth: NDArray, training: TrainingPictures, ruler: Ruler) -> float:
     """Share of the variance of test targets (n, d) in directions in which training targets do not vary at all, in standardised dimensions."""
     used = np.isfinite(ruler.deviation)
-    total, square, count = 0.0, 0.0, 0
+    total: Any = 0.0
+    square: Any = 0.0
+    count = 0
     for _, values in training.blocks():
         standard = ruler.standard(values)[:, used]
         total, square, count = total + standard.sum(0), square + standard.T @ standard, count + len(standard)

@@ -285,7 +285,7 @@ class _Known:
     def _drawing_decoder(self) -> Work | None:
         if not self.study.foundations.frozen:
             return self.coder(True)
-        return work.coder(SD_CODER, self.study.foundations.diffusion.size, 4, 2, True)
+        return work.coder(SD_CODER, self.study.foundations.diffusion.size, 4, 2, True)  # type: ignore[union-attr]
 
     @property
     def coordinates(self) -> float:
@@ -300,7 +300,7 @@ class _Known:
             own = work.mlp(int(self.coordinates), body) if body.kind == "mlp" else NOTHING
             return own + work.linear(getattr(body, "width", int(self.coordinates)), int(self.coordinates))
         channels = CHANNELS if method.responses()["repeats"] == "channels" else 1
-        size = method.enter.size
+        size = method.enter.size  # type: ignore[union-attr]
         match body.kind:
             case "vit":
                 own = work.vit(channels, size, body)
@@ -378,7 +378,7 @@ class _Known:
             steps = training.total(self.study.foundations.drawn.count, training.batch_size)
             if name != "diffusion" or self.diffusion is None:
                 return Cost(job, steps=steps, flops=UNKNOWN, read=UNKNOWN, written=UNKNOWN, card=UNKNOWN)
-            if training.epochs and self.study.foundations.diffusion.pictures == "training":
+            if training.epochs and self.study.foundations.diffusion.pictures == "training":  # type: ignore[union-attr]
                 steps = UNKNOWN
             unet, side, context = self.diffusion
             return self._training(job, training, steps, unet.work(side, context), 3.0, self._row(0))
@@ -452,7 +452,7 @@ class _Known:
     def _pretrain(self, job: Job) -> Cost:
         method, section = self.study.method(job.names["method"]), self.study.unpaired
         assert section is not None and method.pretrain is not None
-        size, training = method.enter.size, method.pretrain.training
+        size, training = method.enter.size, method.pretrain.training  # type: ignore[union-attr]
         own = _number(samples(section))
         count = UNKNOWN if math.isnan(own) else len(section.subjects) * (own - max(1, int(0.1 * own)))
         masked = method.pretrain.objective == "masked"
@@ -554,7 +554,7 @@ class _Known:
         return self._passes(job, 2 * tested * drawn, own, read=self.responses(*pair), written=pictures, precision=self._drawing(method))
 
     def _drawing(self, method: Method) -> str:
-        return self.study.foundations.diffusion.precision if self.study.foundations.frozen else method.sampling.precision
+        return self.study.foundations.diffusion.precision if self.study.foundations.frozen else method.sampling.precision  # type: ignore[union-attr]
 
     def _reconstruct_controls(self, job: Job) -> Cost:
         method = next(iter(self.study.methods.values()))

@@ -52,7 +52,7 @@ class Candidates(NamedTuple):
         Cosine of predicted and true embedding about the mean of the pictures fitted to.
     """
 
-    index: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]
     similarity: NDArray[np.float32]
 
 
