@@ -10,7 +10,7 @@ from unimind.foundations.generators.latent import AutoencoderGenerator, UNetGene
 from unimind.foundations.generators.samplers import sample
 from unimind.foundations.hub import save_unet
 from unimind.storage import save_model
-from unimind.study import NoGenerator, Sampling
+from unimind.study import AutoencoderAlone, Sampling
 
 UNET = {
     "sample_size": 4, "in_channels": 3, "out_channels": 3, "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4,
@@ -75,7 +75,7 @@ def test_without_inputs_the_null_condition_draws_and_others_are_refused(own, tmp
 def test_the_autoencoder_alone_decodes_the_start(tmp_path):
     save_model(tmp_path, {}, {"kind": "autoencoder", "role": "diffusion", "name": "none"})
     generator = load_generator(tmp_path, Doubling(), 8)
-    assert isinstance(generator, AutoencoderGenerator) and NoGenerator(kind="autoencoder").kind == "autoencoder"
+    assert isinstance(generator, AutoencoderGenerator) and AutoencoderAlone(kind="autoencoder").kind == "autoencoder"
     latents = torch.randn(3, 3, 4, 4)
     torch.testing.assert_close(generator.draw(None, KEYS, Sampling(strength=0.0), latents), Doubling().decode(latents))
     with pytest.raises(InputError, match="doubling alone: draws predicted latents only"):
