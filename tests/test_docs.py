@@ -87,7 +87,6 @@ NOT_RUN = {
     "python benchmarks/nsd_encoder.py": "minutes",
     "python benchmarks/rehearsal.py": "minutes",
     "python benchmarks/card.py": "minutes",
-    "python benchmarks/card.py --device cpu --shrink 16 --batch 2": "minutes",
 }
 
 
