@@ -146,7 +146,7 @@ class AsGiven:
     def __init__(self, order, channels=1):
         self.order, self.channels, self.given = order, channels, []
 
-    def predict(self, responses, cut=False):
+    def predict(self, responses, cut=False, dimensions=None):
         self.given.append(responses)
         raise InterruptedError
 
