@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def equality(factor: float, precision: str) -> Iterator[Row]:
         return torch.from_numpy(fit_ridge(x, y, [0.1, 10.0, 1e3], 4, device=where).weight)
 
     checks: dict[str, Callable[[torch.device], torch.Tensor]] = {
-        **{f"{name}: values and gradients": lambda where, kind=name: gradients(kind, where) for name in bodies},
+        **{f"{name}: values and gradients": partial(gradients, name) for name in bodies},
         "ridge regression": regression,
         "sampling, 4 steps": lambda where: drawn(24, where, "fp32", 2, 4)(),
         "AlexNet, SSIM, LPIPS": lambda where: panel_values(where, 4),

@@ -147,12 +147,12 @@ def compare(folder: Path, subjects: list[str], pictures: int, steps: int) -> Non
         found = on_voxels(name, subjects)
         rows.append((f"{name}: one epoch of {trained:.0f} pictures, from one step of {found['batch']}", found, trained / found["batch"]))
         counts.append((name, found["shared"], found["own"]))
-    own = sum(map(parameters, map(Path, entered))) // len(subjects)
+    of_each = sum(map(parameters, map(Path, entered))) // len(subjects)
     print(f"{len(subjects)} subjects x {pictures} pictures\n\n| | wall [s] | CPU [s] | peak memory [GB] |\n|---|---|---|---|")
     for what, took, times in rows:
         print(f"| {what} | {took['seconds'] * times:.0f} | {took['cpu'] * times:.0f} | {took['peak'] / 1e9:.1f} |")
     print("\n| | parameters shared | per subject |\n|---|---|---|")
-    for name, shared, each in [("unimind", parameters(Path(aligned)), own), *counts]:
+    for name, shared, each in [("unimind", parameters(Path(aligned)), of_each), *counts]:
         print(f"| {name} | {shared:,} | {each:,} |")
 
 

@@ -182,7 +182,7 @@ def main() -> None:
 
         for stage, what, words in calls(folder):
             if stage in given.stages:
-                rows.append((stage, what, DECLARED[stage].memory / 1000, measured(words, RUN)))
+                rows.append((stage, what, DECLARED[stage].memory / 1000, measured(words, RUN)))  # type: ignore[arg-type]
                 print(f"{stage}, {what}: {rows[-1][-1]['peak'] / 1e9:.2f} GB, {rows[-1][-1]['cpu']:.0f} CPU s", file=sys.stderr)
     finally:
         if given.folder is None:

@@ -98,7 +98,7 @@ class _Vectors:
     def __init__(self, embeddings: Sequence[Path | None], files: Sequence[Path], counts: Sequence[int], hashes: Sequence[NDArray]) -> None:
         self.embeddings = embeddings
         total, count = 0.0, 0
-        seen: set[Path | str] = set()
+        seen: set[str] = set()
         for number, (path, file) in enumerate(zip(embeddings, files, strict=True)):
             if path is None:
                 raise InputError(f"{file}: its embeddings are missing; the rule of test_pictures needs them")

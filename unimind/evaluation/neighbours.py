@@ -245,14 +245,14 @@ class Perceptual:
         used, place = np.unique(distinct[:, 1], return_inverse=True)
         asked, row = np.unique(distinct[:, 0], return_inverse=True)
         local, size = np.stack([row.ravel(), place.ravel()], 1), min(batch_size, PAIRS_AT_ONCE)
-        if self.maps is None:
+        if (maps := self.maps) is None:
             values, _ = paired(
                 first.subset(asked), second.subset(used), local, lambda x: (m.LowLevel.of(x.to(networks.device())), None),
                 lambda a, b: 1 - a.ssim(b)[:, None], size, self.shown_as,
             )  # fmt: skip
         else:
             values, _ = paired(
-                first.subset(asked), second.subset(used), local, lambda x: (self.maps(x)[0], None), lambda a, b: m.squared_distance(a, b)[:, None], size,
+                first.subset(asked), second.subset(used), local, lambda x: (maps(x)[0], None), lambda a, b: m.squared_distance(a, b)[:, None], size,
                 self.shown_as,
             )  # fmt: skip
         found = np.empty(len(pairs))

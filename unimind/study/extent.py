@@ -80,7 +80,7 @@ def _counts(section: AnyDataset, subject: str) -> tuple[int | None, int | None, 
     if isinstance(section, GodData):
         return 1200 + 50 * 35, _GOD_VOXELS.get(subject) if section.roi == "ROI_VC" else None, 1250, 50
     if isinstance(section, Bold5000Data):
-        trials, voxels = _BOLD5000.get(subject, (None, None))
+        trials, voxels = _BOLD5000.get(subject, (None, None))  # type: ignore[assignment]
         return trials, voxels if len(section.rois) == len(Bold5000Data.model_fields["rois"].default) else None, None, None
     if isinstance(section, NsdData) and subject[-1:].isdigit() and 1 <= int(subject[-1]) <= len(_NSD_SESSIONS):
         number = int(subject[-1]) - 1
