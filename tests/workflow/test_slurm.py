@@ -127,6 +127,7 @@ def went_right(node: SlurmNode, slurm: Path, local: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_study_that_goes_on_by_slurm_has_the_same_tables(node, tmp_path):
     content = tiny()
     content["datasets"]["simulated"] |= {"training_subjects": ["subj01"], "new_subjects": []}
