@@ -1,14 +1,13 @@
 """Stages are declared once: what they may read of a study, what makes them run again, and what discards a training."""
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from planned import planned_commands
 
 from unimind.cli import main
 from unimind.provenance import modules_of
@@ -169,11 +168,7 @@ def test_every_stage_runs_on_what_it_declared(tmp_path, monkeypatch):
     study["methods"]["unimind-vit"]["adapt"]["mix_training"] = 0.2
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
-    planned = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "-p", "--cores", "1", "--nocolor", "--configfile", "study.yaml"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
+    commands = planned_commands()
     elsewhere = {"predict", "export", "take", "prepare-further", "candidates", "decode", "score-decoded"}  # in other tests
     others = {"status", "plan", "doctor"} | elsewhere
     assert {command[0] for command in commands} == {name for name, stage in STAGES.items() if stage.needs_study} - others

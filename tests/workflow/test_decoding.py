@@ -1,10 +1,6 @@
 """Trials without truth, from GOD's files to the page: simulated responses in its true layout, as bdpy writes it."""
 
 import json
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from planned import planned_commands
 
 from unimind.cli import main
 from unimind.data.prepared import FurtherTrials, PreparedSubject, Stimuli
@@ -90,12 +87,7 @@ def world(tmp_path_factory):
     (folder / "study.yaml").write_text(yaml.safe_dump(study_of(folder / "god") | {"decode": DECODE}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        planned = subprocess.run(
-            [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "-p", "--cores", "1", "--nocolor", "--configfile", "study.yaml"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert planned.returncode == 0, planned.stdout + planned.stderr
-        commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
+        commands = planned_commands()
         for command in commands:
             assert main(command) == 0, command
     return folder / "results/dreams", recorded, commands

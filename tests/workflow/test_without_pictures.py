@@ -4,15 +4,13 @@ import copy
 import csv
 import json
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import yaml
+from planned import planned_commands
 from workflow_clone import ROOT, tiny
 
 from unimind.cli import main
@@ -99,11 +97,7 @@ def run(tmp_path_factory) -> Path:
     (folder / "study.yaml").write_text(yaml.safe_dump(study(), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        planned = subprocess.run(
-            [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "-p", "--cores", "1", "--nocolor", "--configfile", "study.yaml"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        commands = [shlex.split(line) for line in re.findall(r"python -m unimind (.*) 2> ", planned.stdout + planned.stderr)]
+        commands = planned_commands()
         assert len(commands) == len(list(parse_study(study()).jobs()))
         for command in commands:
             assert main(command) == 0, command
