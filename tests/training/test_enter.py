@@ -6,6 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
 from tiny_training import DECODED, MLP, RIDGE, TRAINING, make_study, study_of_methods
 
 from unimind.data.prepared import PreparedSubject
@@ -27,8 +29,8 @@ def on_cpu(monkeypatch):
     monkeypatch.setenv("UNIMIND_DEVICE", "cpu")
 
 
-def study():
-    return study_of_methods(decoded=DECODED, written=WRITTEN, ridge=RIDGE)
+def study(ridge=True):
+    return study_of_methods(decoded=DECODED | {"enter": {"kind": "decoded", "ridge": ridge}}, written=WRITTEN, ridge=RIDGE)
 
 
 def taught(files, out, method="decoded", given=None, subjects=("subj01", "subj02")):
@@ -177,18 +179,23 @@ def test_signals_are_drawn_among_contexts_and_stand_from_the_largest_one(files, 
 
 
 def test_a_new_subject_has_no_signals_to_train_on_and_predicts_at_once(files, tmp_path, lesson):
-    """Its folder is a whole model with nothing behind it; a training subject's is decoded by the prior without it."""
-    new = entered(files, tmp_path / "new", "subj03", taught=lesson)
+    """Its folder is a whole model with nothing behind it: the mean of the prior's decoder and of its own ridge regression, or the first alone."""
+    new, alone = (entered(files, tmp_path / name, "subj03", taught=lesson, given=study(ridge)) for name, ridge in (("new", True), ("alone", False)))
     assert not (new / "entered.h5").exists()
     trials = read_trials(files / "subj03.h5")
     encoder, config = load_encoder(new)
     space, prior = load_taught(lesson)
     with h5py.File(files / "embeddings.h5") as file:
         coordinates = space.coordinates(*(torch.from_numpy(file[name][:][trials.images]) for name in ("embedding", "latent"))).numpy()
-    expected = prior.decoder("", coordinates, trials.responses)
-    with torch.no_grad():
-        found = torch.cat(list(encoder(torch.from_numpy(trials.responses)[:, None], "sim-subj03").coordinates.values()), 1).numpy()
-    np.testing.assert_allclose(found, trials.responses @ expected.weight + expected.bias, rtol=1e-4, atol=1e-4)
+    prior_alone = prior.decoder("", coordinates, trials.responses)
+    n, folds = len(coordinates), KFold(5, shuffle=True, random_state=study().seed)
+    chosen = RidgeCV([10.0**k for k in range(-1, 7)], cv=folds, scoring="neg_mean_squared_error")
+    ridge = np.stack([chosen.fit(trials.responses, one).predict(trials.responses) for one in coordinates.T.astype(np.float64)], 1)
+    of_prior = trials.responses @ prior_alone.weight + prior_alone.bias
+    for folder, share in ((new, n / (2 * (n + 100))), (alone, 0)):
+        with torch.no_grad():
+            parts = load_encoder(folder)[0](torch.from_numpy(trials.responses)[:, None], "sim-subj03").coordinates.values()
+        np.testing.assert_allclose(torch.cat(list(parts), 1).numpy(), (1 - share) * of_prior + share * ridge, rtol=1e-4, atol=1e-3)
     assert config["kind"] == "entered" and config["subject"] == "sim-subj03"
     with PreparedSubject(files / "subj03.h5") as data:  # better than the mean picture on pictures it never saw
         images, responses, _ = data.by_picture(data.trials("test"))

@@ -102,11 +102,16 @@ class Ridge(Section):
 
 
 class Decoded(Section):
-    """Closed form: the expected picture features given the response, under a prior over voxels that the training subjects teach."""
+    """Closed form: the expected picture features given the response, under a prior over voxels that the training subjects teach; averaged with ridge regression."""
 
     kind: Literal["decoded"]
     mixed: bool = Field(
         True, description="A voxel is thought to be like some voxel of the training subjects (a mixture of Gaussians); false: one Gaussian for all."
+    )
+    ridge: bool = Field(
+        True,
+        description="Its mean with the subject's own ridge regression, which counts n / (2 n + 200) with n pictures: nearly nothing with few, half with many. "
+        "false: the prior's decoder alone.",
     )
 
 

@@ -156,7 +156,7 @@ def enter(
                 f"or leave {subject} out of the training subjects"
             )
         entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
-    trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device() if settings.enter.kind == "ridge" else torch.device("cpu"))
+    trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device())
 
     def write_entered(folder: Path) -> None:
         if entered is not None:
@@ -182,12 +182,30 @@ def load_taught(directory: Path) -> tuple[PictureSpace, TaughtPrior | None]:
 def closed_form_of(
     settings: Method, key: str, space: PictureSpace, prior: TaughtPrior | None, coordinates: NDArray, responses: NDArray[np.float32], seed: int
 ) -> LinearMap:
-    """A closed form's map from responses (n, V) to coordinates (n, K)."""
+    """A closed form's map from responses (n, V) to coordinates (n, K).
+
+    Of `decoded` it is the mean of two maps that err differently: the prior's decoder, whose few picture features are known from few trials,
+    and the subject's own ridge regression, which reads every component from many.
+    """
     if isinstance(settings.enter, Ridge):
         found = fit_ridge(responses, coordinates, settings.enter.alphas, settings.enter.folds, seed)
         return rescaled(found, responses, coordinates, space) if settings.enter.rescale else found
     assert prior is not None
-    return prior.decoder(key, coordinates, responses)
+    found = prior.decoder(key, coordinates, responses)
+    if not settings.enter.ridge:  # type: ignore[union-attr]
+        return found
+    usual, share = Ridge(kind="ridge"), ridge_share(len(responses))
+    own = fit_ridge(responses, coordinates, usual.alphas, usual.folds, seed)
+    return LinearMap(*((1 - share) * taught + share * alone for taught, alone in zip(found, own, strict=True)))
+
+
+def ridge_share(pictures: int) -> float:
+    """How much the subject's own ridge regression counts beside the prior's decoder, with so many pictures of the subject: n / (2 (n + 100)).
+
+    Chosen by validation pictures of the macaque and the embedded study's training subjects, among limits of .3, .5 and .7 and half-way points
+    of 0, 30, 100 and 300 pictures: the error of the embedding is smaller at every budget, and identification nowhere worse by .002 or more.
+    """
+    return pictures / (2 * (pictures + 100))
 
 
 def contexts(split: NDArray[np.int8], seed: int, key: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
