@@ -1,5 +1,6 @@
 """The typed study: what it refuses and how it says so, the names it gives, and its documents."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -131,6 +132,15 @@ def test_a_setting_that_does_nothing_is_refused_with_its_path(tiny, key):
     message = str(error.value)
     path = ".".join(message.removeprefix("study: ").split(": ")[:2])  # a section's, then the key's within it
     assert "\n" not in message and path == f"methods.{key}", message
+
+
+def test_encoder_is_read_as_enter_unless_both_are_given(tiny):
+    given = copy.deepcopy(tiny)
+    given["methods"]["ridge"]["encoder"] = given["methods"]["ridge"].pop("enter")
+    assert parse_study(given) == parse_study(tiny)
+    given["methods"]["ridge"]["enter"] = tiny["methods"]["ridge"]["enter"]
+    with pytest.raises(InputError, match="methods.ridge.encoder: unknown key"):
+        parse_study(given)
 
 
 def test_file_that_is_missing_or_no_yaml(tmp_path):
