@@ -96,7 +96,7 @@ def identifications(folder: Path, datasets: dict, subject: str, tmp: Path) -> di
     with PreparedSubject(folder / "s.h5") as data:
         test, responses, _ = data.by_picture(data.trials("test"), "stored")
     scale = described[trials.images].std(0)
-    axes = np.linalg.svd((described[trials.images] - centre) / scale, full_matrices=False)[2]  # the study's penalties are those of components, too
+    axes = np.linalg.svd((described[trials.images] - centre) / scale, full_matrices=False)[2]
     components = ((described[trials.images] - centre) / scale) @ axes.T
     by_himalaya = RidgeCV(alphas=np.logspace(-1, 6, 8), cv=KFold(5, shuffle=True, random_state=study.seed), solver_params={"warn": False})
     by_himalaya.fit(trials.responses - trials.responses.mean(0), components)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimind.errors import InputError
 from unimind.models import ridge as module
-from unimind.models.ridge import fit_ridge
+from unimind.models.ridge import components_together, fit_ridge
+from unimind.models.space import PictureSpace
 
 ALPHAS = [0.1, 10.0, 1000.0, 1e5]
 
@@ -26,14 +27,14 @@ def example(n, voxels, targets=7):
     return x, y.astype(np.float32)
 
 
-def himalayas(x, y, alphas, folds, seed):
+def himalayas(x, y, alphas, folds, seed, local=True):
     """Weight and bias, and the penalties chosen."""
     set_backend("numpy")
     mean, bias = x.mean(0, dtype=float), y.mean(0, dtype=float)
     cv = KFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that another form would be quicker
-        fit = KernelRidgeCV(alphas=alphas, cv=cv).fit(x - mean, y - bias)
+        fit = KernelRidgeCV(alphas=alphas, cv=cv, solver_params={"local_alpha": local}).fit(x - mean, y - bias)
     weight = (x - mean).T @ fit.dual_coef_
     return weight, bias - mean @ weight, fit.best_alphas_
 
@@ -50,6 +51,19 @@ def test_ridge_is_himalayas(n, voxels, block, monkeypatch):
     assert found.weight.dtype == found.bias.dtype == np.float32
     np.testing.assert_allclose(found.weight, weight, rtol=1e-5, atol=1e-6 * np.abs(weight).max())
     np.testing.assert_allclose(found.bias, bias, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+
+
+def test_targets_together_have_one_penalty():
+    """Those of a run as himalaya's with one for all of them; runs are of one target of the picture space."""
+    x, y = example(60, 150, 40)
+    together = components_together(PictureSpace(40, (1, 2, 3), {"embedding": 34, "latent": 6}))
+    assert together == [slice(0, 32), slice(32, 34), slice(34, 40)]
+    found, penalties = fit_ridge(x, y, ALPHAS, 4, 3, together=together), []
+    for part in together:
+        weight, _, own = himalayas(x, y[:, part], ALPHAS, 4, 3, local=False)
+        penalties.append(*set(np.ravel(own)))
+        np.testing.assert_allclose(found.weight[:, part], weight, rtol=1e-5, atol=1e-6 * np.abs(weight).max())
+    assert len(set(penalties)) > 1
 
 
 def test_a_penalty_that_leaves_no_root_is_not_chosen_and_alone_refused():

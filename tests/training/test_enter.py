@@ -13,6 +13,7 @@ from tiny_training import DECODED, MLP, RIDGE, TRAINING, make_study, study_of_me
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import load_encoder
+from unimind.models.ridge import TOGETHER
 from unimind.storage import load_model
 from unimind.study import parse_study, resolved
 from unimind.training.align import read_group
@@ -190,7 +191,9 @@ def test_a_new_subject_has_no_signals_to_train_on_and_predicts_at_once(files, tm
     prior_alone = prior.decoder("", coordinates, trials.responses)
     n, folds = len(coordinates), KFold(5, shuffle=True, random_state=study().seed)
     chosen = RidgeCV([10.0**k for k in range(-1, 7)], cv=folds, scoring="neg_mean_squared_error")
-    ridge = np.stack([chosen.fit(trials.responses, one).predict(trials.responses) for one in coordinates.T.astype(np.float64)], 1)
+    targets = np.split(coordinates.astype(np.float64), [space.components["embedding"]], axis=1)
+    assert max(target.shape[1] for target in targets) <= TOGETHER
+    ridge = np.concatenate([chosen.fit(trials.responses, target).predict(trials.responses) for target in targets], 1)
     of_prior = trials.responses @ prior_alone.weight + prior_alone.bias
     for folder, share in ((new, n / (2 * (n + 100))), (alone, 0)):
         with torch.no_grad():
