@@ -4,7 +4,9 @@
     python benchmarks/card.py --device cpu --shrink 16 --batch 2      # the same on a processor, at a reduced size
 
 It needs the project and the wheels that `make install` brings (torch, torchvision, diffusers, transformers, accelerate, timm, open_clip_torch,
-lpips, safetensors, h5py, numpy, scikit-learn, pydantic, pandas); no data and no weights: every network has random ones. The training stages are
+lpips, safetensors, h5py, numpy, scikit-learn, pydantic, pandas); no data and no weights: every network has random ones. Where an image has all
+but the field's own, these are to be carried: annotated-types, diffusers, ftfy, importlib-metadata, lpips, open_clip_torch, pydantic,
+pydantic-core, typing-inspection, wcwidth, and httpx and requests with what they need. The training stages are
 those of `benchmarks/stages.py` on config/thesis.yaml. Each part runs in a process of its own; what the time does not suffice for is named.
 """
 
