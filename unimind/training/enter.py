@@ -98,9 +98,10 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
         pictures = {key: Targets(path, own, space).coordinates(own).numpy() for (key, own), path in zip(images.items(), embeddings, strict=True)}
         prior = TaughtPrior.by(space, pictures, lambda key: read_trials(files[key], rows[key]).responses, settings.enter.mixed)
         state |= {f"prior.{name}": tensor for name, tensor in prior.state().items()}
+    device = on_device() if isinstance(settings.enter, Decoded) else torch.device("cpu")
     mark = fingerprint(study, [*prepared, *embeddings], __name__)
     config |= {"subjects": list(rows), "inputs": mark}
-    write_model(out, state, config, closed_form(sum(map(len, images.values())), state, time.monotonic() - begun, torch.device("cpu")))
+    write_model(out, state, config, closed_form(sum(map(len, images.values())), state, time.monotonic() - begun, device))
 
 
 def enter(
@@ -156,7 +157,7 @@ def enter(
                 f"or leave {subject} out of the training subjects"
             )
         entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
-    trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device() if settings.enter.kind == "ridge" else torch.device("cpu"))
+    trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device())
 
     def write_entered(folder: Path) -> None:
         if entered is not None:
