@@ -38,9 +38,9 @@ TRAINED = (
 )  # fmt: skip
 #: Largest difference from the processor, as a share of the largest value, in single precision.
 TOLERANCE = 1e-3
-#: Pictures drawn at once, the sampler's steps; pairs of pictures measured; pictures and coordinates of ridge regression.
+#: Pictures drawn at once, the sampler's steps; pairs of pictures measured; pictures, coordinates and features of closed forms.
 DRAWN, STEPS, PAIRS = 16, 20, 200
-TRIALS, COORDINATES = 9018, 640
+TRIALS, COORDINATES, FEATURES = 9018, 640, 128
 STUDY = Path(__file__).resolve().parents[1] / "config/thesis.yaml"
 
 Row = dict[str, Any]
@@ -69,8 +69,9 @@ def timed(work: Callable[[], Any], device: torch.device) -> Row:
 
 
 def equality(factor: float, precision: str) -> Iterator[Row]:
-    """Small inputs on the processor and on the device: values and gradients of every body, a UNet's samples, ridge regression, a measuring network."""
+    """Small inputs on the processor and on the device: values and gradients of every body, a UNet's samples, closed forms, a measuring network."""
     from unimind.models.encoder import Encoder
+    from unimind.models.prior import EncodingPrior, Recorded
     from unimind.models.ridge import fit_ridge
     from unimind.models.space import PictureSpace
 
@@ -101,9 +102,16 @@ def equality(factor: float, precision: str) -> Iterator[Row]:
         x, y = random.standard_normal((80, 200), np.float32), random.standard_normal((80, 9), np.float32)
         return torch.from_numpy(fit_ridge(x, y, [0.1, 10.0, 1e3], 4, device=where).weight)
 
+    def prior(where: torch.device) -> torch.Tensor:
+        random = np.random.default_rng(0)
+        design, moments = random.standard_normal((300, 12)), (random.standard_normal((12, 9)), random.standard_normal(9))
+        one, other = (Recorded(design, random.standard_normal((300, 400), np.float32), device=where) for _ in range(2))
+        return torch.from_numpy(EncodingPrior.learned([one], 12).decoder(other, random.standard_normal((300, 9)), moments).weight)
+
     checks: dict[str, Callable[[torch.device], torch.Tensor]] = {
         **{f"{name}: values and gradients": partial(gradients, name) for name in bodies},
         "ridge regression": regression,
+        "prior over voxels, and what it decodes": prior,
         "sampling, 4 steps": lambda where: drawn(24, where, "fp32", 2, 4)(),
         "AlexNet, SSIM, LPIPS": lambda where: panel_values(where, 4),
     }
@@ -136,6 +144,7 @@ def sampling(factor: float, precision: str) -> Iterator[Row]:
 
 
 def closed_forms(factor: float, precision: str) -> Iterator[Row]:
+    from unimind.models.prior import EncodingPrior, Recorded
     from unimind.models.ridge import fit_ridge
 
     random, (n, voxels) = np.random.default_rng(0), (stages.shrunk(size, factor) for size in (TRIALS, stages.NSD["subj01"]))
@@ -143,6 +152,13 @@ def closed_forms(factor: float, precision: str) -> Iterator[Row]:
     alphas = [float(10**k) for k in range(-1, 7)]
     yield {"what": f"ridge regression: {n} pictures x {voxels} voxels, {len(alphas)} penalties, 5 folds", "precision": "fp64"} | timed(
         lambda: fit_ridge(x, y, alphas, 5), on_device()
+    )
+    design, moments = random.standard_normal((n, FEATURES)), (random.standard_normal((FEATURES, y.shape[1])), random.standard_normal(y.shape[1]))
+    own = Recorded(design, x)
+    yield {"what": f"prior over voxels, learned of {voxels}", "precision": "fp64"} | timed(lambda: EncodingPrior.learned([own], FEATURES), on_device())
+    prior = EncodingPrior.learned([own], FEATURES, iterations=1)
+    yield {"what": f"decoder by the prior: {n} pictures x {voxels} voxels", "precision": "fp64"} | timed(
+        lambda: prior.decoder(Recorded(design, x), y, moments), on_device()
     )
 
 

@@ -14,25 +14,34 @@ from unimind.errors import InputError
 def on_device(device: torch.device | str | None = None) -> torch.device:
     """A device: the one given, else the one that `UNIMIND_DEVICE` names (cpu, cuda, cuda:1), else a GPU where there is one.
 
-    Of several GPUs that nobody has chosen from, this process takes a free one and keeps it (`cards.take_card`).
+    Of several GPUs that nobody has chosen from, this process takes a free one and keeps it (`cards.take_card`); where a scheduler
+    has chosen several for as many processes, the one of its place among them (`LOCAL_RANK`).
 
     Raises
     ------
     InputError
-        `UNIMIND_DEVICE` names no device, or one that is not there.
+        `UNIMIND_DEVICE` names no device, or one that is not there; or there are more processes than GPUs.
     """
     if device:
         return torch.device(device)
     given = os.environ.get("UNIMIND_DEVICE", "").lower()
     if not re.fullmatch(r"|cpu|cuda(:\d+)?", given):
         raise InputError(f"UNIMIND_DEVICE: {given!r} given; expected cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ...")
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and re.fullmatch(r"cuda:\d+", given):
+        raise InputError(f"UNIMIND_DEVICE: {given} given, but each of several processes has a GPU of its own; set UNIMIND_DEVICE=cuda")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if given.startswith("cuda") and not count:
         raise InputError(f"UNIMIND_DEVICE: {given} given, but torch finds no GPU here; run `unimind doctor`, or set UNIMIND_DEVICE=cpu")
+    if rank is not None and given != "cpu" and 0 < count <= int(rank):
+        raise InputError(f"processes: more than the {count} GPUs here; lower `processes`")
     named = torch.device(given or ("cuda" if count else "cpu"))
-    if named.index is None and given != "cpu" and (card := take_card()) is not None and count > 1:
-        named = torch.device("cuda", card)
-        torch.cuda.set_device(named)
+    if named.index is None and given != "cpu":
+        card = take_card()
+        card = int(rank) if card is None and rank is not None else card
+        if card is not None and count > 1:
+            named = torch.device("cuda", card)
+            torch.cuda.set_device(named)
     if named.index is not None and named.index >= count:
         raise InputError(f"UNIMIND_DEVICE: {given} given, but there {'is 1 GPU' if count == 1 else f'are {count} GPUs'} here, counted from cuda:0")
     return named

@@ -249,7 +249,8 @@ STAGES: dict[str, Stage] = {
     "teach": Stage(
         "unimind.training.enter", "teach", "What a closed form learns of a group's training subjects: picture space, prior over voxels.",
         {"method": "text", "group": "text", "prepared": "files", "embeddings": "files", "out": "file"},
-        reads=("seed", "methods.{method}: enter trained_on"), knows=(LABEL, "members()", "role()", "share()"), memory=16000, minutes=240, parallel=True,
+        reads=("seed", "methods.{method}: enter trained_on"),
+        knows=(LABEL, "members()", "role()", "share()"), memory=16000, minutes=240, gpu=True, parallel=True,
     ),
     "enter": Stage(
         "unimind.training.enter", "enter", "A subject's closed form: from its voxels to the picture space; and signals to train on.",

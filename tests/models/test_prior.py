@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from unimind.models import prior as module
-from unimind.models.prior import EncodingPrior, Recorded, TaughtPrior, _picture_share, _solve
+from unimind.models.prior import EncodingPrior, Recorded, TaughtPrior, _Block, _picture_share, _solve
 from unimind.models.space import PictureSpace
 
 RNG = np.random.default_rng
@@ -101,9 +101,11 @@ def by_hand(prior, features, moments, coordinates, responses):
     return lambda given: centre + ((given - mean) / deviation) @ gain.T
 
 
-@pytest.mark.parametrize(("n", "voxels"), [(20, 9), (60, 5)])
-def test_the_decoder_is_bayes_rule_written_out(taught, n, voxels):
+@pytest.mark.parametrize(("n", "voxels", "block"), [(20, 9, 4), (60, 5, 2048), (12, 40, 16)])
+def test_the_decoder_is_bayes_rule_written_out(taught, monkeypatch, n, voxels, block):
+    """Whatever voxels are computed together, and whether they are fewer or more than what their covariance is made of."""
     space, found = taught
+    monkeypatch.setattr(module, "BLOCK", block)
     coordinates, responses = seen(space, world()(99, n, voxels))
     decoder = found.decoder("somebody", coordinates, responses)
     assert decoder.weight.dtype == np.float32
@@ -157,7 +159,12 @@ def test_woodbury_equals_the_direct_solution():
     rng = RNG(1)
     for rank in (5, 60):
         diagonal, factor, right = rng.uniform(0.5, 2, 40), rng.standard_normal((rank, 40)), rng.standard_normal((40, 3))
-        np.testing.assert_allclose(_solve(diagonal, factor, right), np.linalg.solve(np.diag(diagonal) + factor.T @ factor, right))
+        expected = np.linalg.solve(np.diag(diagonal) + factor.T @ factor, right)
+        for parts in ([slice(0, 40)], [slice(0, 16), slice(16, 32), slice(32, 40)]):
+            blocks = [_Block(*map(torch.from_numpy, (diagonal[part], factor[:, part], right[part]))) for part in parts]
+            found = list(_solve(blocks, torch.device("cpu")))
+            assert [len(part) for part in found] == [len(block.right) for block in blocks]
+            np.testing.assert_allclose(torch.cat(found), expected)
 
 
 def test_few_trials_go_further_with_the_prior_and_further_still_with_the_mixture(teachers):
@@ -175,8 +182,10 @@ def test_few_trials_go_further_with_the_prior_and_further_still_with_the_mixture
     assert means["mixture"] < means["gaussian"] < means["ridge"]
 
 
-def test_learning_finds_the_distribution_of_the_voxels():
+@pytest.mark.parametrize("block", [2048, 300])
+def test_learning_finds_the_distribution_of_the_voxels(monkeypatch, block):
     """Weights drawn from one Gaussian: expectation maximisation finds its mean and covariance, and the noise."""
+    monkeypatch.setattr(module, "BLOCK", block)
     rng = RNG(4)
     mean, root = rng.standard_normal(3), np.tril(rng.standard_normal((3, 3))) * 0.5
     parts = []

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import time
 
 import h5py
 import numpy as np
@@ -226,20 +228,28 @@ def test_the_nearest_picture_agrees_best(monkeypatch, block):
     assert nearest(features, reference, mean).tolist() == expected
 
 
-def reconstruct_until(root, name, blocks, out):
-    """A reconstruction that dies of SIGKILL before its next block; one picture a block."""
+def reconstruct_until(root, name, blocks, out, rank=0, processes=1, cards=None, port=None):
+    """A reconstruction, or one process's part of it, that dies of SIGKILL before its next block; one picture a block. Notes its card and its pictures."""
+    from unimind import cards as taken
     from unimind.reconstruction import reconstruct as module
 
+    if processes > 1:
+        del os.environ["UNIMIND_DEVICE"]
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"UNIMIND_CARDS": str(cards), "CUDA_VISIBLE_DEVICES": ""}
     made, draw = [], module.draw
 
     def counted(*given):
         if len(made) == 2 * blocks:  # the picture, then its control
             os.kill(os.getpid(), signal.SIGKILL)
-        made.append(given)
+        made.append(int(given[4][0][1]))
+        if cards is not None:
+            (root / f"{out}.{rank}").write_text(json.dumps({"cards": list(taken._taken), "pictures": made}))
         return draw(*given)
 
     module.draw = counted
-    pictures(root, name, make_study(batch_size=2), out=out)
+    reconstruct(make_study(batch_size=2), name, "d", "subj01", root / "subj01.h5", root / "e.h5", root / name, None, root / "diffusion",
+                root / "autoencoder", root / "embedding", root / "stimuli.h5", root / out, None)  # fmt: skip
 
 
 def test_a_killed_reconstruction_goes_on_where_it_was_with_equal_bits(world, capsys):
@@ -249,6 +259,47 @@ def test_a_killed_reconstruction_goes_on_where_it_was_with_equal_bits(world, cap
     found = pictures(world, "unimind", make_study(batch_size=2), out="killed.h5")
     assert "continuing after 5 of 8 blocks" in capsys.readouterr().err
     assert expected.keys() == found.keys() and all(np.array_equal(expected[key], found[key]) for key in expected)
+    assert not list(world.glob(".*partial"))
+
+
+@pytest.fixture
+def two_cards(tmp_path):
+    (tmp_path / "cards").mkdir()
+    for number in range(2):
+        (tmp_path / "cards" / str(number)).touch()
+    return tmp_path / "cards"
+
+
+def shared(world, out, cards, blocks):
+    """Two processes that reconstruct together, each until it has made so many blocks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [started(reconstruct_until, world, "unimind", blocks[rank], out, rank, 2, cards, port) for rank in range(2)]
+
+
+def test_two_cards_draw_what_one_draws_with_equal_bits(world, two_cards, capsys):
+    expected = pictures(world, "unimind", make_study(batch_size=2))
+    for process in shared(world, "both.h5", two_cards, (-1, -1)):
+        process.join()
+        assert process.exitcode == 0
+    first, second = (json.loads((world / f"both.h5.{rank}").read_text()) for rank in range(2))
+    assert sorted(first["cards"] + second["cards"]) == [0, 1]
+    assert first["pictures"] == [0, 0, 2, 2, 4, 4, 6, 6] and second["pictures"] == [1, 1, 3, 3, 5, 5, 7, 7]  # each picture, and its control
+    first, second = shared(world, "cut.h5", two_cards, (-1, 1))
+    assert killed(second)
+    first.join(1)
+    assert first.is_alive() and not (world / "cut.h5").exists()  # it waits for what the other has not made
+    while len(list(world.glob(".cut.h5.partial/*/*.npz"))) < 5:
+        time.sleep(0.1)
+    first.kill()  # as the launcher does
+    first.join()
+    cut = pictures(world, "unimind", make_study(batch_size=2), out="cut.h5")
+    assert "continuing after 5 of 8 blocks" in capsys.readouterr().err
+    for name in ("both.h5", "cut.h5"):
+        with h5py.File(world / name) as file, h5py.File(world / "out.h5") as alone:
+            assert file.keys() == alone.keys() == cut.keys() and all(np.array_equal(file[key][:], values) for key, values in expected.items())
+            assert dict(file.attrs) == dict(alone.attrs)
     assert not list(world.glob(".*partial"))
 
 

@@ -15,6 +15,8 @@ from unimind.data.prepared import write_prepared, write_stimuli
 from unimind.data.sources.base import Stimulus
 from unimind.foundations.diffusion import adaptable_names
 from unimind.models.bodies import TRUNKS
+from unimind.models.prior import EncodingPrior, Recorded
+from unimind.models.ridge import fit_ridge
 from unimind.report import work
 from unimind.report.cost import CARDS, LAUNCH, UTILISATION, Cost, costs, last_line, table, total
 from unimind.stages import STAGES
@@ -182,6 +184,30 @@ def test_work_of_an_autoencoder_is_what_torch_counts(decodes):
         flops = counted(half, given)
     own = work.coder((32, 64), 32, 4 if decodes else 8, 2, decodes)  # an encoder gives mean and spread
     assert (own.flops, own.parameters) == (flops, sum(parameter.numel() for parameter in half.parameters()))
+
+
+@pytest.mark.parametrize(("n", "voxels"), [(300, 700), (1500, 1100)])
+def test_work_of_closed_forms_is_what_torch_counts(n, voxels):
+    """Of matrix products; torch does not count factorisations."""
+    random, features, targets = np.random.default_rng(0), 64, 40
+    design, responses = random.normal(size=(n, features)), random.normal(size=(n, voxels)).astype(np.float32)
+    moments, coordinates = (random.normal(size=(features, targets)), random.normal(size=targets)), random.normal(size=(n, targets)).astype(np.float32)
+
+    def operations(function, *given):
+        with FlopCounterMode(display=False) as counter:
+            found = function(*given)
+        return found, counter.get_total_flops()
+
+    own = Recorded(design, responses)
+    prior, learning = operations(EncodingPrior.learned, [own], features)
+    _, decoding = operations(lambda: prior.decoder(Recorded(design, responses), coordinates, moments))
+    _, ridge = operations(fit_ridge, responses, coordinates, [1.0, 10.0], 5)
+    rank, seen = min(n, 1024) + features, 0.8 * n if n < voxels else voxels
+    in_place = 2 * n**2 * voxels if n < voxels else 0  # `addmm_`, which torch does not count either
+    uncounted = 10 * work.factorised(seen, targets) + work.factorised(min(n, voxels), targets) + in_place
+    assert learning == pytest.approx(work.learned(voxels, features, 15), rel=0.1)
+    assert decoding == pytest.approx(work.decoded(n, voxels, targets, features, prior.components.shape[1], 1024) - work.factorised(rank, features), rel=0.1)
+    assert ridge == pytest.approx(work.ridge(n, voxels, targets, 2, 5) - uncounted, rel=0.05)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

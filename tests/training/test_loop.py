@@ -375,6 +375,22 @@ def test_one_of_several_gpus_can_be_named(monkeypatch):
         on_device()
 
 
+def test_processes_under_a_scheduler_have_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for given, device in (("", "cuda:1"), ("cuda", "cuda:1"), ("cpu", "cpu")):
+        monkeypatch.setenv("UNIMIND_DEVICE", given)
+        assert on_device() == torch.device(device)
+    for given, rank, words in (("cuda:1", "0", "each of several processes has a GPU of its own"), ("", "2", "processes: more than the 2 GPUs here")):
+        monkeypatch.setenv("UNIMIND_DEVICE", given)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(InputError, match=words):
+            on_device()
+
+
 def test_losses_in_tensorboard_are_those_of_the_table(tmp_path, monkeypatch):
     """Read back by TensorBoard itself, after a run killed beyond its checkpoint."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

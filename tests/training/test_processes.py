@@ -74,11 +74,11 @@ def commands(folder: Path, *arguments: str) -> dict[str, str]:
     return {one[1] + (one[2] or ""): one[0] for one in found if one}
 
 
-def test_only_trainings_that_can_share_a_batch_are_spread(files, tmp_path):
+def test_only_what_can_be_shared_out_is_spread(files, tmp_path):
     place(files, tmp_path / "apart", {}, processes=3)
     place(files, tmp_path / "together", {"siamese": 1.0}, processes=3)
     apart, together = commands(tmp_path / "apart"), commands(tmp_path / "together")
-    for command in (apart["pretrain"], apart["align"], apart["adapt"], together["pretrain"], apart["foundation --name diffusion"]):
+    for command in (apart["pretrain"], apart["align"], apart["adapt"], together["pretrain"], apart["foundation --name diffusion"], apart["reconstruct"]):
         assert " accelerate.commands.launch --multi_gpu " in command and " --num_processes 3 " in command
     for command in (together["align"], together["adapt"], apart["score"], apart["embed"], apart["foundation --name embedding"]):
         assert command.startswith("python -m unimind")

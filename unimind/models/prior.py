@@ -6,18 +6,20 @@ their weights w lie, and how noisy they are - is the prior for another subject's
 response, under the distribution of the pictures that the subject is shown.
 
 Everything is computed from sums over trials (`Recorded`), so that neither time nor memory depends on their number beyond one pass.
+What has a voxel's index is computed on the device there is, in blocks of voxels, so that a card's memory does not depend on their number
+either. In double precision: squared residuals are differences of sums a thousand times as large, and the matrix that decodes is inverted
+where voxels' noise variances differ by as much; on a card, too, that takes seconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from unimind.device import on_device
 from unimind.models.space import PictureSpace
 
 Array = NDArray[np.float64]
@@ -28,6 +30,8 @@ FEATURES = 64
 SHARES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)
 #: Trials beyond which residuals are known by random sums of them: a sketch of so many rows (Charikar, Chen & Farach-Colton 2002).
 SKETCH = 1024
+#: Voxels that are on the device at a time.
+BLOCK = 2048
 
 
 class LinearMap(NamedTuple):
@@ -78,47 +82,80 @@ class Recorded:
         (n, F), features of the pictures; centred here.
     responses : array
         float32 (n, V); standardised here, voxel by voxel, without a copy of the whole.
+    residuals : bool
+        Whether residuals will be asked for, which takes `SKETCH` rows of memory (V,).
+    device : torch.device, optional
+        Of everything that has a voxel's index, here and in `EncodingPrior`; by default that of `on_device`.
     """
 
-    def __init__(self, design: Array, responses: NDArray[np.float32]) -> None:
-        self.n, self.centre = len(design), design.mean(0)
-        self.design = design - self.centre
-        self.mean = responses.mean(0, dtype=np.float64)
+    def __init__(self, design: Array, responses: NDArray[np.float32], residuals: bool = True, device: torch.device | None = None) -> None:
+        self.device = on_device(device)
+        (self.n, n_features), n_voxels = design.shape, responses.shape[1]
+        self.design = design - design.mean(0)
         self.gram = self.design.T @ self.design
-        self.cross = np.zeros((design.shape[1], responses.shape[1]))
-        self.square = np.zeros(responses.shape[1])
-        kept = min(self.n, SKETCH)
-        random = np.random.default_rng(0)
-        place = np.arange(self.n) if kept == self.n else random.integers(kept, size=self.n)
-        sign = np.ones(self.n) if kept == self.n else random.choice([-1.0, 1.0], self.n)
-        sketch = csr_matrix((sign, (place, np.arange(self.n))), (kept, self.n))
-        self.exact = kept == self.n
-        self.some_design = sketch @ self.design
-        self.some = np.zeros((kept, responses.shape[1]))
-        for start in range(0, self.n, SKETCH):
-            rows = slice(start, start + SKETCH)
-            part = responses[rows] - self.mean
-            self.cross += self.design[rows].T @ part
-            self.square += np.einsum("nv,nv->v", part, part)
-            self.some += sketch[:, rows] @ part
-        deviation = np.sqrt(self.square / self.n)
-        self.deviation = np.where(deviation > 1e-8, deviation, 1.0)
-        self.cross /= self.deviation
-        self.square /= self.deviation**2
-        self.some /= self.deviation
+        self.exact, kept, random = self.n <= SKETCH, min(self.n, SKETCH) if residuals else 0, np.random.default_rng(0)
+        place = np.arange(self.n) if self.exact else random.integers(SKETCH, size=self.n)
+        sign = np.ones(self.n) if self.exact else random.choice([-1.0, 1.0], self.n)
+        self.mean, self.deviation, self.square, self.cross, self.some = (np.empty((*rows, n_voxels)) for rows in ((), (), (), (n_features,), (kept,)))
+        own, to, signed = (torch.from_numpy(values).to(self.device) for values in (self.design, place, sign[:, None]))
 
-    def residual(self, weight: Array, shrunk: Array, axes: Array, values: Array) -> tuple[Array, Array]:
-        """Residuals (rows, V) with each trial left out, or sums of them, and their root mean square over trials (V,)."""
-        residual = self.some - self.some_design @ weight
-        if self.exact:
-            leverage = (self.design @ axes) ** 2 @ (1 / shrunk)
-            residual /= (1 - leverage).clip(0.02)
-            return residual, np.sqrt((residual**2).mean(0))
-        return residual, np.sqrt(self.squares(weight) / self.n)
+        def summed(values: Tensor) -> Tensor:
+            """Random sums of rows (n, ...); overwrites them."""
+            return values if self.exact else values.new_zeros(SKETCH, values.shape[1]).index_add_(0, to, values.mul_(signed))
 
-    def squares(self, weight: Array) -> Array:
-        """Sum over trials of the squared residuals of encoding models (F, V): (V,)."""
-        return (self.square - 2 * (weight * self.cross).sum(0) + (weight * (self.gram @ weight)).sum(0)).clip(0)
+        self.some_design = summed(own.clone())
+        for part in self.blocks():
+            values = torch.from_numpy(responses[:, part]).to(self.device).double()
+            mean = values.mean(0)
+            values -= mean
+            variance = torch.stack([rows.square().sum(0) for rows in values.split(SKETCH)]).sum(0) / self.n
+            deviation = torch.where(variance > 1e-16, variance.sqrt(), 1.0)
+            found = {"mean": mean, "deviation": deviation, "square": self.n * variance / deviation**2, "cross": own.T @ values / deviation}
+            found |= {"some": summed(values) / deviation} if residuals else {}
+            for name, sums in found.items():
+                getattr(self, name)[..., part] = sums.cpu()
+
+    def blocks(self) -> Iterator[slice]:
+        """Voxels that are on the device together."""
+        for start in range(0, len(self.mean), BLOCK):
+            yield slice(start, start + BLOCK)
+
+    def told(self, name: str, part: slice) -> Tensor:
+        """`cross`, `square` or `some` of some voxels, on the device."""
+        return torch.from_numpy(getattr(self, name)[..., part]).to(self.device)
+
+
+class _Axes:
+    """Axes in which a prior N(m, C) and a subject's trials are both diagonal.
+
+    With C = L L' and L' F'F L = Q diag(e) Q', they are L Q. There a voxel's weights are m + L Q u, and what is expected of u is
+    t / (s + e) with t = Q' L' (F'y - F'F m) and the voxel's noise variance s; its posterior covariance is diag(s / (s + e)).
+    """
+
+    def __init__(self, prior: "EncodingPrior", own: Recorded) -> None:
+        root = np.linalg.cholesky(prior.covariance + 1e-10 * np.trace(prior.covariance) * np.eye(len(prior.covariance)))
+        values, vectors = np.linalg.eigh(root.T @ own.gram @ root)
+        axes, told = root @ vectors, own.gram @ prior.mean
+        self.own, self.explained = own, float(prior.mean @ told)
+        self.axes, self.values, self.mean, self.offset = (
+            torch.from_numpy(one).to(own.device) for one in (axes, values.clip(0), prior.mean, (axes.T @ told)[:, None])
+        )
+
+    def told(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Of some voxels, t (F, b) and the squared residuals of m, |y - F m|^2 (b,)."""
+        cross = self.own.told("cross", part)
+        return self.axes.T @ cross - self.offset, self.own.told("square", part) - 2 * (self.mean @ cross) + self.explained
+
+    def expect(self, told: Tensor, square: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u (F, b), 1 / (s + e) (F, b) and the squared residuals |y - F w|^2 (b,) of what is expected."""
+        inverse = 1 / (noise + self.values[:, None])
+        u = told * inverse
+        squares = u.square()
+        return u, inverse, (square - self.values @ squares - 2 * noise * squares.sum(0)).clamp_(min=0)
+
+    def updated(self, left: Tensor, inverse: Tensor, noise: Tensor, trials: float = 0.0, prior_noise: float = 0.0) -> Tensor:
+        """Noise variances (b,) of which the squared residuals and what is uncertain in the weights tell; the prior's counts for so many trials."""
+        return ((left + noise * (self.values @ inverse) + trials * prior_noise) / (self.own.n + trials)).clamp_(min=1e-6)
 
 
 class EncodingPrior:
@@ -157,75 +194,73 @@ class EncodingPrior:
         prior = cls(np.zeros(n_features), np.eye(n_features) * 0.3 / n_features, 0.8, np.zeros((n_features, 0)))
         if not subjects:
             return prior
-        noise = [np.full(len(one.square), 0.8) for one in subjects]
-        for _ in range(iterations):
-            weights, spread = [], np.zeros((n_features, n_features))
-            for k, one in enumerate(subjects):
-                weight, uncertainty, noise[k] = prior._expect(one, noise[k])
-                weights.append(weight)
-                spread += uncertainty
-            joined = np.concatenate(weights, axis=1)
-            prior.mean = joined.mean(1)
-            centred = joined - prior.mean[:, None]
-            prior.covariance = (spread + centred @ centred.T) / joined.shape[1]
-        prior.noise = float(np.median(np.concatenate(noise)))
+        noise = [torch.full((len(one.square),), 0.8, dtype=torch.float64, device=one.device) for one in subjects]
+        count = sum(map(len, noise))
+        for iteration in range(iterations):
+            shift, scatter, weights = np.zeros(n_features), np.zeros((n_features, n_features)), []
+            for one, own in zip(subjects, noise, strict=True):
+                axes = _Axes(prior, one)
+                first, second = torch.zeros_like(axes.values), torch.zeros_like(axes.axes)
+                for part in one.blocks():
+                    u, inverse, left = axes.expect(*axes.told(part), own[part])
+                    first += u.sum(1)
+                    second += u @ u.T + (inverse @ own[part]).diag()
+                    own[part] = axes.updated(left, inverse, own[part])
+                    if mixed and iteration == iterations - 1:
+                        weights.append((axes.mean[:, None] + axes.axes @ u).cpu())
+                shift += (axes.axes @ first).cpu().numpy() / count
+                scatter += (axes.axes @ second @ axes.axes.T).cpu().numpy() / count
+            prior.mean = prior.mean + shift
+            prior.covariance = scatter - np.outer(shift, shift)
+        prior.noise = float(np.median(torch.cat(noise).cpu().numpy()))
         if mixed:
-            chosen = np.random.default_rng(5).permutation(joined.shape[1])[: cls.MOST_COMPONENTS]
-            prior.components = joined[:, np.sort(chosen)]
+            chosen = np.random.default_rng(5).permutation(count)[: cls.MOST_COMPONENTS]
+            prior.components = torch.cat(weights, 1)[:, np.sort(chosen)].numpy()
         return prior
 
-    def _axes(self, gram: Array) -> tuple[Array, Array]:
-        """With C = L L' and L' F'F L = Q diag(e) Q': L Q and e."""
-        root = np.linalg.cholesky(self.covariance + 1e-10 * np.trace(self.covariance) * np.eye(len(self.covariance)))
-        values, vectors = np.linalg.eigh(root.T @ gram @ root)
-        return root @ vectors, values.clip(0)
-
-    def _expect(self, own: Recorded, noise: Array, prior_trials: float = 0.0) -> tuple[Array, Array, Array]:
-        """Posterior means (F, V) under N(m, C), the sum of posterior covariances (F, F), updated noise variances (V,).
-
-        Every voxel's posterior covariance is L Q diag(s / (s + e)) Q' L'.
-        """
-        axes, values = self._axes(own.gram)
-        shrunk = noise[None] + values[:, None]
-        weight = self.mean[:, None] + axes @ (axes.T @ (own.cross - (own.gram @ self.mean)[:, None]) / shrunk)
-        uncertainty = (axes * (noise[None] / shrunk).sum(1)) @ axes.T
-        left = own.squares(weight) + (noise[None] * values[:, None] / shrunk).sum(0)
-        return weight, uncertainty, ((left + prior_trials * self.noise) / (own.n + prior_trials)).clip(1e-6)
+    def _posterior(self, axes: _Axes, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some voxels, posterior means (F, b) under N(m, C), noise variances (b,) and the squared residuals (b,) of the former."""
+        told, square = axes.told(part)
+        noise = torch.full_like(square, self.noise)
+        for _ in range(4):
+            u, inverse, left = axes.expect(told, square, noise)
+            noise = axes.updated(left, inverse, noise, self.NOISE_TRIALS, self.noise)
+        return axes.mean[:, None] + axes.axes @ u, noise, left
 
     def posterior(self, own: Recorded) -> tuple[Array, Array]:
         """Posterior means (F, V) of a subject's encoding weights under N(m, C), and its voxels' noise variances (V,)."""
-        noise = np.full(len(own.square), self.noise)
-        for _ in range(4):
-            weight, _, noise = self._expect(own, noise, self.NOISE_TRIALS)
-        return weight, noise
+        axes = _Axes(self, own)
+        weight, noise, _ = zip(*(self._posterior(axes, part) for part in own.blocks()), strict=True)
+        return torch.cat(weight, 1).cpu().numpy(), torch.cat(noise).cpu().numpy()
 
-    def _mixture(self, own: Recorded, noise: Array) -> Array:
-        """Posterior means (F, V) under the mixture: components weighted by how well they predict a voxel's trials.
+    def _mixture(self, axes: _Axes) -> Callable[[slice, Tensor], Tensor]:
+        """The function from some voxels and their noise variances (b,) to their posterior means (F, b) under the mixture: components
+        weighted by how well they predict a voxel's trials.
 
         The trials' kernel F C F' has the rank of F: all happens in the span of its eigenvectors, of which a voxel's trials have
         the coordinates `told`. What lies outside weighs all components alike.
         """
-        axes, values = self._axes(own.gram)
-        kept = values > 1e-9 * values[-1]
-        axes, values = axes[:, kept], values[kept]
-        told = axes.T @ own.cross / np.sqrt(values)[:, None]
-        centres = np.concatenate([self.components, self.mean[:, None]], axis=1)
-        expected = axes.T @ (own.gram @ centres) / np.sqrt(values)[:, None]
-        back = axes * np.sqrt(values)
-        logs = np.empty((centres.shape[1], own.cross.shape[1]))
-        precision = []
-        for width, part in ((self.WIDTH, slice(0, -1)), (1.0, slice(-1, None))):
-            inverse = 1 / (noise[None] + width * values[:, None])
-            precision.append(inverse)
-            square = (inverse * told**2).sum(0) - 2 * expected[:, part].T @ (inverse * told) + (expected[:, part] ** 2).T @ inverse
-            logs[part] = -0.5 * square + 0.5 * np.log(inverse * noise).sum(0)
-            if width != 1.0:
-                logs[part] -= np.log(self.components.shape[1])
-        share = np.exp(logs - logs.max(0))
-        share /= share.sum(0)
-        near, none = share[:-1], share[-1]
-        weight = centres[:, :-1] @ near + self.WIDTH * back @ (precision[0] * (told * near.sum(0) - expected[:, :-1] @ near))
-        return weight + none * self.mean[:, None] + back @ (precision[1] * (told - expected[:, -1:]) * none)
+        kept = axes.values > 1e-9 * axes.values[-1]
+        values, scale = axes.values[kept, None], axes.values[kept, None].sqrt()
+        into, back = axes.axes[:, kept].T / scale, axes.axes[:, kept] * scale.T
+        expects = into @ torch.from_numpy(axes.own.gram).to(into)
+        centres = torch.from_numpy(self.components).to(into)
+        expected, none_expected = expects @ centres, (expects @ axes.mean)[:, None]
+        compared = torch.cat([expected, expected.square()])
+
+        def weights(part: slice, noise: Tensor) -> Tensor:
+            told = into @ axes.own.told("cross", part)
+            inverse, none_inverse = 1 / (noise + self.WIDTH * values), 1 / (noise + values)
+            logs = torch.cat([inverse * told, -0.5 * inverse]).T @ compared  # (b, M)
+            logs += 0.5 * ((inverse * noise).log() - inverse * told.square()).sum(0)[:, None] - np.log(centres.shape[1])
+            none = 0.5 * ((none_inverse * noise).log() - none_inverse * (told - none_expected).square()).sum(0)
+            share = torch.cat([logs, none[:, None]], 1).softmax(1)
+            near, none = share[:, :-1], share[:, -1]
+            centre = centres @ near.T
+            moved = self.WIDTH * inverse * (told * near.sum(1) - expects @ centre) + none * none_inverse * (told - none_expected)
+            return centre + none * axes.mean[:, None] + back @ moved
+
+        return weights
 
     def decoder(self, own: Recorded, coordinates: NDArray, moments: tuple[Array, Array]) -> LinearMap:
         """A subject's decoder: the expected coordinates given a response.
@@ -242,22 +277,36 @@ class EncodingPrior:
         moments : (covariance, mean)
             (F, K) of features and coordinates, and (K,), over the training pictures (`picture_moments`).
         """
-        weight, noise = self.posterior(own)
-        axes, values = self._axes(own.gram)
-        residual, size = own.residual(weight, noise[None] + values[:, None], axes, values)
-        if self.components.shape[1]:
-            weight = self._mixture(own, noise)
+        axes, n_voxels = _Axes(self, own), len(own.mean)
+        mixture = self._mixture(axes) if self.components.shape[1] else None
         share = _picture_share(own.design)
         pictures = share * np.eye(len(own.gram)) + (1 - share) * own.gram / own.n
-        believed = self.CORRELATION * own.n / (own.n + len(noise))
-        unit = residual / (size + 1e-12) * np.sqrt(noise)
-        factor = np.concatenate([np.sqrt(believed / own.n) * unit, np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures))).T @ weight])
-        inverse = _solve(noise * (1 - believed), factor, weight.T)
+        root = torch.from_numpy(np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures)))).to(own.device)
+        believed = self.CORRELATION * own.n / (own.n + n_voxels)
+        leverages = (torch.from_numpy(own.design).to(own.device) @ axes.axes).square() if own.exact else None
+        blocks = []
+        for part in own.blocks():
+            weight, noise, left = self._posterior(axes, part)
+            residual = own.told("some", part) - own.some_design @ weight
+            if leverages is None:
+                size = (left / own.n).sqrt()
+            else:  # each trial left out
+                residual /= (1 - leverages @ (1 / (noise + axes.values[:, None]))).clamp_(min=0.02)
+                size = residual.square().mean(0).sqrt()
+            if mixture is not None:
+                weight = mixture(part, noise)
+            unit = residual * (np.sqrt(believed / own.n) * noise.sqrt() / (size + 1e-12))
+            blocks.append(_Block(noise * (1 - believed), torch.cat([unit, root.T @ weight]), weight.T).to(torch.device("cpu")))
         middle = coordinates.mean(0, dtype=np.float64)
         both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
         expected = (own.n * middle + self.PICTURES_MEAN * moments[1]) / (own.n + self.PICTURES_MEAN)
-        decoder = inverse @ both / own.deviation[:, None]
-        return LinearMap(decoder.astype(np.float32), (expected - own.mean @ decoder).astype(np.float32))
+        to_coordinates = torch.from_numpy(both).to(own.device)
+        decoder, bias = np.empty((n_voxels, both.shape[1]), np.float32), expected.copy()
+        for part, inverse in zip(own.blocks(), _solve(blocks, own.device), strict=True):
+            found = (inverse @ to_coordinates).cpu().numpy() / own.deviation[part, None]
+            decoder[part] = found
+            bias -= own.mean[part] @ found
+        return LinearMap(decoder, bias.astype(np.float32))
 
 
 class TaughtPrior:
@@ -290,7 +339,7 @@ class TaughtPrior:
         """
         coordinates = np.concatenate(list(pictures.values()))
         features = Features.of(coordinates, space)
-        recorded = {name: Recorded(features(own), responses(name)) for name, own in pictures.items()}
+        recorded = {name: Recorded(features(own), responses(name), residuals=False) for name, own in pictures.items()}
         priors = {}
         for name in ("", *recorded):
             others = [one for other, one in recorded.items() if other != name]
@@ -350,10 +399,30 @@ def _picture_share(design: Array) -> float:
     return float(SHARES[total.argmax()])
 
 
-def _solve(diagonal: Array, factor: Array, right: Array) -> Array:
-    """(diag(d) + B' B)^-1 right for B (r, V), by Woodbury's identity or directly, whichever is smaller."""
-    if len(factor) >= len(diagonal):
-        return cho_solve(cho_factor(np.diag(diagonal) + factor.T @ factor), right)
-    scaled = right / diagonal[:, None]
-    inner = np.eye(len(factor)) + (factor / diagonal) @ factor.T
-    return scaled - (factor / diagonal).T @ cho_solve(cho_factor(inner), factor @ scaled)
+class _Block(NamedTuple):
+    """Of some voxels b, parts of `_solve`'s d (b,), B (r, b) and right side (b, t)."""
+
+    diagonal: Tensor
+    factor: Tensor
+    right: Tensor
+
+    def to(self, device: torch.device) -> "_Block":
+        return _Block(*(values.to(device) for values in self))
+
+
+def _solve(blocks: Sequence[_Block], device: torch.device) -> Iterator[Tensor]:
+    """(diag(d) + B' B)^-1 right for B (r, V), by Woodbury's identity or directly, whichever is smaller: (b, t) of one block after the other."""
+    rank, sizes = len(blocks[0].factor), [len(block.diagonal) for block in blocks]
+    if rank >= sum(sizes):
+        diagonal, factor, right = (torch.cat(parts, axis).to(device) for parts, axis in zip(zip(*blocks, strict=True), (0, 1, 0), strict=True))
+        yield from torch.cholesky_solve(right, torch.linalg.cholesky(diagonal.diag() + factor.T @ factor)).split(sizes)
+        return
+    inner = torch.eye(rank, dtype=torch.float64, device=device)
+    seen = 0
+    for diagonal, factor, right in (block.to(device) for block in blocks):
+        scaled = factor / diagonal
+        inner += scaled @ factor.T
+        seen = seen + scaled @ right
+    found = torch.cholesky_solve(seen, torch.linalg.cholesky(inner))
+    for diagonal, factor, right in (block.to(device) for block in blocks):
+        yield (right - factor.T @ found) / diagonal[:, None]

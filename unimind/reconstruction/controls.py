@@ -70,6 +70,8 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     mark = fingerprint(study, [embeddings, diffusion, autoencoder, embedding], __name__, batch, order.tolist(), pixels)
     label = f"controls of {len(order)} pictures, {count} samples from each true embedding"
     blocks = kept_blocks(folder, mark, len(order), max(1, batch // count), block, label)
+    if blocks is None:
+        return
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
         for place, content in blocks:

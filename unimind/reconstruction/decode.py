@@ -170,6 +170,8 @@ def decode(
     mark = fingerprint(study, files, __name__, batch, dataset, subject, further)
     what = "groups of trials" if asked.average else "trials"
     blocks = kept_blocks(folder, mark, len(called), max(1, batch // drawn), block, f"{label}: {len(called)} {what} x {drawn} samples")
+    if blocks is None:
+        return
     kept: dict[str, list[NDArray]] = {"mean": [], "agreement": [], "shown": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
         for rows, content in blocks:

@@ -1,8 +1,10 @@
 """Pictures from predictions by any generator, a batch at a time, and kept as they are drawn."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from unimind.training.streams import generator as random_generator
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 256
+#: How long a process may wait for the others' pictures, at most: as long as the longest job of a cluster.
+WAIT = timedelta(days=14)
 
 
 def generator_for(diffusion: Path, autoencoder, picture_size: int, embeddings: Path, device: torch.device) -> Generator:
@@ -103,10 +107,12 @@ def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[st
 
 def kept_blocks(
     folder: Path, mark: str, count: int, size: int, make: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]], label: str
-) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]] | None:
     """Make `count` rows of something in blocks of `size`, each written when it is made; then give the blocks back in their order.
 
-    What an earlier run wrote and did not live to finish is not made again; as blocks are always the same, so is the result.
+    What an earlier run wrote and did not live to finish is not made again; as blocks are always the same, so is the result. Several
+    processes (`RANK` and `WORLD_SIZE`, as torch's launchers set them) deal the blocks out among themselves. When all have
+    theirs, the first goes on; each of the others gets None and has nothing more to do.
 
     Parameters
     ----------
@@ -119,18 +125,34 @@ def kept_blocks(
     label : str
         What is made, for progress.
     """
-    for other in folder.glob("*"):
-        if other.name != mark:
-            shutil.rmtree(other)
+    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     blocks = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     files = {block.start: folder / mark / f"{block.start}.npz" for block in blocks}
-    missing = [block for block in blocks if not files[block.start].exists()]
-    if len(missing) < len(blocks):
-        say(f"{label}: continuing after {len(blocks) - len(missing)} of {len(blocks)} blocks of {size}")
-    for block in track(missing, label, total=len(blocks), start=len(blocks) - len(missing)):
+    own = blocks[rank::processes]
+    missing = [block for block in own if not files[block.start].exists()]
+    if rank == 0:
+        for other in folder.glob("*"):
+            if other.name != mark:
+                shutil.rmtree(other)
+        if kept := sum(file.exists() for file in files.values()):
+            say(f"{label}: continuing after {kept} of {len(blocks)} blocks of {size}")
+    shared = f", process {rank + 1} of {processes}" if processes > 1 else ""
+    for block in track(missing, label + shared, total=len(own), start=len(own) - len(missing)):
         made = make(np.arange(block.start, block.stop))
         with whole_file(files[block.start]) as temporary:
             np.savez(temporary, **made)  # type: ignore[arg-type]
-    for block in blocks:
-        with np.load(files[block.start]) as stored:
-            yield block, dict(stored)
+    if processes > 1:
+        _wait_for_all()
+    return None if rank else ((block, _read(files[block.start])) for block in blocks)
+
+
+def _read(file: Path) -> dict[str, NDArray[Any]]:
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+def _wait_for_all() -> None:
+    """Go on when all processes have come so far; over gloo, which needs no card."""
+    torch.distributed.init_process_group("gloo", timeout=WAIT)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

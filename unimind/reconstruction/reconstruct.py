@@ -80,6 +80,8 @@ def reconstruct(
     files = [prepared, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject)
     blocks = kept_blocks(folder, mark, len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
+    if blocks is None:
+        return
     first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"], file["predicted_train_nearest"] = stimulus, training[nearest(prediction.features, reference, mean)]

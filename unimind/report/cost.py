@@ -26,10 +26,10 @@ DAY = 86400.0
 
 # --- what is assumed ----------------------------------------------------------------------------------------------
 
-#: Dense operations a second by precision, as NVIDIA publishes them (H100 SXM; RTX 4090, half precision with fp32 sums).
+#: Dense operations a second by precision, as NVIDIA publishes them (H100 SXM; RTX 4090, half precision with fp32 sums, fp64 a 64th of fp32).
 CARDS: dict[str, dict[str, float]] = {
-    "H100": {"fp32": 67e12, "tf32": 495e12, "bf16": 989e12, "fp16": 989e12},
-    "RTX 4090": {"fp32": 82.6e12, "tf32": 82.6e12, "bf16": 165e12, "fp16": 165e12},
+    "H100": {"fp64": 67e12, "fp32": 67e12, "tf32": 495e12, "bf16": 989e12, "fp16": 989e12},
+    "RTX 4090": {"fp64": 1.29e12, "fp32": 82.6e12, "tf32": 82.6e12, "bf16": 165e12, "fp16": 165e12},
 }
 #: Share of these that a network reaches.
 UTILISATION = 0.35
@@ -73,6 +73,11 @@ PANEL = {
 TEXT = 77
 #: Components of embedding and latent that the picture space has at most.
 COMPONENTS = (512, 128)
+#: Of closed forms, features of each target that encoding models are fitted on, rows of sketched residuals, components of the mixture, iterations
+#: of the prior's learning (`models.prior`), voxels on a card at a time.
+FEATURES, SKETCH, MIXED, ITERATIONS, BLOCK = 64, 1024, 1024, 15, 2048
+#: Contexts that a training subject's signals come from (`training.enter`): smallest, how many of each size, folds.
+SMALLEST, CONTEXTS, FOLDS = 25, 4, 5
 #: Rows of a validation of `align` and `adapt`.
 VALIDATED = 256
 CHANNELS = 3
@@ -463,14 +468,48 @@ class _Known:
         cost = self._training(job, training, _steps(training, count, training.batch_size), forward, 3.0, 4 * size, validated=training.batch_size)
         return replace(cost, host=cost.host + 2 * 4 * size * (0 if math.isnan(count) else count))
 
+    @property
+    def features(self) -> float:
+        """Features that encoding models are fitted on."""
+        channels, side = self.latent
+        return min(FEATURES, self.embedder[1]) + min(FEATURES, channels * side**2)
+
+    def fitted_to(self, pair: tuple[str, str], method: str) -> float:
+        """Pictures that a subject's closed form is fitted to."""
+        return self.trained_pictures([pair], method) + _number(self.extent(*pair).validation)
+
     def _teach(self, job: Job) -> Cost:
-        members = self.study.members(job.names["method"], job.names["group"])
-        voxels = sum(_number(self.extent(*pair).voxels) for pair in members)
-        return Cost(job, read=sum(self.responses(*pair) for pair in members), written=4 * voxels * self.coordinates)
+        name = job.names["method"]
+        members = self.study.members(name, job.names["group"])
+        voxels = [_number(self.extent(*pair).voxels) for pair in members]
+        cost = Cost(job, precision="fp64", read=sum(self.responses(*pair) for pair in members), written=4 * sum(voxels) * self.coordinates)
+        if self.study.method(name).enter.kind != "decoded":
+            return cost
+        pictures = [self.fitted_to(pair, name) for pair in members]
+        sums = sum(2 * n * count * self.features for n, count in zip(pictures, voxels, strict=True))
+        flops = sums + len(members) * work.learned(sum(voxels), self.features, ITERATIONS)  # a subject teaches all priors but the one without it
+        return replace(cost, flops=flops, card=8 * BLOCK * (2 * max(pictures) + 4 * self.features))
 
     def _enter(self, job: Job) -> Cost:
-        pair = job.names["dataset"], job.names["subject"]
-        return Cost(job, read=self.responses(*pair), written=4 * _number(self.extent(*pair).voxels) * self.coordinates)
+        pair, name = (job.names["dataset"], job.names["subject"]), job.names["method"]
+        enter, n, voxels = self.study.method(name).enter, self.fitted_to(pair, name), _number(self.extent(*pair).voxels)
+        features, components = self.features, MIXED if getattr(enter, "mixed", False) else 0
+
+        def once(pictures: float) -> float:
+            if enter.kind == "ridge":
+                return work.ridge(pictures, voxels, self.coordinates, len(enter.alphas), enter.folds)
+            return work.decoded(pictures, voxels, self.coordinates, features, components, SKETCH)
+
+        fits = [n]
+        if self.study.signals(name) and not math.isnan(n) and (self.study.method(name).scope == "subject" or self.study.role(*pair) == "train"):
+            largest = self.trained_pictures([pair], name) * (FOLDS - 1) / FOLDS
+            sizes = [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= 0.75 * largest]
+            fits += CONTEXTS * sizes + FOLDS * [largest]
+        size = min(n, voxels) if enter.kind == "ridge" else min(n, SKETCH) + features
+        card = 8 * (3 * size**2 + BLOCK * (2 * n + (0 if enter.kind == "ridge" else 3 * (components + size))))
+        return Cost(
+            job, flops=sum(map(once, fits)), precision="fp64", read=self.responses(*pair), written=4 * voxels * self.coordinates, card=card,
+        )  # fmt: skip
 
     def _group(self, job: Job) -> tuple[Method, list[tuple[str, str]], float, float, float]:
         """Method, members, their training pictures, mean voxels, and bytes of their responses where voxels are read."""

@@ -203,3 +203,33 @@ def clip(width: int, depth: int, patch: int, ratio: float = 4.0, side: int = 224
     """The image tower of a CLIP."""
     tokens = (side // patch) ** 2 + 1
     return conv(3, width, patch**2, tokens - 1) + block(width, ratio, tokens) * depth + Work(parameters=width * tokens) + norm(width) * 2
+
+
+# --- closed forms, in operations of matrix products and factorisations --------------------------------------------
+
+
+def ridge(n: float, voxels: float, targets: float, penalties: int, folds: int) -> float:
+    """`models.ridge` on n pictures: a factorisation and its solutions for every penalty and fold, by rows or by voxels, whichever are fewer."""
+    by_row, held = voxels > n, n / folds
+    size, seen = (n, n - held) if by_row else (voxels, voxels)
+    choice = penalties * folds * (factorised(seen, targets) + 2 * held * seen * targets)
+    further = 0 if by_row else 2 * n * voxels * (voxels + (folds - 1) * targets)  # products of every fold's rows
+    return 2 * n * voxels * (size + targets) + choice + further + factorised(size, targets)
+
+
+def factorised(size: float, targets: float) -> float:
+    """A Cholesky decomposition, and solutions by it."""
+    return size**3 / 3 + 2 * size**2 * targets
+
+
+def learned(voxels: float, features: float, iterations: int) -> float:
+    """Expectation maximisation of `models.prior` over so many voxels: products into the axes, of what is found there, and back."""
+    return iterations * 4 * features**2 * (voxels + features)
+
+
+def decoded(n: float, voxels: float, targets: float, features: float, components: float, sketch: int) -> float:
+    """`models.prior`: sums over n trials, posteriors, the mixture over components, and the solution of rank r that decodes."""
+    rows = min(n, sketch)
+    rank = rows + features
+    of_voxel = n * features + 6 * features**2 + (1 + (n <= sketch)) * rows * features + 3 * components * features
+    return 2 * voxels * (of_voxel + rank**2 + 2 * rank * features + features * targets) + factorised(rank, features)

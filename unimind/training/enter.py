@@ -98,9 +98,10 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
         pictures = {key: Targets(path, own, space).coordinates(own).numpy() for (key, own), path in zip(images.items(), embeddings, strict=True)}
         prior = TaughtPrior.by(space, pictures, lambda key: read_trials(files[key], rows[key]).responses, settings.enter.mixed)
         state |= {f"prior.{name}": tensor for name, tensor in prior.state().items()}
+    device = on_device() if isinstance(settings.enter, Decoded) else torch.device("cpu")
     mark = fingerprint(study, [*prepared, *embeddings], __name__)
     config |= {"subjects": list(rows), "inputs": mark}
-    write_model(out, state, config, closed_form(sum(map(len, images.values())), state, time.monotonic() - begun, torch.device("cpu")))
+    write_model(out, state, config, closed_form(sum(map(len, images.values())), state, time.monotonic() - begun, device))
 
 
 def enter(

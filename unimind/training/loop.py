@@ -8,7 +8,6 @@ step number are all a checkpoint needs, and a training killed at any moment ends
 
 import math
 import os
-import re
 import signal
 import threading
 import time
@@ -439,10 +438,6 @@ def _schedule(step: int, total: int, warmup: float) -> float:
 def _accelerator(precision: str) -> Accelerator:
     """A fresh Accelerator on the device of `UNIMIND_DEVICE`, or on a free GPU; each of several processes takes one of its own."""
     alone = "LOCAL_RANK" not in os.environ
-    if not alone and re.fullmatch(r"cuda:\d+", os.environ.get("UNIMIND_DEVICE", "").lower()):
-        raise InputError(f"UNIMIND_DEVICE: {os.environ['UNIMIND_DEVICE']} given, but each of several processes has a GPU of its own; set UNIMIND_DEVICE=cuda")
-    if not alone and os.environ.get("UNIMIND_DEVICE", "").lower() != "cpu" and 0 < (count := torch.cuda.device_count()) <= int(os.environ["LOCAL_RANK"]):
-        raise InputError(f"processes: more than the {count} GPUs here; lower `processes`")
     device = on_device()
     AcceleratorState._reset_state(reset_partial_state=alone)  # accelerate keeps one state per process; every training sets its own
     choose_precision(precision, device, "training")

@@ -218,7 +218,7 @@ def content_of(what):
 
 
 def launcher(stage, wildcards, threads):
-    """The program that runs a stage: Python, or accelerate where several processes share a training."""
+    """The program that runs a stage: Python, or accelerate where several processes share it."""
     processes = processes_of(stage)(wildcards)
     if processes == 1:
         return "python"
@@ -236,7 +236,7 @@ def threads_of(stage):
 def resources_of(stage, retried=False):
     """Memory, time and graphics cards of a stage's jobs: what `unimind plan` expects of a job, and no less than its stage declares.
 
-    Memory grows with every attempt and with the processes that share a training; where the rule itself tries again
+    Memory grows with every attempt and with the processes that share a job; where the rule itself tries again
     (`retried`: a download, on the machine that Snakemake runs on), it stays.
     """
     declared, processes = STAGES[stage], processes_of(stage)
@@ -275,9 +275,11 @@ def planned(stage, wildcards):
 
 
 def processes_of(stage):
-    """How many processes share a training: one where its losses compare the rows of a batch with each other."""
+    """How many processes share pictures to draw, or a training: one where its losses compare the rows of a batch with each other."""
 
     def number(wildcards):
+        if stage in ("reconstruct", "reconstruct-controls", "decode"):
+            return STUDY.processes
         if stage == "foundation":
             whole = wildcards.name in ("embedding", "classifier")
             return (
