@@ -497,11 +497,11 @@ def test_adapted_methods_are_sent_to_a_study(bundle):
         unimind.load(bundle)
 
 
-PAGE = (ROOT / "docs/python.md").read_text()
+PAGE, FRONT = (ROOT / "docs/python.md").read_text(), (ROOT / "README.md").read_text()
 
 
 def test_the_page_runs(home, tmp_path, monkeypatch):
-    """docs/python.md, from its first block to its last, with a laboratory's arrays in place."""
+    """docs/python.md, from its first block to its last, with a laboratory's arrays in place, and the lines on the first page."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(home / "away/b", tmp_path / "unimind-nsd")
     (responses, pictures), (seen, shown) = trials(home, [0, 1]), trials(home, [2])
@@ -510,3 +510,8 @@ def test_the_page_runs(home, tmp_path, monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(compile(block, "docs/python.md", "exec"), scope)
     assert scope["embeddings"].shape == (TEST, 12) and len(list(tmp_path.glob("drawn-*.png"))) > 0
+    (name,), (lines,) = re.findall(r"--out (\S+)", FRONT)[:1], re.findall(r"```python\n(.*?)```", FRONT, re.DOTALL)
+    (tmp_path / "unimind-nsd").rename(name)
+    exec(compile(lines, "README.md", "exec"), {"responses": responses, "pictures": pictures, "new_responses": seen})
+    with Image.open(tmp_path / "seen.png") as drawn:
+        assert drawn.size == (32, 32)
