@@ -325,15 +325,22 @@ def test_pictures_of_the_training_are_no_test_pictures_of_a_new_subject(home, tm
     random = np.random.default_rng(1)
     shown = np.concatenate([images[TEST : TEST + 6], random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)])  # half of them trained on
     np.save(tmp_path / "r.npy", random.standard_normal((12, 5)))
-    np.save(tmp_path / "i.npy", shown)
     lab = {"source": "arrays", "root": str(tmp_path), "new_subjects": ["a"], "responses": "r.npy", "images": "i.npy", "split": {"every": 3}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(away(home / "away/b", datasets={"d": lab})))
     given = ["--study", "s.yaml", "--dataset", "d"]
-    assert main(["fetch", *given, "--stimuli", "--out", "p.json"]) == main(["fetch", *given, "--subject", "a", "--out", "a.json"]) == 0
-    assert main(["stimuli", *given, "--fetched", "p.json", "--out", "p.h5"]) == 0
-    prepare(parse_study(yaml.safe_load((tmp_path / "s.yaml").read_text())), "d", "a", tmp_path / "a.json", tmp_path / "p.h5", [], tmp_path / "a.h5")
-    with PreparedSubject(tmp_path / "a.h5") as data:
+
+    def prepared(pictures, name):
+        np.save(tmp_path / "i.npy", pictures)
+        assert main(["fetch", *given, "--stimuli", "--out", "p.json"]) == main(["fetch", *given, "--subject", "a", "--out", "a.json"]) == 0
+        assert main(["stimuli", *given, "--fetched", "p.json", "--out", f"{name}-p.h5"]) == 0
+        study = parse_study(yaml.safe_load((tmp_path / "s.yaml").read_text()))
+        prepare(study, "d", "a", tmp_path / "a.json", tmp_path / f"{name}-p.h5", [], tmp_path / f"{name}.h5")
+
+    prepared(shown, "half")
+    with PreparedSubject(tmp_path / "half.h5") as data:
         assert data.images("test").tolist() == [6, 9]
+    with pytest.raises(InputError, match="the test split is empty: 4 pictures that the data set's test rule asks for are training pictures of the training"):
+        prepared(images[TEST : TEST + 12], "all")
 
 
 # --- what is no bundle ------------------------------------------------------------------------------------------------
