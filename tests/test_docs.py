@@ -45,6 +45,7 @@ ELSEWHERE = {
     "snakemake --report workflow.html --configfile ...": "tests/workflow/test_workflow.py::test_report_page_of_snakemake_can_be_made",
     "unimind export --study my_study.yaml --method unimind --out unimind-mine --licence cc-by-4.0":
         "tests/serving/test_bundle.py::test_nothing_of_a_training_subject_is_in_it",
+    "unimind export --study config/config.yaml --method unimind --out unimind-embedded": "tests/serving/test_bundle.py::test_the_page_runs",
     "make reference": "tests/test_study.py::test_schema_and_reference_are_in_step_with_the_types",
     "make lint": "tests/workflow/test_workflow.py::test_style_and_types_are_clean",
     "python -m unimind fetch --study config/thesis.yaml --dataset nsd --subject subj01 --out results/thesis/fetched/nsd/subj01.json":

@@ -8,7 +8,7 @@ A bundle holds safetensors, JSON and a model card, and a manifest of them; never
 | `manifest.json` | schema version; size and SHA-256 of every file |
 | `bundle.json` | the method and the foundations as a study's sections; how responses were prepared; ROI words; versions |
 | `pictures.safetensors` | SHA-256 (n, 32) of the pictures trained on, and of those tested on: so that a new subject is not tested on the former |
-| `teach/`, `align/` or `condition/` | what the training subjects taught: as the stages of these names wrote it, without anything of one subject |
+| `teach/`, `align/` or `condition/`, `embedding-prior/` | what the training subjects taught: as these stages wrote it, without anything of one subject |
 | `foundations/<name>/` | networks that were trained in the study |
 """
 
@@ -70,7 +70,7 @@ class Bundle:
 
     @property
     def parts(self) -> list[str]:
-        """Folders of models: `teach`, `align`, `condition`, `foundations/<name>`."""
+        """Folders of models: `teach`, `align`, `condition`, `embedding-prior`, `foundations/<name>`."""
         return sorted({str(PurePosixPath(name).parent) for name in self.files if name.endswith("/model.safetensors")})
 
     @contextmanager

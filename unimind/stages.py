@@ -307,7 +307,7 @@ STAGES: dict[str, Stage] = {
     "decode": Stage(
         "unimind.reconstruction.decode", "decode", "Trials without a truth in; predictions, pictures, ranked candidates and how sure they are out.",
         {**_OF_SUBJECT, "further": "text", "prepared": "file", "trials": "file", "embeddings": "file", "stimuli": "file", "candidates": "file?",
-         "candidate-embeddings": "file?", "model": "file", "entered": "file?", **_PICTURES, "out": "file"},
+         "candidate-embeddings": "file?", "model": "file", "entered": "file?", "embedding-prior": "file?", **_PICTURES, "out": "file"},
         reads=("seed", "picture_size", "methods.{method}: sampling", "decode.{further}: average candidates"),
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),

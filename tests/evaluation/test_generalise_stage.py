@@ -315,7 +315,7 @@ def test_the_declaration_is_what_its_schema_says_and_the_table_has_every_check(o
     schema = json.loads((ROOT / "config/declaration.schema.json").read_text())
     jsonschema.validate(declared, schema)
     own = declared["subjects"][0]
-    assert own["subject_seen_in_training"] and own["training_minutes"] == pytest.approx(800 * 4 / 60, abs=0.1)
+    assert own["subject_seen_in_training"] is None and own["training_minutes"] == pytest.approx(800 * 4 / 60, abs=0.1)
     assert (own["training_trials"], own["repeats_in_training"], own["test_pictures"], own["trials_per_test_picture"]) == (800, "2", 80, "1")
     assert own["rule_of_test_pictures"] == "pictures shown to every subject, seen 3 times" and own["near_duplicates_in_training"] == 0
     assert own["methods"][0] == {

@@ -516,9 +516,12 @@ def test_a_bottleneck_lets_the_first_dimensions_of_the_signal_through_and_no_oth
 # --- trials without truth -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["unimind", "mindvis", "ridge"])
+@pytest.mark.parametrize("name", ["unimind", "mindvis", "ridge", "sampled"])
 def test_trials_called_by_their_pictures_are_decoded_as_test_trials_are(world, tmp_path, name):
-    """The test trials again, shuffled and without pictures: the same predictions; a method without any is compared by its pictures."""
+    """The test trials again, shuffled and without pictures: the same predictions; a method without any is compared by its pictures.
+
+    With a prior over embeddings other pictures are drawn, and nothing else is otherwise.
+    """
     study = make_study().model_copy(update={"decode": {"again": Decode(dataset="d")}})
     with PreparedSubject(world / "subj01.h5") as own:
         trials = np.random.default_rng(1).permutation(own.trials("test"))
@@ -529,11 +532,18 @@ def test_trials_called_by_their_pictures_are_decoded_as_test_trials_are(world, t
         voxel={}, attributes=attributes,
     )  # fmt: skip
     given = [world / part for part in ("e.h5", "stimuli.h5", name)], [world / part for part in ("diffusion", "autoencoder", "embedding")]
-    decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "out.h5")
+    prior = {"embedding_prior": world / "prior"} if name == "sampled" else {}
+    decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "out.h5", **prior)
     expected = pictures(world, name)
     with h5py.File(tmp_path / "out.h5") as file:
         found, attributes = {key: file[key][:] for key in file}, dict(file.attrs)
     order = [int(label) for label in dict.fromkeys(labels)]
+    if prior:
+        decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "mean.h5")
+        with h5py.File(tmp_path / "mean.h5") as file:
+            same = {key for key in file if np.array_equal(file[key][:], found[key])}
+            assert set(file) - same <= {"samples", "shown", "sample_agreement"} and (file["samples"][:] != found["samples"]).any((1, 2, 3, 4)).all()
+        assert "sample of the embeddings" in attributes["embedding_prior"]
     assert found["imagined"].tolist() == order and (found["trials"] == 2).all() and attributes["pool"] == TEST
     if name == "mindvis":
         embedded = load_embedding(world / "embedding").encode(torch.from_numpy(found["samples"].reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255)

@@ -11,6 +11,7 @@ from report_fakes import METHODS, SUBJECTS
 
 from unimind.evaluation.measures import MEASURES
 from unimind.report.figures import figures
+from unimind.report.generalisation import chance_of
 from unimind.report.page import report
 from unimind.report.tables import meanings
 from unimind.storage import read_json
@@ -95,6 +96,10 @@ def test_the_tables_hold_the_numbers_of_the_checks(told):
     for skill in METHODS.values():
         assert f">{100 * (skill - 0.5):.1f}<" in part, "the mean over training subjects"
     assert "among 101 candidates, chance 0.99, 9.9, 50 %" in part
+
+
+def test_chance_is_never_above_all_of_few_candidates():
+    assert [chance_of(count) for count in (58, 37)] == ["1.7, 17, 86", "2.7, 27, 100"]
 
 
 def test_the_figures_show_pairs_and_scores_by_distance(told):

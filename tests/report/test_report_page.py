@@ -149,6 +149,13 @@ def test_the_first_words_are_the_tables_numbers(read, scores):
     assert "apart in each of the 3 subjects" in opening and "ridge at" in opening and "(lower, p = 0.03)" in opening
 
 
+def test_a_method_without_a_shared_model_is_not_said_to_have_one(fake, tmp_path):
+    ridge = fake.study.model_copy(update={"methods": {"ridge": fake.study.methods["ridge"]}})
+    report(ridge, fake.overview, fake.root / "tables", tmp_path, fake.metrics, fake.models, tmp_path / "report.html")
+    words = Page((tmp_path / "report.html").read_text()).words
+    assert "For the new subject, ridge reaches" in words and "shared model was" not in words
+
+
 @pytest.fixture
 def told(fake, scores, tmp_path):
     """The page of the fake study with its table changed, without figures."""

@@ -30,14 +30,18 @@ from unimind.data.prepared import PreparedSubject, Stimuli, write_prepared, writ
 from unimind.data.sources.base import Stimulus
 from unimind.errors import InputError
 from unimind.foundations.embed import embed
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.predict import predict_pictures
+from unimind.serving import decoder as decoder_module
 from unimind.serving.export import export
 from unimind.storage import load_model
 from unimind.study import parse_study
 from unimind.training.align import align
+from unimind.training.embedding_prior import embedding_prior
 from unimind.training.enter import enter, teach
 from unimind.training.foundations.build import foundation
+from unimind.training.streams import generator
 
 ROOT = Path(__file__).parents[2]
 SHORT = {"steps": 4, "batch_size": 8, "validate_every": 2}
@@ -59,6 +63,7 @@ CONTENT = {
         "ridge": {"scope": "subject", "enter": {"kind": "ridge"}},
     },
 }  # fmt: skip
+CONTENT["methods"]["sampled"] = CONTENT["methods"]["unimind"] | {"embedding_prior": {"width": 8, "depth": 1, "training": SHORT}}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +73,7 @@ def on_cpu(monkeypatch):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder in which a study's training has run, and the bundle `away/b` of its method."""
+    """A folder in which a study's training has run, and bundles of its methods: `away/b`, and, of that with a prior over embeddings, `away/p`."""
     root = tmp_path_factory.mktemp("home")
     study, results = parse_study(CONTENT), root / "results/home"
     for name in ("embedding", "autoencoder", "diffusion"):
@@ -98,7 +103,11 @@ def home(tmp_path_factory):
     for subject, file in zip(VOXELS, files, strict=True):
         enter(study, "unimind", "d", subject, file, targets, models / "teach/d", models / f"enter/d-{subject}")
     align(study, "unimind", "d", None, [targets] * 2, [models / f"enter/d-{subject}" for subject in ("subj01", "subj02")], None, root / "c", models / "align/d")
+    shutil.copytree(models, results / "models/sampled")  # the same method but for its prior
+    entered = [models / f"enter/d-{subject}" for subject in ("subj01", "subj02")]
+    embedding_prior(study, "sampled", "d", [targets] * 2, entered, models / "align/d", root / "c", results / "models/sampled/embedding-prior/d")
     export(study, "unimind", root / "away/b", directory=root, licence="mit")
+    export(study, "sampled", root / "away/p", directory=root)
     return root
 
 
@@ -150,9 +159,10 @@ def test_predictions_from_a_bundle_are_those_inside_the_study_bit_for_bit(home, 
     assert inside.embedding.std(0).max() > 0
 
 
-def test_nothing_of_a_training_subject_is_in_it(home):
+@pytest.mark.parametrize("name", ["b", "p"])
+def test_nothing_of_a_training_subject_is_in_it(home, name):
     """No run of 32 bytes of a response or a picture; no tensor row near one; none of the priors without a subject, none of a subject's maps."""
-    results, folder = home / "results/home", home / "away/b"
+    results, folder = home / "results/home", home / "away" / name
     content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {Path(name).suffix for name in content} == {".json", ".safetensors", ".md"}
     rows = []
@@ -179,6 +189,27 @@ def test_nothing_of_a_training_subject_is_in_it(home):
     assert "prior.prior..mean" in taught and not any("subj0" in key for key in taught)
     assert not any("subject" in key or ".maps." in key for key in load_file(folder / "align/model.safetensors"))
     assert json.loads((folder / "align/config.json").read_text())["encoder"]["n_voxels"] == {}
+
+
+def test_a_prior_over_embeddings_travels(home, tmp_path):
+    """Taken, it is the one that was trained; in Python, samples are drawn of the embeddings that it makes of the predictions."""
+    (tmp_path / "away.yaml").write_text(yaml.safe_dump(away(home / "away/p")))
+    assert main(["take", "--study", str(tmp_path / "away.yaml"), "--part", "embedding-prior", "--out", str(tmp_path / "prior")]) == 0
+    taken, prior = load_embedding_prior(tmp_path / "prior"), load_embedding_prior(home / "results/home/models/sampled/embedding-prior/d")
+    assert taken.arguments == prior.arguments and all(torch.equal(value, prior.state_dict()[name]) for name, value in taken.state_dict().items())
+    known, new = trials(home, [0, 1]), trials(home, [2])[0][:2]
+    by_mean, sampled = (unimind.load(home / "away" / name, seed=3).fit(*known) for name in "bp")
+    assert np.array_equal(sampled.predict(new), by_mean.predict(new))
+    noise = torch.stack([torch.randn(prior.size, generator=generator("embedding prior", 3, row, k)) for row in range(2) for k in range(2)])
+    wanted = prior.sample(torch.from_numpy(sampled.predict(new)).repeat_interleave(2, 0), noise)
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        drawing = decoder_module._loaded(str(home / "away/p")).generator
+        patch.setattr(drawing, "draw", lambda inputs, *others, draw=drawing.draw: given.append(inputs["embedding"]) or draw(inputs, *others))
+        drawn = sampled.draw(new, samples=2)
+    torch.testing.assert_close(torch.cat(given), wanted)
+    pairs = zip(sum(drawn, []), sum(by_mean.draw(new, samples=2), []), strict=True)
+    assert all(one.tobytes() != other.tobytes() for one, other in pairs)
 
 
 def test_the_card_and_the_content_say_what_it_is(home):
@@ -229,7 +260,7 @@ def write_study(folder, place):
 def test_export_refuses_in_words(home, tmp_path):
     study = parse_study(CONTENT)
     for method, options, words in (
-        ("unimnd", {}, "--method: unimnd given, no such method in the study; there are unimind, ridge"),
+        ("unimnd", {}, "--method: unimnd given, no such method in the study; there are unimind, ridge, sampled"),
         ("ridge", {}, "it shares nothing"),
         ("unimind", {"group": "other"}, "--group: other given; unimind has d"),
         ("unimind", {"directory": tmp_path}, "no such file"),
@@ -244,7 +275,7 @@ def test_export_refuses_in_words(home, tmp_path):
 
 def test_a_study_from_a_bundle_trains_nothing(home, tmp_path):
     ridge = {"ridge": {"scope": "subject", "enter": {"kind": "ridge"}}}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(away(home / "away/b", methods=ridge, transfer={"trials": [25, "all"]})))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(away(home / "away/p", methods=ridge, transfer={"trials": [25, "all"]})))
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "--cores", "1", "--configfile", "s.yaml"],
         cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
@@ -252,7 +283,9 @@ def test_a_study_from_a_bundle_trains_nothing(home, tmp_path):
     table = done.stdout.rpartition("job ")[2]
     planned = {line.split()[0] for line in table.splitlines()[2:] if len(line.split()) == 2}
     assert done.returncode == 0 and {"take_model", "take_foundation", "enter_subject", "compare_budgets", "write_report"} <= planned, done.stderr
-    assert not planned & {"teach_closed_form", "align_subjects", "condition_diffusion", "pretrain_encoder", "adapt_subject", "train_foundation"}
+    trainings = {"teach_closed_form", "align_subjects", "condition_diffusion", "learn_embedding_prior", "pretrain_encoder", "adapt_subject", "train_foundation"}
+    assert not planned & trainings
+    assert re.search(r"take_model +3\n", table)
 
 
 def test_what_a_study_may_not_say_beside_a_bundle(home):
@@ -263,6 +296,8 @@ def test_what_a_study_may_not_say_beside_a_bundle(home):
         ({"methods": {"unimnd": {"enter": {"kind": "decoded"}}}}, "methods.unimnd: no such method in"),
         ({"methods": {"unimind": {"body": {"kind": "mlp", "width": 32}}}}, "methods.unimind.body.width: 32 given"),
         ({"methods": {"other": convmixer | {"scope": "subject"}}}, "methods.other: would have to be trained"),
+        ({"methods": {"ridge": CONTENT["methods"]["ridge"] | {"embedding_prior": {}}}}, "methods.ridge: would have to be trained"),
+        ({"methods": {"unimind": {"embedding_prior": {}}}}, "methods.unimind.embedding_prior: {} given, but .* was trained with None"),
         ({"datasets": {"d": {"source": "simulated", "training_subjects": ["subj01"]}}}, "training_subjects: subj01 given, but the bundle has been trained"),
         ({"foundations": {"embedding": {"kind": "open-clip"}}}, "foundations.embedding.kind"),
         ({"bundle": str(home / "nowhere")}, "no such bundle"),
@@ -290,15 +325,22 @@ def test_pictures_of_the_training_are_no_test_pictures_of_a_new_subject(home, tm
     random = np.random.default_rng(1)
     shown = np.concatenate([images[TEST : TEST + 6], random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)])  # half of them trained on
     np.save(tmp_path / "r.npy", random.standard_normal((12, 5)))
-    np.save(tmp_path / "i.npy", shown)
     lab = {"source": "arrays", "root": str(tmp_path), "new_subjects": ["a"], "responses": "r.npy", "images": "i.npy", "split": {"every": 3}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(away(home / "away/b", datasets={"d": lab})))
     given = ["--study", "s.yaml", "--dataset", "d"]
-    assert main(["fetch", *given, "--stimuli", "--out", "p.json"]) == main(["fetch", *given, "--subject", "a", "--out", "a.json"]) == 0
-    assert main(["stimuli", *given, "--fetched", "p.json", "--out", "p.h5"]) == 0
-    prepare(parse_study(yaml.safe_load((tmp_path / "s.yaml").read_text())), "d", "a", tmp_path / "a.json", tmp_path / "p.h5", [], tmp_path / "a.h5")
-    with PreparedSubject(tmp_path / "a.h5") as data:
+
+    def prepared(pictures, name):
+        np.save(tmp_path / "i.npy", pictures)
+        assert main(["fetch", *given, "--stimuli", "--out", "p.json"]) == main(["fetch", *given, "--subject", "a", "--out", "a.json"]) == 0
+        assert main(["stimuli", *given, "--fetched", "p.json", "--out", f"{name}-p.h5"]) == 0
+        study = parse_study(yaml.safe_load((tmp_path / "s.yaml").read_text()))
+        prepare(study, "d", "a", tmp_path / "a.json", tmp_path / f"{name}-p.h5", [], tmp_path / f"{name}.h5")
+
+    prepared(shown, "half")
+    with PreparedSubject(tmp_path / "half.h5") as data:
         assert data.images("test").tolist() == [6, 9]
+    with pytest.raises(InputError, match="the test split is empty: 4 pictures that the data set's test rule asks for are training pictures of the training"):
+        prepared(images[TEST : TEST + 12], "all")
 
 
 # --- what is no bundle ------------------------------------------------------------------------------------------------
@@ -462,11 +504,11 @@ def test_adapted_methods_are_sent_to_a_study(bundle):
         unimind.load(bundle)
 
 
-PAGE = (ROOT / "docs/python.md").read_text()
+PAGE, FRONT = (ROOT / "docs/python.md").read_text(), (ROOT / "README.md").read_text()
 
 
 def test_the_page_runs(home, tmp_path, monkeypatch):
-    """docs/python.md, from its first block to its last, with a laboratory's arrays in place."""
+    """docs/python.md, from its first block to its last, with a laboratory's arrays in place, and the lines on the first page."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(home / "away/b", tmp_path / "unimind-nsd")
     (responses, pictures), (seen, shown) = trials(home, [0, 1]), trials(home, [2])
@@ -475,3 +517,8 @@ def test_the_page_runs(home, tmp_path, monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(compile(block, "docs/python.md", "exec"), scope)
     assert scope["embeddings"].shape == (TEST, 12) and len(list(tmp_path.glob("drawn-*.png"))) > 0
+    (name,), (lines,) = re.findall(r"--out (\S+)", FRONT)[:1], re.findall(r"```python\n(.*?)```", FRONT, re.DOTALL)
+    (tmp_path / "unimind-nsd").rename(name)
+    exec(compile(lines, "README.md", "exec"), {"responses": responses, "pictures": pictures, "new_responses": seen})
+    with Image.open(tmp_path / "seen.png") as drawn:
+        assert drawn.size == (32, 32)

@@ -64,7 +64,7 @@ def prepare(study: Study, dataset: str, subject: str, fetched: Path, stimuli: Pa
         sha256[stimulus], hints, tests, trained if study.role(dataset, subject) == "new" else (), section.validation_fraction, study.seed
     )  # fmt: skip
     counts = {name: len(np.unique(sha256[stimulus[splits.split == code]])) for name, code in SPLITS.items()}
-    _require_splits(counts, where, section.validation_fraction)
+    _require_splits(counts, where, section.validation_fraction, splits.moved)
     if splits.moved:
         say(f"{where}: {splits.moved} test pictures are training pictures of the training subjects; they are training pictures here too")
     if splits.joined:
@@ -164,10 +164,15 @@ def _why_left_out(section: AnyDataset) -> str:
     return "test pictures shown too seldom" if section.test_pictures is None else "of pictures that the rule of test_pictures, or the source, leaves out"
 
 
-def _require_splits(pictures: dict[str, int], where: str, fraction: float) -> None:
+def _require_splits(pictures: dict[str, int], where: str, fraction: float, moved: int) -> None:
     """Something to train on, and test pictures to tell apart."""
     if pictures["test"] < 2:
         found = "has one picture, and at least 2 are needed to compare anything" if pictures["test"] else "is empty"
+        if moved:
+            raise InputError(
+                f"{where}: the test split {found}: {moved} pictures that the data set's test rule asks for are training pictures of the training subjects; "
+                "test on others"
+            )
         raise InputError(f"{where}: the test split {found}; check the data set's test rule (`split`, `test_repeats` or `sessions`)")
     if not pictures["train"]:
         raise InputError(f"{where}: the training split is empty; check the data set's test rule and validation_fraction = {fraction}")

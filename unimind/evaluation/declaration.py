@@ -39,7 +39,7 @@ class SubjectDeclaration(_Part):
 
     dataset: str
     subject: str
-    subject_seen_in_training: bool = Field(description="Whether shared models were trained on the subject.")
+    subject_seen_in_training: bool | None = Field(description="Whether shared models were trained on the subject; null where no method shares one.")
     sessions: int = Field(ge=1)
     training_trials: int = Field(ge=1, description="Validation trials among them.")
     training_pictures: int = Field(ge=1)
@@ -86,13 +86,13 @@ def declared(study: Study, checks: Iterable[Mapping[str, Any]], scored: Sequence
     scored : sequence of dict
         Contents of the metrics files.
     """
-    subjects = []
+    subjects, shared = [], any(method.scope != "subject" for method in study.methods.values())
     for one in checks:
         dataset, subject, own = one["dataset"], one["subject"], one["recorded"]
         section, trials = study.datasets[dataset], own["training_trials"]
         minutes = None if section.seconds_per_trial is None else round(trials * section.seconds_per_trial / 60, 1)
         subjects.append(SubjectDeclaration(
-            dataset=dataset, subject=subject, subject_seen_in_training=study.role(dataset, subject) == "train", training_minutes=minutes,
+            dataset=dataset, subject=subject, subject_seen_in_training=study.role(dataset, subject) == "train" if shared else None, training_minutes=minutes,
             rule_of_test_pictures=rule_of(section), near_duplicates_in_training=one["audit"]["near_duplicates"], **own,
             methods=[_of_method(study, dataset, subject, file, trials) for file in scored if (file["dataset"], file["subject"]) == (dataset, subject)],
         ))  # fmt: skip
@@ -161,11 +161,12 @@ def _ordinal(number: int) -> str:
 
 def words(one: Mapping[str, Any]) -> str:
     """The declaration of one subject in a sentence or two."""
-    seen = "seen in the training of shared models" if one["subject_seen_in_training"] else "not seen in the training of shared models"
+    seen = {True: "seen in the training of shared models", False: "not seen in the training of shared models", None: "decoded by models of its own"}
     minutes = f", {one['training_minutes']:g} minutes" if one["training_minutes"] is not None else ", of unknown length"
     duplicates = one["near_duplicates_in_training"]
     return (
-        f"{one['subject']}: {seen}; {one['training_trials']:,} training trials in {one['sessions']} session{'s' if one['sessions'] > 1 else ''}{minutes}, "
+        f"{one['subject']}: {seen[one['subject_seen_in_training']]}; "
+        f"{one['training_trials']:,} training trials in {one['sessions']} session{'s' if one['sessions'] > 1 else ''}{minutes}, "
         f"{one['training_pictures']:,} pictures shown {one['repeats_in_training']} times. Tested on {one['test_pictures']} pictures of "
         f"{one['trials_per_test_picture']} trials each: {one['rule_of_test_pictures']}; {duplicates or 'none'} of them with a near-duplicate in training."
     )

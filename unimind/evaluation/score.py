@@ -124,7 +124,7 @@ def score(
     with h5py.File(embeddings) as file, h5py.File(prepared) as trials:
         true_embeddings = rows_at(file["embedding"], stimulus)
         training = rows_at(file["embedding"], np.unique(trials["stimulus"][:][trials["split"][:] == 0]))
-        available = int((trials["split"][:] == 0).sum())
+        available = int(np.isin(trials["split"][:], (0, 1)).sum())  # as over budgets: closed forms use both, gradient steps the latter to watch
     led: set[str] = set()
     with whole_directory(out) as folder:
         for method, one in found.items():

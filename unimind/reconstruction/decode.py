@@ -17,6 +17,7 @@ from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.targets import Targets
+from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.agreement import BLOCK, agreement, directions, encoded, mean_of_pairs, mutual, ranked
 from unimind.reconstruction.decoder import Decoder, Prediction
@@ -113,7 +114,7 @@ def trials_agree(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int6
 def decode(
     study: Study, method: str, dataset: str, subject: str, further: str, prepared: Path, trials: Path, embeddings: Path, stimuli: Path, model: Path,
     entered: Path | None, diffusion: Path, autoencoder: Path, embedding: Path, out: Path, candidates: Path | None = None,
-    candidate_embeddings: Path | None = None,
+    candidate_embeddings: Path | None = None, embedding_prior: Path | None = None,
 ) -> None:  # fmt: skip
     """Write what a method makes of a set of further trials: a row for every group of trials that are decoded together.
 
@@ -126,6 +127,8 @@ def decode(
         The subject's prepared file, and what `prepare-further` wrote of the set.
     candidates, candidate_embeddings : Path, optional
         Pictures to rank, and their targets, where they are not the data set's.
+    embedding_prior : Path, optional
+        The method's prior over embeddings, where it has one: every sample is drawn from another embedding, and candidates are ranked by the regressed one.
 
     Raises
     ------
@@ -140,6 +143,7 @@ def decode(
     coder, embedder = load_autoencoder(autoencoder).to(device), load_embedding(embedding).to(device)
     generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
     decoder.prepare(generator)
+    prior = None if embedding_prior is None else load_embedding_prior(embedding_prior).to(device)
     ranking = Candidates.of(asked, stimuli, prepared, embeddings, candidates, candidate_embeddings)
     with PreparedSubject(prepared) as own, FurtherTrials(trials) as data:
         if (data.dataset, data.subject) != (dataset, subject):
@@ -156,7 +160,7 @@ def decode(
 
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
         part = taken(prediction, rows, drawn, device)
-        pictures = draw(generator, part, norms, sampling, [(study.seed, further, int(row), k) for row in rows for k in range(drawn)])
+        pictures = draw(generator, part, norms, sampling, [(study.seed, further, int(row), k) for row in rows for k in range(drawn)], prior)
         samples = encoded(embedder, pictures, device, batch).view(len(rows), drawn, -1)
         shown = np.zeros(len(rows), np.int64)
         if prediction.embedding is not None and drawn > 1:
@@ -166,7 +170,7 @@ def decode(
         return {"samples": pictures, "shown": shown, "mean": samples.mean(1).cpu().numpy(), "agreement": mutual(samples, mean.to(device)).cpu().numpy()}
 
     folder = out.with_name(f".{out.name}.partial")
-    files = [prepared, trials, embeddings, model, *([entered] if entered else []), diffusion, autoencoder, embedding]
+    files = [prepared, trials, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject, further)
     what = "groups of trials" if asked.average else "trials"
     blocks = kept_blocks(folder, mark, len(called), max(1, batch // drawn), block, f"{label}: {len(called)} {what} x {drawn} samples")
@@ -195,7 +199,7 @@ def decode(
         imagined = named([one for _, one in called], names)
         file["imagined"] = np.where(imagined < 0, -1, ranking.rows[imagined])
         file.attrs.update({
-            **drawing_protocol(generator, sampling, norms),
+            **drawing_protocol(generator, sampling, norms, prior),
             "method": method, "dataset": dataset, "subject": subject, "set": further, "samples": sampling.samples, "normalisation": normalisation,
             "candidates": asked.candidates, "pool": len(ranking.rows), "compared": PREDICTED if prediction.embedding is not None else OF_SAMPLES,
             "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None),

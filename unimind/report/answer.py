@@ -163,8 +163,9 @@ def _fresh(study: Study, singles: pd.DataFrame, name: str, lead: str, subjects: 
         beside += [(f"{labels[rival]} on the same trials", pick(singles, subject=subject, of=rival, control=None))] if rival else []
         rest = listed([f"{label} {interval(name, row)}" for label, row in beside if row is not None])
         words.append(f"{interval(name, pick(singles, subject=subject, of=lead, control=None))} for {subject}{f' ({rest})' if rest else ''}")
-    how = "only adapted to" if study.methods[lead].adapt else "not shared with"
-    return f"For the {'subject' if len(subjects) == 1 else 'subjects'} the shared model was {how}, {labels[lead]} reaches {listed(words)}."
+    own, who = study.methods[lead], "subject" if len(subjects) == 1 else "subjects"
+    whose = f"new {who}" if own.scope == "subject" else f"{who} the shared model was {'only adapted to' if own.adapt else 'not shared with'}"
+    return f"For the {whose}, {labels[lead]} reaches {listed(words)}."
 
 
 def _numbers(study: Study, means: pd.DataFrame, name: str, lead: str) -> list[Number]:

@@ -116,7 +116,7 @@ def distance_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Figu
         yield Figure(
             file,
             "generalise",
-            f"Test pictures of {dataset} in groups of equal size by their distance from the nearest training picture, and how well each group is reconstructed "
+            f"Test pictures of {dataset} in groups of equal size by their distance from the nearest training picture, and how well each group is decoded "
             f"({many(len(here), 'subject')}, averaged). A line that falls to the right says that the method lives of pictures like those it was trained on.",
             "Lines of the score against the distance from the nearest training picture, one per method",
             dataset=dataset,
@@ -283,6 +283,12 @@ def _method_table(study: Study, here: Checks) -> Table:
     number = f"{candidates[0]:,}" if len(candidates) == 1 else f"{candidates[0]:,} to {candidates[-1]:,}"
     whose = f"Means over {many(len(here), 'subject')}" if len(here) > 1 else here[0]["subject"]
     counts = listed(sorted({str(one["groups"]["count"]) for one in here}))
-    chance = ", ".join(f"{100 * top / candidates[-1]:.2g}" for top in TOPS)
+    chance = chance_of(candidates[-1])
     caption = f"{whose}. Top {', '.join(map(str, TOPS))}: among {number} candidates, chance {chance} %. Categories: {counts} {here[0]['groups']['kind']}."
     return Table("What methods know beyond the training pictures", "method", heads, [LineGroup(lines)], caption)
+
+
+def chance_of(candidates: int) -> str:
+    """Per cent of candidates that are among the first ones by chance, in words."""
+    levels = [100 * min(top, candidates) / candidates for top in TOPS]
+    return ", ".join(f"{level:.0f}" if level >= 10 else f"{level:.2g}" for level in levels)

@@ -186,7 +186,7 @@ def _warnings(study: Study) -> list[str]:
     if trained:
         found.append(
             f"The {listed(trained)} {'was' if len(trained) == 1 else 'were'} trained inside this study; "
-            f"numbers measured with them must never be compared with numbers on NSD or from other networks."
+            f"numbers measured with {'it' if len(trained) == 1 else 'them'} must never be compared with numbers on NSD or from other networks."
         )
     elif study.foundations.embedding.kind == "squeezenet":
         found.append("SqueezeNet features stand where a CLIP usually does; numbers are not comparable with published CLIP numbers.")

@@ -324,7 +324,8 @@ def data_table(path: Path) -> Table:
         rows = [Line(str(row["subject"]), _counted(row, heads), note=ROLE_WORDS[row["role"]]) for row in members.to_dict("records")]
         blocks.append(LineGroup(rows, str(dataset)))
     known = {name for name, _ in heads}
-    meaning = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels. " if "noise_ceiling" in known else ""
+    ceiling = "Noise ceiling: the share of one trial's variance that the pictures can explain, median over voxels; as the data set brings it, else by repeats. "
+    meaning = ceiling if "noise_ceiling" in known else ""
     if "reliability" in known:
         meaning += "Reliability: correlation of the response patterns to the same pictures in two halves of their repeats. "
     if "identification" in known:
@@ -355,7 +356,8 @@ def inspected_tables(files: Sequence[Path]) -> list[Table]:
         Table(
             "Voxels by ROI", "ROI", [(words, "") for _, words in ROI_HEADS], blocks("rois", ROI_HEADS, ""),
             "Dropped: voxels of the mask without data in some trial, or that never vary. Reliability: correlation of a voxel's mean responses to the "
-            "same pictures in two halves of their repeats; noise ceiling: the share of one trial's variance that the picture explains; medians over voxels.",
+            "same pictures in two halves of their repeats; noise ceiling: the share of one trial's variance that the picture explains, "
+            "by repeats; medians over voxels.",
         ),
         Table(
             "Trials by session", "session", [(words, "") for _, words in SESSION_HEADS], blocks("sessions", SESSION_HEADS, "session "),

@@ -22,6 +22,7 @@ from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.embed import AT_ONCE, targets_of
 from unimind.foundations.generators import load_generator
 from unimind.foundations.generators.norms import TargetNorms
+from unimind.models.embedding_prior import EmbeddingPrior, load_embedding_prior
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Context
 from unimind.models.prior import TaughtPrior
@@ -65,6 +66,7 @@ class _Loaded(NamedTuple):
     space: PictureSpace
     prior: TaughtPrior | None
     shared: Decoder | None
+    embedding_prior: EmbeddingPrior | None
     embedder: Any
     autoencoder: Any
     generator: Any
@@ -193,7 +195,7 @@ class SubjectDecoder(BaseEstimator):
 
         repeated = prediction.each(lambda values: values.repeat_interleave(count, 0))
         sampling = loaded.settings.sampling
-        pixels = draw(loaded.generator, repeated, self.norms_, sampling, [(self.seed, row, number) for number in range(count)])
+        pixels = draw(loaded.generator, repeated, self.norms_, sampling, [(self.seed, row, number) for number in range(count)], loaded.embedding_prior)
         order = np.arange(count)
         if count > 1 and prediction.embedding is not None:
             own = torch.from_numpy(self.embed(pixels))
@@ -276,6 +278,10 @@ def _loaded(where: str) -> _Loaded:
             with bundle.part(part) as folder:
                 shared = Decoder(folder, None, "own", "subject").to(device)
             break
+    embedding_prior = None
+    if settings.embedding_prior is not None:
+        with bundle.part("embedding-prior") as folder:
+            embedding_prior = load_embedding_prior(folder).to(device)
     networks: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="unimind-foundations-") as temporary:
         folders = {name: _foundation(bundle, study, name, Path(temporary)) for name in ("embedding", "autoencoder", "diffusion")}
@@ -284,7 +290,7 @@ def _loaded(where: str) -> _Loaded:
         networks["generator"] = load_generator(folders["diffusion"], networks["autoencoder"], study.picture_size, device, space.latent_shape)
     if shared is not None:
         shared.prepare(networks["generator"])
-    return _Loaded(bundle, study, settings, space, prior, shared, **networks)
+    return _Loaded(bundle, study, settings, space, prior, shared, embedding_prior, **networks)
 
 
 def _foundation(bundle: Bundle, study: Study, name: str, folder: Path) -> Path:

@@ -4,6 +4,7 @@ import csv
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unimind.study import Study, layout, resolved
 #: What a shared model's state holds that a new subject needs; of a subject's own parameters see `_nobodys`.
 SHARED = ("encoder.", "condition.", "unet.", "sketch.")
 #: Keys of a model's config.json that a bundle keeps.
-KEPT = ("kind", "space", "encoder", "condition")
+KEPT = ("kind", "space", "encoder", "condition", "arguments")
 
 
 def export(
@@ -61,8 +62,6 @@ def export(
         raise InputError(f"methods.{method}.scope: subject, so it shares nothing that a new subject could take; export another method")
     if settings.adapt is not None and settings.adapt.mix_training > 0:
         raise InputError(f"methods.{method}.adapt.mix_training: {settings.adapt.mix_training:g} given, but a bundle has no training subject to mix in; write 0")
-    if settings.embedding_prior is not None:
-        raise InputError(f"methods.{method}.embedding_prior: given, but a bundle carries none; export a method without one")
     groups = list(dict.fromkeys(study.group(method, *pair) for pair in study.pairs("train")))
     if group is None and len(groups) > 1:
         raise InputError(f"--group: missing, and {method} has a model for each of {', '.join(groups)}; name one")
@@ -76,10 +75,12 @@ def export(
     with whole_directory(out) if out.suffix != ".zip" else tempfile.TemporaryDirectory() as made:  # type: ignore[attr-defined]
         folder = Path(made)
         if (taught := study.taught(method, group)) is not None:
-            _model(results / taught, folder / "teach", _without_voxels if without_voxels else _as_it_is)
+            _model(results / taught, folder / "teach", _without_voxels if without_voxels else _of_nobody)
         if settings.shares or not settings.closed:
             shared = results / study.shared_model(method, group)
-            _model(shared, folder / shared.parent.name, _as_it_is)
+            _model(shared, folder / shared.parent.name, _of_nobody)
+        if settings.embedding_prior is not None:  # no tensor of it is of one subject
+            _model(results / layout.path(layout.EMBEDDING_PRIOR, method=method, group=group), folder / "embedding-prior", dict)
         obtained = _foundations(study, results / "foundations", folder / "foundations")
         content = {
             "study": _sections(study, method, mixed and not without_voxels),
@@ -110,14 +111,15 @@ def take(study: Study, part: str, out: Path) -> None:
         take_part(bundle, part if part in bundle.parts else f"foundations/{part}", folder)
 
 
-def _as_it_is(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state
+def _of_nobody(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the tensors of single subjects."""
+    return {name: tensor for name, tensor in state.items() if _nobodys(name)}
 
 
 def _without_voxels(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The prior N(m, C) alone."""
+    """The same, and of the prior over voxels N(m, C) alone."""
     name = "prior.prior..components"
-    return state | {name: state[name][:, :0].clone()}
+    return _of_nobody(state) | {name: state[name][:, :0].clone()}
 
 
 def _nobodys(name: str) -> bool:
@@ -130,14 +132,14 @@ def _nobodys(name: str) -> bool:
     return name.startswith(SHARED) and not (own != name and own.startswith(("maps.", "subject-")))
 
 
-def _model(source: Path, out: Path, change: Any) -> None:
-    """A model without anything of one subject."""
+def _model(source: Path, out: Path, kept_of: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """A model, and of its tensors what is kept."""
     state, config = load_model(source)
     out.mkdir(parents=True)
     kept = {key: config[key] for key in KEPT if key in config}
     if "encoder" in kept:
         kept["encoder"] = kept["encoder"] | {"n_voxels": {}}
-    save_model(out, change({name: tensor for name, tensor in state.items() if _nobodys(name)}), kept)
+    save_model(out, kept_of(state), kept)
     shutil.copyfile(source / "efficiency.json", out / "efficiency.json")
 
 

@@ -286,7 +286,7 @@ class Plan:
         yield from _jobs("foundations", "embed", layout.EMBEDDED_CANDIDATES, ranked)
         for method in self.all_methods():
             for stage, served in self.models(method).items():
-                taken = self.takes(method) and stage in ("teach", "align", "condition")
+                taken = self.takes(method) and stage in ("teach", "align", "condition", "embedding-prior")
                 yield from _jobs(method, "take" if taken else stage, _MODELS[stage], served)
             own = [{"method": method, **pair} for pair in pairs] if method in self.methods else []
             yield from _jobs(method, "reconstruct" if self.draws else "predict", self.measured, own)

@@ -99,12 +99,10 @@ class Study(Section, Plan):
                 )
         for section, methods in (("methods", self.methods), ("transfer.baselines", self.transfer.baselines if self.transfer else {})):
             for name, method in methods.items():
-                if (section != "methods" or method.scope == "subject") and (method.scope != "subject" or not method.closed or method.shares):
+                if (section != "methods" or method.scope == "subject") and (method.scope != "subject" or not method.closed or method.signals):
                     raise ValueError(
                         f"{section}.{name}: would have to be trained, and a study from a bundle trains nothing; only closed forms of one subject stand beside its method"
                     )
-                if method.embedding_prior is not None:
-                    raise ValueError(f"{section}.{name}.embedding_prior: given, but a bundle carries none; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -70,6 +70,7 @@ rule decode_further:
         candidate_embeddings=candidates(layout.EMBEDDED_CANDIDATES),
         model=model,
         entered=served,
+        embedding_prior=prior_of,
         diffusion=network("diffusion"),
         autoencoder=network("autoencoder"),
         embedding=network("embedding"),

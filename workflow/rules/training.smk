@@ -148,6 +148,8 @@ rule learn_embedding_prior:
         log_of(layout.EMBEDDING_PRIOR),
     benchmark:
         benchmark_of(layout.EMBEDDING_PRIOR)
+    wildcard_constraints:
+        method=methods(taken=False),
     conda:
         "../../envs/networks.yaml"
     threads: threads_of("embedding-prior")
@@ -197,7 +199,7 @@ rule take_model:
         benchmark_of("models/{method}/{part}/{group}")
     wildcard_constraints:
         method=methods(taken=True),
-        part="teach|align|condition",
+        part="teach|align|condition|embedding-prior",
     conda:
         "../../envs/networks.yaml"
     threads: threads_of("take")
