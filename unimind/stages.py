@@ -379,8 +379,8 @@ STAGES: dict[str, Stage] = {
         "unimind.report.status", "status", "Which stage of which method and subject is done, running or failed.", {"directory": "file?"}, reads=("study",),
     ),
     "plan": Stage(
-        "unimind.report.cost", "plan", "What every stage costs, before anything is fetched: jobs, steps, bytes, memory, time.", {"directory": "file?"},
-        reads=("study",),
+        "unimind.report.cost", "plan", "What every stage costs, before anything is fetched: jobs, steps, bytes, memory, time.",
+        {"directory": "file?", "calibrate": "flag"}, reads=("study",),
     ),
     "doctor": Stage("unimind.report.doctor", "doctor", "Check this machine: versions, devices, disk, data, weights.", reads=("study",)),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """`unimind plan`: counts by hand and against what stages and networks themselves count."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from unimind.foundations.diffusion import adaptable_names
 from unimind.models.bodies import TRUNKS
 from unimind.models.prior import EncodingPrior, Recorded
 from unimind.models.ridge import fit_ridge
-from unimind.report import work
-from unimind.report.cost import CARDS, LAUNCH, UTILISATION, Cost, costs, last_line, table, total
+from unimind.report import calibration, work
+from unimind.report.cost import CARDS, HERE, LAUNCH, PUBLISHED, UTILISATION, Cost, Machine, costs, last_line, table, total
 from unimind.stages import STAGES
 from unimind.study import ConvMixer, Study, ViT, parse_study, read_study
 from unimind.study.plan import Job
@@ -116,10 +117,12 @@ def test_prepared_files_count_where_they_are(tmp_path):
 def test_time_is_operations_or_launches_and_checkpoints_follow_it():
     job = Job("m", "align", {}, "x")
     cost = Cost(job, flops=1e15, launches=10, precision="bf16", written=100, checkpoint=1000, minutes_apart=10)
-    rates = {"bf16": 1e12}
-    assert cost.seconds(rates) == pytest.approx(1e15 / (1e12 * UTILISATION))
-    assert Cost(job, flops=1, launches=1e6, precision="bf16").seconds(rates) == pytest.approx(1e6 * LAUNCH)
-    assert cost.writes(cost.seconds(rates)) == 100 + 1000 * (1 + 4)  # 2857 s: one every ten minutes, and one at the end
+    machine = Machine({"bf16": 0.35e12}, 2e-6)
+    assert cost.seconds(machine) == pytest.approx(1e15 / 0.35e12)
+    assert Cost(job, flops=1, launches=1e6, precision="bf16").seconds(machine) == pytest.approx(2)
+    assert math.isnan(Cost(job, flops=1, precision="tf32").seconds(machine)) and Cost(job).seconds(machine) == 0
+    assert cost.writes(cost.seconds(machine)) == 100 + 1000 * (1 + 4)  # 2857 s: one every ten minutes, and one at the end
+    assert CARDS["H100"] == Machine({precision: UTILISATION * rate for precision, rate in PUBLISHED["H100"].items()}, LAUNCH)
     assert total([cost, Cost(job, flops=math.nan)]).unknown
 
 
@@ -255,3 +258,38 @@ def test_the_last_line_of_the_stage_is_the_total(tmp_path, monkeypatch, capsys):
     assert lines[-1] == last_line(study, costs(study)) and all(name in lines[-1] for name in CARDS)
     assert main(["plan", "--study", "study.yaml", "--directory", "nowhere"]) == 2
     assert capsys.readouterr().err == "unimind plan: nowhere: no such folder; give the one that holds results/\n"
+
+
+def test_calibration_foretells_what_other_work_takes_here(monkeypatch):
+    """In processor time of one thread, which others on the machine do not change: another network's training step, and a larger ridge regression."""
+    monkeypatch.setenv("UNIMIND_DEVICE", "cpu")
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    monkeypatch.setattr(calibration, "SECONDS", 0.2)
+    machine = calibration.calibrate({"fp32", "fp64", "tf32"}, 1)
+    assert set(machine.rates) == {"fp32", "fp64"} and 0 < machine.launch < 1e-3
+    body, job = ConvMixer(kind="convmixer", width=256, depth=4, patch=16, kernel=9), Job("m", "align", {}, "x")
+    trunk, signal = TRUNKS["convmixer"](1, 4096, decoder=False, **body.model_dump(exclude={"kind"})), torch.randn(8, 1, 4096)
+    random = np.random.default_rng(0)
+    inputs, targets = random.standard_normal((900, 3000), np.float32), random.standard_normal((900, 300), np.float32)
+    for flops, precision, function in (
+        (3 * 8 * work.convmixer(1, 4096, body).flops, "fp32", lambda: trunk(signal).sum().backward()),
+        (work.ridge(900, 3000, 300, 3, 4), "fp64", lambda: fit_ridge(inputs, targets, [1.0, 10.0, 100.0], 4)),
+    ):
+        taken = calibration._seconds(function, torch.device("cpu"))
+        assert 1 / 4 < Cost(job, flops=flops, precision=precision).seconds(machine) / taken < 4
+
+
+def test_the_machine_at_hand_stands_beside_the_cards(monkeypatch, tmp_path, capsys):
+    content = yaml.safe_load(yaml.safe_dump(TINY))
+    content["methods"]["unimind-vit"]["align"]["training"] = {"steps": 3, "batch_size": 8, "precision": "tf32"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(calibration, "calibrate", lambda precisions, threads: Machine({"fp32": 1e9, "fp64": 2e9}, 0.0, "a machine"))
+    assert main(["plan", "--study", str(tmp_path / "study.yaml"), "--directory", str(tmp_path), "--calibrate"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    hours = {tuple(line.split()[:2]): line.split()[-1] for line in lines if line}
+    study = parse_study(content)
+    steps = found(costs(study), "pretrain", method="mindvis")
+    assert lines[0].endswith("here h") and hours["mindvis", "pretrain"] == f"{steps.flops / 1e9 / 3600:.3g}" and hours["unimind-vit", "align"] == "?"
+    assert "Here: a machine. Measured by calibration, 1e9 operations a second: fp32 1, fp64 2; 0 us a kernel." in lines
+    assert "tf32 needs a card: what asks for it does not run here." in lines
+    assert f"{HERE} (measured by calibration; without what needs a card)" in lines[-1] and "(estimated)" in lines[-1]

@@ -2,11 +2,12 @@
 
 Jobs and steps are those of the study; bytes and operations follow from its data sets' counts (`study.extent`; the prepared
 files' own where they are there) and from its networks' shapes (`report.work`). What is not known beforehand is nan, left out of the
-totals and named. Time is operations over a card's rate, or the launches of its kernels where those take longer.
+totals and named. Time is operations over a machine's rate, or the launches of its kernels where those take longer: of cards by what is
+published, of the machine at hand by what is measured (`report.calibration`).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ DAY = 86400.0
 # --- what is assumed ----------------------------------------------------------------------------------------------
 
 #: Dense operations a second by precision, as NVIDIA publishes them (H100 SXM; RTX 4090, half precision with fp32 sums, fp64 a 64th of fp32).
-CARDS: dict[str, dict[str, float]] = {
+PUBLISHED: dict[str, dict[str, float]] = {
     "H100": {"fp64": 67e12, "fp32": 67e12, "tf32": 495e12, "bf16": 989e12, "fp16": 989e12},
     "RTX 4090": {"fp64": 1.29e12, "fp32": 82.6e12, "tf32": 82.6e12, "bf16": 165e12, "fp16": 165e12},
 }
@@ -35,6 +36,30 @@ CARDS: dict[str, dict[str, float]] = {
 UTILISATION = 0.35
 #: Seconds that PyTorch needs to launch a kernel, and kernels of a layer with weights (its product, norm, activation, sum).
 LAUNCH, KERNELS = 10e-6, 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides how long work takes.
+
+    Attributes
+    ----------
+    rates : dict
+        Operations a second that networks reach, by precision; a precision that it cannot compute in is missing.
+    launch : float
+        Seconds of a kernel, whatever it does.
+    name : str
+    """
+
+    rates: dict[str, float]
+    launch: float = LAUNCH
+    name: str = ""
+
+
+#: As estimated.
+CARDS = {card: Machine({precision: UTILISATION * rate for precision, rate in rates.items()}) for card, rates in PUBLISHED.items()}
+#: Name of the machine at hand, where it is measured.
+HERE = "here"
 #: Forward, backward and optimiser, in launches of a forward pass.
 TRAINED_LAUNCHES = 3
 #: Bytes kept for the backward pass by output of a layer (norms and activations beside the outputs), in fp32: what
@@ -129,9 +154,9 @@ class Cost:
         """Bytes that lie on the disk when the job is done."""
         return self.written if self.kept is None else self.kept
 
-    def seconds(self, rates: dict[str, float]) -> float:
-        """On a card of such rates."""
-        return max(self.flops / (UTILISATION * rates[self.precision]), self.launches * LAUNCH)
+    def seconds(self, machine: Machine) -> float:
+        """On a machine; nan where that has no such precision."""
+        return max(self.flops / machine.rates.get(self.precision, UNKNOWN), self.launches * machine.launch) if self.flops else 0.0
 
     def writes(self, seconds: float) -> float:
         """Bytes written when the job takes so long."""
@@ -674,7 +699,7 @@ class Total:
     Attributes
     ----------
     seconds : dict
-        By card.
+        By machine.
     """
 
     jobs: int
@@ -688,9 +713,9 @@ class Total:
     unknown: bool
 
 
-def total(parts: Sequence[Cost]) -> Total:
+def total(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Total:
     """The sum of some jobs, and the largest memory of one."""
-    seconds = {name: [_known(cost.seconds(rates)) if STAGES[cost.job.stage].gpu else 0.0 for cost in parts] for name, rates in CARDS.items()}
+    seconds = {name: [_known(cost.seconds(machine)) if STAGES[cost.job.stage].gpu else 0.0 for cost in parts] for name, machine in machines.items()}
     written = [_known(cost.writes(own)) for cost, own in zip(parts, seconds[next(iter(CARDS))], strict=True)]
     values = [[cost.steps, cost.flops, cost.read, cost.written, cost.card] for cost in parts]
     return Total(
@@ -700,13 +725,16 @@ def total(parts: Sequence[Cost]) -> Total:
     )  # fmt: skip
 
 
-def last_line(study: Study, parts: Sequence[Cost]) -> str:
+def last_line(study: Study, parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> str:
     """What all of a study costs, in one line."""
-    whole = total(parts)
-    times = " or ".join(f"{_time(seconds)} of one {name}" for name, seconds in whole.seconds.items())
+    whole = total(parts, machines)
+    times = " or ".join(f"{_time(whole.seconds[name])} of one {name}" for name in CARDS) + " (estimated)"
+    if HERE in machines:
+        lacking = any(STAGES[cost.job.stage].gpu and cost.flops > 0 and cost.precision not in machines[HERE].rates for cost in parts)
+        times += f", {_time(whole.seconds[HERE])} here (measured by calibration{'; without what needs a card' if lacking else ''})"
     more = "; without what is not known beforehand" if whole.unknown else ""
     return (
-        f"{study.name}: {whole.jobs} jobs, {times} (estimated); {_bytes(whole.written)} written, {_bytes(whole.kept)} kept; "
+        f"{study.name}: {whole.jobs} jobs, {times}; {_bytes(whole.written)} written, {_bytes(whole.kept)} kept; "
         f"at most {whole.host / GB:.0f} GB of memory and {whole.card / GB:.0f} GB on a card{more}"
     )
 
@@ -719,34 +747,46 @@ def _bytes(count: float) -> str:
     return f"{count / 1e12:.1f} TB" if count >= 1e12 else f"{count / GB:.3g} GB"
 
 
-def plan(study: Study, directory: Path | None = None) -> None:
+def plan(study: Study, directory: Path | None = None, calibrate: bool = False) -> None:
     """Print what every stage of a study costs, and the total in the last line.
 
     Parameters
     ----------
     directory : Path, optional
         Where `results/` lies; by default here.
+    calibrate : bool
+        Measure this machine first, for hours on it.
     """
     if directory is not None and not directory.is_dir():
         raise InputError(f"{directory}: no such folder; give the one that holds results/")
-    parts = costs(study, directory or Path())
-    print("\n".join(table(parts)))
+    parts, machines, further = costs(study, directory or Path()), dict(CARDS), []
+    if calibrate:
+        from unimind.report.calibration import calibrate as measured
+
+        wanted = {cost.precision for cost in parts if cost.flops}
+        machines[HERE] = own = measured(wanted, study.threads)
+        reached = ", ".join(f"{precision} {rate / 1e9:.3g}" for precision, rate in own.rates.items())
+        further.append(f"Here: {own.name}. Measured by calibration, 1e9 operations a second: {reached}; {own.launch * 1e6:.2g} us a kernel.")
+        further += [f"{precision} needs a card: what asks for it does not run here." for precision in sorted(wanted - set(own.rates))]
+    print("\n".join(table(parts, machines)))
     print(f"\nTime is estimated: {UTILISATION:.0%} of the cards' published dense operations a second, or {LAUNCH * 1e6:.0f} us a kernel where that is longer;")
-    print("only of stages that use a card. - is nothing, ? is not known before the data set's files are there.\n")
-    print(last_line(study, parts))
+    print("only of stages that use a card. - is nothing, ? is not known before the data set's files are there.")
+    print("\n".join([*further, "", last_line(study, parts, machines)]))
 
 
-def table(parts: Sequence[Cost]) -> Iterator[str]:
+def table(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Iterator[str]:
     """Lines of the plan: one per stage and method."""
-    head = ["part", "stage", "jobs", "steps", "read GB", "written GB", "memory GB", "card GB", *(f"{name} h" for name in CARDS)]
+    head = ["part", "stage", "jobs", "steps", "read GB", "written GB", "memory GB", "card GB", *(f"{name} h" for name in machines)]
     groups: dict[tuple[str, str], list[Cost]] = {}
     for cost in parts:
         groups.setdefault((cost.job.part, cost.job.stage), []).append(cost)
     rows = [head]
     for (part, stage), own in groups.items():
-        whole, card = total(own), STAGES[stage].gpu
+        whole, card = total(own, machines), STAGES[stage].gpu
         unknown = {key: any(math.isnan(getattr(cost, key)) for cost in own) for key in ("steps", "flops", "read", "written", "card")}
-        hours = [_shown(seconds / 3600, unknown["flops"]) if card else "-" for seconds in whole.seconds.values()]
+        hours = [
+            _shown(whole.seconds[name] / 3600, any(math.isnan(cost.seconds(machine)) for cost in own)) if card else "-" for name, machine in machines.items()
+        ]
         rows.append([
             part, stage, str(whole.jobs), _shown(whole.steps, unknown["steps"], ".0f"), _shown(whole.read / GB, unknown["read"]),
             _shown(whole.written / GB, unknown["written"]), f"{whole.host / GB:.0f}", _shown(whole.card / GB, unknown["card"]) if card else "-", *hours,

@@ -266,7 +266,7 @@ def planned(stage, wildcards):
     if cost is None:
         return declared.memory, declared.minutes
     seconds = (
-        max(cost.seconds(rates) for rates in CARDS.values()) if declared.gpu else 0
+        max(cost.seconds(card) for card in CARDS.values()) if declared.gpu else 0
     )
     minutes = 0 if math.isnan(seconds) else math.ceil(1.5 * seconds / 60)
     return max(declared.memory, math.ceil(cost.host / 1e6)), max(
