@@ -57,7 +57,7 @@ def test_targets_together_have_one_penalty():
     """Those of a run as himalaya's with one for all of them; runs are of one target of the picture space."""
     x, y = example(60, 150, 40)
     together = components_together(PictureSpace(40, (1, 2, 3), {"embedding": 34, "latent": 6}))
-    assert together == [slice(0, 32), slice(32, 34), slice(34, 40)]
+    assert together == [slice(0, 16), slice(16, 32), slice(32, 34), slice(34, 40)]
     found, penalties = fit_ridge(x, y, ALPHAS, 4, 3, together=together), []
     for part in together:
         weight, _, own = himalayas(x, y[:, part], ALPHAS, 4, 3, local=False)

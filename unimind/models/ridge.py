@@ -15,10 +15,11 @@ from unimind.models.space import PictureSpace
 #: Inputs that are on the device at a time.
 BLOCK = 2048
 #: Neighbouring components of a target that have their penalty in common. One component's error over some dozen pictures is mostly noise, and components
-#: of a target differ too much for one penalty for all. Of 1, 8, 16, 32, 64 and all, on validation pictures of training subjects (macaque, embedded):
-#: at 25 pictures identification is .74, .76, .77, .77, .77 and .72, and .62, .61, .60, .59, .59 and .59; with all .916, .918, .918, .921, .923 and
-#: .921, and .949, .945, .945, .945, .946 and .946; the embedding's error is smallest with 32 or within .003 of it, with few pictures by up to .085.
-TOGETHER = 32
+#: of a target differ too much for one penalty for all. Of 1, 8, 16, 32 and all, on validation pictures of training subjects (macaque; embedded): the
+#: embedding's error is 1.06, .98, .97, .97, .99; 1.06, 1.05, 1.04, 1.04, 1.04 with 25 pictures and .840, .838, .838, .840, .849; .836, .837, .837,
+#: .837, .838 with all, the latent's correlation .21, .26, .26, .26, .24; .29, .34, .33, .31, .29 and .428, .428, .428, .428, .421; .576, .579, .576,
+#: .563, .542; identification gains 2 points with 25 macaque pictures by 16 and loses 3 of 62 in the embedded study.
+TOGETHER = 16
 
 
 def components_together(space: PictureSpace) -> list[slice]:

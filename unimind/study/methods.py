@@ -84,7 +84,7 @@ class VoxelTokens(Voxels):
 
 
 class Ridge(Section):
-    """Closed form: each subject's own ridge regression to the picture space, a penalty for every 32 neighbouring components by cross-validation."""
+    """Closed form: each subject's own ridge regression to the picture space, a penalty for every 16 neighbouring components by cross-validation."""
 
     kind: Literal["ridge"]
     alphas: list[float] = Field([float(10**k) for k in range(-1, 7)], min_length=1, description="Penalties to choose from; one alone is taken as it is.")
