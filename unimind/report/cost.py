@@ -17,7 +17,7 @@ from unimind.evaluation.measures import MEASURES
 from unimind.report import work
 from unimind.report.work import NOTHING, UNet, Work
 from unimind.stages import STAGES
-from unimind.study import Method, Study, Training, layout
+from unimind.study import Method, Ridge, Study, Training, layout
 from unimind.study.extent import Extent, extent, samples, stimuli
 from unimind.study.plan import Job
 
@@ -519,19 +519,20 @@ class _Known:
         pair, name = (job.names["dataset"], job.names["subject"]), job.names["method"]
         enter, n, voxels = self.study.method(name).enter, self.fitted_to(pair, name), _number(self.extent(*pair).voxels)
         features, components = self.features, MIXED if getattr(enter, "mixed", False) else 0
+        ridge = enter if isinstance(enter, Ridge) else Ridge(kind="ridge") if getattr(enter, "ridge", False) else None
 
         def once(pictures: float) -> float:
-            if enter.kind == "ridge":
-                return work.ridge(pictures, voxels, self.coordinates, len(enter.alphas), enter.folds)
-            return work.decoded(pictures, voxels, self.coordinates, features, components, SKETCH)
+            alone = work.ridge(pictures, voxels, self.coordinates, len(ridge.alphas), ridge.folds) if ridge else 0.0
+            return alone if ridge is enter else alone + work.decoded(pictures, voxels, self.coordinates, features, components, SKETCH)
 
         fits = [n]
         if self.study.signals(name) and not math.isnan(n) and (self.study.method(name).scope == "subject" or self.study.role(*pair) == "train"):
             largest = self.trained_pictures([pair], name) * (FOLDS - 1) / FOLDS
             sizes = [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= 0.75 * largest]
             fits += CONTEXTS * sizes + FOLDS * [largest]
-        size = min(n, voxels) if enter.kind == "ridge" else min(n, SKETCH) + features
-        card = 8 * (3 * size**2 + BLOCK * (2 * n + (0 if enter.kind == "ridge" else 3 * (components + size))))
+        rank = 0 if ridge is enter else min(n, SKETCH) + features
+        size = max(rank, min(n, voxels) if ridge else 0)
+        card = 8 * (3 * size**2 + BLOCK * (2 * n + 3 * (components + rank if rank else 0)))
         return Cost(
             job, flops=sum(map(once, fits)), precision="fp64", read=self.responses(*pair), written=4 * voxels * self.coordinates, card=card,
         )  # fmt: skip
