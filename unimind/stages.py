@@ -311,7 +311,7 @@ STAGES: dict[str, Stage] = {
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
     "reconstruct-controls": Stage(
-        "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
+        "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples, and the two ceilings, of drawn shapes too.",
         {"stimuli": "file", "prepared": "files?", "embeddings": "file", **_PICTURES, "out": "file"},
         reads=("seed", "picture_size", "methods.{first}: sampling"), knows=(BATCH,), memory=16000, minutes=720, gpu=True, parallel=True,
     ),
@@ -330,7 +330,7 @@ STAGES: dict[str, Stage] = {
     "generalise": Stage(
         "unimind.evaluation.generalise", "generalise", "How near a subject's test pictures are to training pictures, and what a method knows beyond these.",
         {"dataset": "text", "subject": "text", "reconstructions": "files", "metrics": "file", "stimuli": "file", "prepared": "file", "embeddings": "file",
-         **_TEACHERS, "training-stimuli": "files?", "embedding": "file", "classifier": "file?", "out": "file"},
+         **_TEACHERS, "training-stimuli": "files?", "embedding": "file", "classifier": "file?", "controls": "file?", "out": "file"},
         reads=("seed", "evaluation: bootstrap weights squeezenet", "datasets.{dataset}: categories", "role(dataset, subject)"), knows=(BATCH,),
         memory=16000, minutes=240, gpu=True,
     ),

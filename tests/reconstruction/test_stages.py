@@ -11,6 +11,7 @@ import torch
 from apart import killed, started
 
 from unimind.data.prepared import FurtherTrials, PreparedSubject, write_further, write_prepared
+from unimind.data.shapes import shapes
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
@@ -393,7 +394,7 @@ def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world, uncon
     draw_controls(world, unconditioned)
     with h5py.File(world / "controls.h5") as file:
         reasons = json.loads(file.attrs["absent"])
-        assert "embedding_ceiling" not in file and len(file["unconditional"]) == TEST
+        assert "embedding_ceiling" not in file and "shapes/embedding_ceiling" not in file and len(file["unconditional"]) == TEST
     assert set(reasons) == {"embedding-ceiling"} and "takes no image embedding" in reasons["embedding-ceiling"]
 
 
@@ -406,27 +407,37 @@ def test_controls(world):
         expected = (coder.decode(coder.encode(images)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(file["autoencoder_ceiling"][:], expected)
         assert not np.array_equal(file["embedding_ceiling"][:], file["unconditional"][:])
+        drawn = np.stack(list(shapes(32).values()))
+        assert drawn.shape == (12, 32, 32, 3) == np.unique(drawn, axis=0).shape and drawn[0, 0, 0].tolist() == [128] * 3, "twelve different ones, on grey"
+        np.testing.assert_array_equal(file["shapes/image"][:], drawn)
+        expected = (coder.decode(coder.encode(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        np.testing.assert_array_equal(file["shapes/autoencoder_ceiling"][:], expected)
+        assert file["shapes/name"].asstr()[:].tolist() == list(shapes(32))
 
 
 def test_the_embedding_ceiling_is_the_sample_that_agrees_best_with_the_true_embedding(world):
     study = make_study(samples=4)
     draw_controls(world, study=study)
     with h5py.File(world / "controls.h5") as file, h5py.File(world / "e.h5") as targets:
-        ceiling, vectors = file["embedding_ceiling"][:], targets["embedding"][:]
+        ceiling, vectors, of_shapes = file["embedding_ceiling"][:], targets["embedding"][:], file["shapes/embedding_ceiling"][:]
+        images = torch.from_numpy(file["shapes/image"][:]).permute(0, 3, 1, 2).float() / 255
         assert file.attrs["samples"] == 4 and ceiling.shape == (TEST, 32, 32, 3)
     network, coder = load_diffusion(world / "diffusion"), load_autoencoder(world / "autoencoder")
-    with torch.no_grad():
-        condition = network.conditioner(torch.from_numpy(vectors[:TEST]))
-    drawn = []
-    for k in range(4):
-        keys = [(study.seed, image, k) for image in range(TEST)]
-        latents = sample(network, condition, network.null(), study.methods["unimind"].sampling, keys)
-        drawn.append(as_bytes(coder.decode(latents).detach()))
-    agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": vectors[:TEST]}, vectors[TEST:].mean(0))
-    best = agreement.argmax(1)
-    assert len(set(best)) > 1
-    difference = np.abs(np.stack(drawn, 1).astype(int) - ceiling[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
-    assert difference.argmin(1).tolist() == best.tolist() and difference.min(1).max() < 0.05
+    true = load_embedding(world / "embedding").encode(images).detach().numpy()
+    for found, wanted, whose in ((ceiling, vectors[:TEST], list(range(TEST))), (of_shapes, true, [("shape", number) for number in range(len(true))])):
+        with torch.no_grad():
+            condition = network.conditioner(torch.from_numpy(wanted))
+        drawn = []
+        for k in range(4):
+            keys = [(study.seed, *(one if isinstance(one, tuple) else (one,)), k) for one in whose]
+            latents = sample(network, condition, network.null(), study.methods["unimind"].sampling, keys)
+            drawn.append(as_bytes(coder.decode(latents).detach()))
+        agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": wanted}, vectors[TEST:].mean(0))
+        difference = np.abs(np.stack(drawn, 1).astype(int) - found[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
+        chosen = difference.argmin(1)
+        assert difference.min(1).max() < 0.05 and len(set(chosen)) > 1
+        short = agreement.max(1) - agreement[np.arange(len(chosen)), chosen]  # such small networks embed all shapes alike, up to rounding
+        assert short.max() < (1e-6 if found is of_shapes else 1e-12)
 
 
 def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(world, tmp_path):
