@@ -19,6 +19,7 @@ from unimind.foundations.generators import as_bytes
 from unimind.foundations.generators.samplers import sample
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.agreement import nearest
+from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.decode import decode
 from unimind.reconstruction.draw import kept_blocks
@@ -162,6 +163,59 @@ def test_shown_is_the_sample_that_agrees_best_with_the_prediction(world, name):
 
 def test_without_a_predicted_embedding_the_first_sample_is_shown(world):
     assert not pictures(world, "mindvis")["shown"].any()
+
+
+class Pooled:
+    """An image embedding that sees colour and place, without training."""
+
+    name, dim = "pooled", 12
+
+    def __init__(self, directory=None):
+        self.weight = torch.randn(3 * 16, 12, generator=torch.Generator().manual_seed(2))
+
+    def to(self, device):
+        return self
+
+    def encode(self, images):
+        return torch.nn.functional.normalize((torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) - 0.5) @ self.weight, dim=1)
+
+
+@pytest.mark.parametrize("name", ["mindvis", "ridge"])
+def test_by_an_encoding_model_the_sample_is_shown_that_the_response_tells(world, tmp_path, monkeypatch, name):
+    """Planted: the samples of every picture are all test pictures in turn, its own first; the control has another picture's responses, and shows that one."""
+    module = "unimind.reconstruction.reconstruct"
+    random, count = np.random.default_rng(4), 300
+    small = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = small.repeat(4, 1).repeat(4, 2)
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        embedding, latent = Pooled().encode(floats).numpy(), load_autoencoder(world / "autoencoder").encode(floats).numpy()
+    for file, values in (("e.h5", {"embedding": embedding, "latent": latent}), ("stimuli.h5", {"images": images})):
+        with h5py.File(tmp_path / file, "w") as h5:
+            for key, value in values.items():
+                h5[key] = value
+    seen = (embedding - embedding.mean(0)) / embedding.std(0)
+    responses = (seen @ random.standard_normal((12, 30)) + 2 * random.standard_normal((count, 1)) + random.standard_normal((count, 30))).astype(np.float32)
+    write_prepared(tmp_path / "s.h5", responses, stimulus=np.arange(count), session=np.zeros(count), split=np.where(np.arange(count) < TEST, 2, 0),
+                   stimuli=count, dataset="d", subject="subj01")  # fmt: skip
+    if name == "ridge":
+        enter(make_study(), "ridge", "d", "subj01", tmp_path / "s.h5", tmp_path / "e.h5", None, tmp_path / "model")
+    monkeypatch.setattr(f"{module}.load_embedding", Pooled)
+    monkeypatch.setattr(f"{module}.draw", lambda generator, part, norms, sampling, keys, prior: np.stack([images[(key[1] + key[2]) % TEST] for key in keys]))
+    study, folders = make_study(samples=TEST, chosen_by="encoding"), [world / part for part in ("diffusion", "autoencoder", "embedding")]
+    model = tmp_path / "model" if name == "ridge" else world / "mindvis"
+    reconstruct(study, name, "d", "subj01", tmp_path / "s.h5", tmp_path / "e.h5", model, None, *folders, tmp_path / "stimuli.h5", tmp_path / "out.h5", None)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["shown"][:] == 0).mean() > 0.8, "its own, among eight"
+        another = images[:TEST][derangement(TEST, (study.seed, 7))]
+        assert (file["shuffled"][:] == another).all((1, 2, 3)).mean() > 0.8, "what it got the responses to"
+        assert file.attrs["shown"] == "likelihood of the measured response" and "encoding model" in file.attrs["choice"]
+
+
+@pytest.mark.parametrize(("given", "why"), [({"samples": 1}, "of one sample"), ({"strength": 0}, "with strength 0")])
+def test_a_rule_of_choice_that_chooses_nothing_is_refused(given, why):
+    with pytest.raises(ValueError, match=f"chosen_by: encoding given, but {why}"):
+        Sampling(chosen_by="encoding", **given)
 
 
 @pytest.mark.parametrize("name", ["unimind", "ridge"])
@@ -504,6 +558,17 @@ def test_trials_called_by_their_pictures_are_decoded_as_test_trials_are(world, t
         agreement = agreements(world, {"samples": found["samples"], "predicted": found["embedding"]})
         np.testing.assert_array_equal(found["shown"], agreement.argmax(1))
         assert np.isfinite(found["trial_agreement"]).all()
+    if name == "ridge":
+        study = make_study(chosen_by="encoding").model_copy(update={"decode": study.decode})
+        decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "by.h5")
+        encoding = SubjectEncoding.fitted(world / "subj01.h5", world / "e.h5")
+        with PreparedSubject(world / "subj01.h5") as own:
+            told = encoding.told(own.by_picture(own.trials("test"), "stored")[1][order, 0])
+        samples = found["samples"].reshape(-1, 32, 32, 3)
+        vectors = load_embedding(world / "embedding").encode(torch.from_numpy(samples).permute(0, 3, 1, 2).float() / 255)
+        likelihood = encoding.likelihood(vectors.detach(), samples, load_autoencoder(world / "autoencoder"), told, 64)
+        with h5py.File(tmp_path / "by.h5") as file:
+            assert file["shown"][:].tolist() == likelihood.argmax(1).tolist() and "encoding model" in file.attrs["choice"]
     assert np.isfinite(found["sample_agreement"]).all() and not (tmp_path / ".out.h5.partial").exists()
     with pytest.raises(InputError, match="is of d subj01, expected d subj02"):
         decode(study, name, "d", "subj02", "again", world / "subj02.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "o.h5")

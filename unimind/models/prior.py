@@ -199,6 +199,19 @@ class EncodingPrior:
             weight, _, noise = self._expect(own, noise, self.NOISE_TRIALS)
         return weight, noise
 
+    def _noise(self, own: Recorded, weight: Array, noise: Array) -> tuple[Array, Array]:
+        """The noise's covariance diag(d) + B'B, given `posterior`: d (V,), B (rows, V). Part of the residuals' correlation is believed."""
+        axes, values = self._axes(own.gram)
+        residual, size = own.residual(weight, noise[None] + values[:, None], axes, values)
+        believed = self.CORRELATION * own.n / (own.n + len(noise))
+        return noise * (1 - believed), np.sqrt(believed / own.n) * residual / (size + 1e-12) * np.sqrt(noise)
+
+    def encoding_model(self, own: Recorded) -> "EncodingModel":
+        """A subject's encoding model: posterior means of the weights under N(m, C), and the noise with half of its residuals' correlation."""
+        weight, noise = self.posterior(own)
+        back = _solve(*self._noise(own, weight, noise), weight.T)
+        return EncodingModel(own.centre, own.mean, back / own.deviation[:, None], weight @ back)
+
     def _mixture(self, own: Recorded, noise: Array) -> Array:
         """Posterior means (F, V) under the mixture: components weighted by how well they predict a voxel's trials.
 
@@ -243,21 +256,48 @@ class EncodingPrior:
             (F, K) of features and coordinates, and (K,), over the training pictures (`picture_moments`).
         """
         weight, noise = self.posterior(own)
-        axes, values = self._axes(own.gram)
-        residual, size = own.residual(weight, noise[None] + values[:, None], axes, values)
+        alone, together = self._noise(own, weight, noise)
         if self.components.shape[1]:
             weight = self._mixture(own, noise)
         share = _picture_share(own.design)
         pictures = share * np.eye(len(own.gram)) + (1 - share) * own.gram / own.n
-        believed = self.CORRELATION * own.n / (own.n + len(noise))
-        unit = residual / (size + 1e-12) * np.sqrt(noise)
-        factor = np.concatenate([np.sqrt(believed / own.n) * unit, np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures))).T @ weight])
-        inverse = _solve(noise * (1 - believed), factor, weight.T)
+        factor = np.concatenate([together, np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures))).T @ weight])
+        inverse = _solve(alone, factor, weight.T)
         middle = coordinates.mean(0, dtype=np.float64)
         both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
         expected = (own.n * middle + self.PICTURES_MEAN * moments[1]) / (own.n + self.PICTURES_MEAN)
         decoder = inverse @ both / own.deviation[:, None]
         return LinearMap(decoder.astype(np.float32), (expected - own.mean @ decoder).astype(np.float32))
+
+
+class EncodingModel(NamedTuple):
+    """How likely a response is, given a picture's features: y = mean + D (W'(f - centre) + e), e ~ N(0, N), D the voxels' deviations.
+
+    Of the response only `told` matters, as many numbers as there are features.
+
+    Attributes
+    ----------
+    centre, mean : array
+        (F,) and (V,).
+    back : array
+        (V, F), D^-1 N^-1 W'.
+    information : array
+        (F, F), W N^-1 W'.
+    """
+
+    centre: Array
+    mean: Array
+    back: Array
+    information: Array
+
+    def told(self, responses: NDArray[np.float32]) -> Array:
+        """What responses (n, V) say of the features: (n, F)."""
+        return (responses - self.mean) @ self.back
+
+    def log_likelihood(self, features: Array, told: Array) -> Array:
+        """Log-likelihood (n, k) of n responses for k pictures of each, of features (n, k, F), up to a constant of each response."""
+        off = features - self.centre
+        return np.einsum("nkf,nf->nk", off, told) - 0.5 * np.einsum("nkf,fg,nkg->nk", off, self.information, off, optimize=True)
 
 
 class TaughtPrior:
