@@ -312,7 +312,7 @@ STAGES: dict[str, Stage] = {
         knows=(LABEL, BATCH), memory=16000, minutes=1440, gpu=True, parallel=True,
     ),
     "reconstruct-controls": Stage(
-        "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples and the two ceilings.",
+        "unimind.reconstruction.controls", "controls", "Controls of a stimulus set: unconditional samples, and the two ceilings, of drawn shapes too.",
         {"stimuli": "file", "prepared": "files?", "embeddings": "file", **_PICTURES, "out": "file"},
         reads=("seed", "picture_size", "methods.{first}: sampling"), knows=(BATCH,), memory=16000, minutes=720, gpu=True, parallel=True,
     ),
@@ -331,7 +331,7 @@ STAGES: dict[str, Stage] = {
     "generalise": Stage(
         "unimind.evaluation.generalise", "generalise", "How near a subject's test pictures are to training pictures, and what a method knows beyond these.",
         {"dataset": "text", "subject": "text", "reconstructions": "files", "metrics": "file", "stimuli": "file", "prepared": "file", "embeddings": "file",
-         **_TEACHERS, "training-stimuli": "files?", "embedding": "file", "classifier": "file?", "out": "file"},
+         **_TEACHERS, "training-stimuli": "files?", "embedding": "file", "classifier": "file?", "controls": "file?", "out": "file"},
         reads=("seed", "evaluation: bootstrap weights squeezenet", "datasets.{dataset}: categories", "role(dataset, subject)"), knows=(BATCH,),
         memory=16000, minutes=240, gpu=True,
     ),
@@ -346,9 +346,9 @@ STAGES: dict[str, Stage] = {
         "unimind.evaluation.transfer", "transfer", "How far a new subject gets with few of its trials, for one method.",
         {**_OF_SUBJECT, "prepared": "file", "embeddings": "file", "shared": "file?", "taught": "file?", "embedding": "file", "embedding-prior": "file?",
          "diffusion": "file?", "autoencoder": "file?", "features": "file?", "stimuli": "file", **_TEACHERS, **_TRAINED},
-        reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples", "signals(method)",
-               "methods.{method}.align: losses margin temperature in_sample", "transfer -methods -baselines", "evaluation -batch_size", DATASET,
-               "role(dataset, subject)"),
+        reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples -chosen_by",
+               "signals(method)", "methods.{method}.align: losses margin temperature in_sample", "transfer -methods -baselines", "evaluation -batch_size",
+               DATASET, "role(dataset, subject)"),
         knows=(LABEL, BATCH, "role()"), code_of=_code_of_transfer, memory=24000, minutes=1440, gpu=True, parallel=True,
     ),
     "tabulate": Stage(

@@ -8,15 +8,19 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from evaluation_fakes import write_foundations
-from planted_faults import SIDE, TEST, TRAIN, Planted, brighter
+from planted_faults import SIDE, TEST, TRAIN, Planted, brighter, embedded
 from scipy.stats import entropy
 
 from unimind.cli import main
+from unimind.data.shapes import shapes
 from unimind.errors import InputError
 from unimind.evaluation.findings import of_method, of_test_set
 from unimind.evaluation.generalise import by_distance, category_level, effective_rank, generalise
 from unimind.evaluation.neighbours import Middles, Ruler, TrainingPictures, nearest, outside_span, ranks
+from unimind.evaluation.pictures import resize
+from unimind.report.generalisation import of_generator
 from unimind.study import parse_study
 
 ROOT = Path(__file__).parents[2]
@@ -37,14 +41,14 @@ def foundations(tmp_path_factory, fakes):
     return write_foundations(tmp_path_factory.mktemp("networks"))
 
 
-def checked(planted: Planted, foundations: Path, *reconstructions: Path, categories: str | None = None) -> dict:
+def checked(planted: Planted, foundations: Path, *reconstructions: Path, categories: str | None = None, controls: Path | None = None) -> dict:
     """What the stage writes."""
     root, out = planted.root, planted.root / "checks.json"
     files = [root / name for name in ("stimuli.h5", "subj01.h5", "embeddings.h5")]
     study = study_of(*(path.stem for path in reconstructions), categories=categories)
     training = [[root / name] for name in ("subj01.h5", "embeddings.h5", "stimuli.h5")]
     generalise(
-        study, "sim", "subj01", reconstructions, root / "metrics", *files, *training, foundations / "embedding", foundations / "classifier", out
+        study, "sim", "subj01", reconstructions, root / "metrics", *files, *training, foundations / "embedding", foundations / "classifier", out, controls
     )  # fmt: skip
     return json.loads(out.read_text())
 
@@ -84,6 +88,34 @@ def test_near_duplicates_of_training_pictures_are_found_one_by_one(tmp_path, fou
         scores = np.array(json.loads((tmp_path / "metrics/clean.json").read_text())["rows"]["reconstruction"]["clip"]["per_image"])
         assert found["methods"]["clean"]["by_distance"]["clip"]["without_near_duplicates"] == pytest.approx(scores[duplicates:].mean())
     assert alarms(found["methods"]["clean"]["findings"]) == []
+
+
+def test_a_generator_that_makes_scenes_of_shapes_is_told_from_one_that_shows_them(tmp_path, foundations):
+    """Both draw test pictures well; one draws another's scene for every shape."""
+    planted, drawn = Planted(tmp_path, 9), np.stack(list(shapes(SIDE).values()))
+    order = planted.random.permutation(TEST)
+    found = {}
+    for name, shown in (("able", planted.noisy(drawn, 20)), ("unable", planted.truth[: len(drawn)])):
+        with h5py.File(tmp_path / "controls.h5", "w") as file:
+            file["stimulus"], file["embedding_ceiling"] = TRAIN + order, planted.noisy(planted.truth, 20)[order]
+            file["shapes/image"], file["shapes/embedding_ceiling"], file.attrs["samples"] = drawn, shown, 3
+        found[name] = checked(planted, foundations, planted.clean(), controls=tmp_path / "controls.h5")["recovery"]
+    able, unable = found["able"], found["unable"]
+    assert able["test_pictures"]["embedding"]["pixcorr"]["value"] > 0.8 and set(able["shapes"]) == {"count", "distance", "embedding"}
+    large = [resize(torch.from_numpy(one).permute(0, 3, 1, 2) / 255, 256) for one in (drawn, planted.truth[: len(drawn)])]
+    first, second = (resize(one, 425).flatten(1).numpy() for one in large)
+    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)]
+    assert unable["shapes"]["embedding"]["pixcorr"]["value"] == pytest.approx(np.mean(expected), abs=1e-4)
+    ruler = Ruler.of(planted.known_embedding)
+    a, b = (ruler.standard(embedded(one)) for one in (drawn, planted.truth[: len(drawn)]))
+    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)]
+    assert unable["shapes"]["embedding"]["similarity"]["value"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert unable["shapes"]["distance"] == able["shapes"]["distance"] > able["test_pictures"]["distance"]
+    assert "It cannot show them" in of_generator(unable)[0] and "cannot" not in of_generator(able)[0]
+    with h5py.File(tmp_path / "controls.h5", "a") as file:
+        file["stimulus"][:] = 0
+    with pytest.raises(InputError, match="no controls for stimulus 400; run the reconstruct-controls stage again"):
+        checked(planted, foundations, planted.clean(), controls=tmp_path / "controls.h5")
 
 
 def test_a_decoder_that_reads_nothing_is_no_fault_of_these_kinds(tmp_path, foundations):

@@ -118,14 +118,14 @@ def test_the_methods_of_a_study_in_config_share_one_protocol(config):
 
 
 def test_choosing_among_samples_is_another_protocol_than_having_one():
-    assert choice_of_sample(5) == choice_of_sample(2) != choice_of_sample(1) == choice_of_sample(1, chosen=False)
-    assert choice_of_sample(2) != choice_of_sample(2, chosen=False) == "the first of them"
+    assert choice_of_sample(5) == choice_of_sample(2) != choice_of_sample(1) == choice_of_sample(1, "first")
+    assert len({choice_of_sample(2, rule) for rule in ("prediction", "encoding", "first")}) == 3 and choice_of_sample(2, "first") == "the first of them"
 
 
 def test_a_method_that_cannot_choose_says_so(tiny):
     with h5py.File(tiny.path("poor-subj01.h5"), "a") as file:
         del file["predicted"], file["predicted_shuffled"], file["predicted_without_body"]
-        file.attrs["choice"], file["shown"][:] = choice_of_sample(2, chosen=False), 0
+        file.attrs["choice"], file["shown"][:] = choice_of_sample(2, "first"), 0
     found = {method: json.loads(path.read_text()) for method, path in tiny.score("subj01", tiny.features()).items()}
     assert "poor predicts no image embedding: the first of its 2 samples is shown" in found["poor"]["warnings"]
     assert found["good"]["protocol"]["choice_of_sample"] == "agrees best" and found["poor"]["protocol"]["choice_of_sample"] == "the first of them"

@@ -113,6 +113,32 @@ def test_the_decoder_is_bayes_rule_written_out(taught, monkeypatch, n, voxels, b
     np.testing.assert_allclose(responses @ decoder.weight + decoder.bias, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+def test_the_encoding_model_is_a_gaussian_likelihood_written_out(taught):
+    """Against scipy's density under the covariance written out; and the picture that was seen is found more often, where voxels' noise is shared."""
+    space, found = taught
+    coordinates, responses = seen(space, world()(5, 260, 40))
+    shared = RNG(6).standard_normal((260, 1)) * RNG(7).standard_normal(40)
+    responses = (responses + 6 * shared).astype(np.float32)
+    features, prior = found.features(coordinates), found.priors[""]
+    own = Recorded(features[:200], responses[:200])
+    model = prior.encoding_model(own)
+    weight, noise = prior.posterior(own)
+    alone, together = (torch.cat(parts, -1).numpy() for parts in list(zip(*prior._voxels(own, False), strict=True))[1:])
+    covariance = np.diag(alone) + together.T @ together
+    correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    assert np.abs(correlation - np.eye(40)).max() > 0.1, "what voxels share is believed in part"
+    asked, told = features[200:][None].repeat(60, 0), model.told(responses[200:])
+    likelihood = model.log_likelihood(asked, told)
+    standard = (responses[200:] - responses[:200].mean(0)) / responses[:200].std(0)
+    expected = [multivariate_normal((f - features[:200].mean(0)) @ weight, covariance).logpdf(standard) for f in features[200:]]
+    difference = likelihood - np.stack(expected, 1)
+    np.testing.assert_allclose(difference - difference[:, :1], 0, atol=2e-3 * np.abs(likelihood).max())
+    right = (likelihood.argmax(1) == np.arange(60)).mean()
+    predicted = (features[200:] - own.centre) @ weight
+    by_correlation = (np.corrcoef(standard, predicted)[:60, 60:].argmax(1) == np.arange(60)).mean()
+    assert right > 0.3 and right > by_correlation
+
+
 def test_features_are_white_over_the_training_pictures(teachers):
     space, subjects = teachers
     coordinates = np.concatenate([pictures for pictures, _ in subjects.values()])

@@ -13,6 +13,7 @@ import torch
 from apart import killed, started
 
 from unimind.data.prepared import FurtherTrials, PreparedSubject, write_further, write_prepared
+from unimind.data.shapes import shapes
 from unimind.errors import InputError
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
@@ -20,6 +21,7 @@ from unimind.foundations.generators import as_bytes
 from unimind.foundations.generators.samplers import sample
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.agreement import nearest
+from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.decode import decode
 from unimind.reconstruction.draw import kept_blocks
@@ -163,6 +165,59 @@ def test_shown_is_the_sample_that_agrees_best_with_the_prediction(world, name):
 
 def test_without_a_predicted_embedding_the_first_sample_is_shown(world):
     assert not pictures(world, "mindvis")["shown"].any()
+
+
+class Pooled:
+    """An image embedding that sees colour and place, without training."""
+
+    name, dim = "pooled", 12
+
+    def __init__(self, directory=None):
+        self.weight = torch.randn(3 * 16, 12, generator=torch.Generator().manual_seed(2))
+
+    def to(self, device):
+        return self
+
+    def encode(self, images):
+        return torch.nn.functional.normalize((torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) - 0.5) @ self.weight, dim=1)
+
+
+@pytest.mark.parametrize("name", ["mindvis", "ridge"])
+def test_by_an_encoding_model_the_sample_is_shown_that_the_response_tells(world, tmp_path, monkeypatch, name):
+    """Planted: the samples of every picture are all test pictures in turn, its own first; the control has another picture's responses, and shows that one."""
+    module = "unimind.reconstruction.reconstruct"
+    random, count = np.random.default_rng(4), 300
+    small = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = small.repeat(4, 1).repeat(4, 2)
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        embedding, latent = Pooled().encode(floats).numpy(), load_autoencoder(world / "autoencoder").encode(floats).numpy()
+    for file, values in (("e.h5", {"embedding": embedding, "latent": latent}), ("stimuli.h5", {"images": images})):
+        with h5py.File(tmp_path / file, "w") as h5:
+            for key, value in values.items():
+                h5[key] = value
+    seen = (embedding - embedding.mean(0)) / embedding.std(0)
+    responses = (seen @ random.standard_normal((12, 30)) + 2 * random.standard_normal((count, 1)) + random.standard_normal((count, 30))).astype(np.float32)
+    write_prepared(tmp_path / "s.h5", responses, stimulus=np.arange(count), session=np.zeros(count), split=np.where(np.arange(count) < TEST, 2, 0),
+                   stimuli=count, dataset="d", subject="subj01")  # fmt: skip
+    if name == "ridge":
+        enter(make_study(), "ridge", "d", "subj01", tmp_path / "s.h5", tmp_path / "e.h5", None, tmp_path / "model")
+    monkeypatch.setattr(f"{module}.load_embedding", Pooled)
+    monkeypatch.setattr(f"{module}.draw", lambda generator, part, norms, sampling, keys, prior: np.stack([images[(key[1] + key[2]) % TEST] for key in keys]))
+    study, folders = make_study(samples=TEST, chosen_by="encoding"), [world / part for part in ("diffusion", "autoencoder", "embedding")]
+    model = tmp_path / "model" if name == "ridge" else world / "mindvis"
+    reconstruct(study, name, "d", "subj01", tmp_path / "s.h5", tmp_path / "e.h5", model, None, *folders, tmp_path / "stimuli.h5", tmp_path / "out.h5", None)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["shown"][:] == 0).mean() > 0.8, "its own, among eight"
+        another = images[:TEST][derangement(TEST, (study.seed, 7))]
+        assert (file["shuffled"][:] == another).all((1, 2, 3)).mean() > 0.8, "what it got the responses to"
+        assert file.attrs["shown"] == "likelihood of the measured response" and "encoding model" in file.attrs["choice"]
+
+
+@pytest.mark.parametrize(("given", "why"), [({"samples": 1}, "of one sample"), ({"strength": 0}, "with strength 0")])
+def test_a_rule_of_choice_that_chooses_nothing_is_refused(given, why):
+    with pytest.raises(ValueError, match=f"chosen_by: encoding given, but {why}"):
+        Sampling(chosen_by="encoding", **given)
 
 
 @pytest.mark.parametrize("name", ["unimind", "ridge"])
@@ -444,7 +499,7 @@ def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world, uncon
     draw_controls(world, unconditioned)
     with h5py.File(world / "controls.h5") as file:
         reasons = json.loads(file.attrs["absent"])
-        assert "embedding_ceiling" not in file and len(file["unconditional"]) == TEST
+        assert "embedding_ceiling" not in file and "shapes/embedding_ceiling" not in file and len(file["unconditional"]) == TEST
     assert set(reasons) == {"embedding-ceiling"} and "takes no image embedding" in reasons["embedding-ceiling"]
 
 
@@ -457,27 +512,37 @@ def test_controls(world):
         expected = (coder.decode(coder.encode(images)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(file["autoencoder_ceiling"][:], expected)
         assert not np.array_equal(file["embedding_ceiling"][:], file["unconditional"][:])
+        drawn = np.stack(list(shapes(32).values()))
+        assert drawn.shape == (12, 32, 32, 3) == np.unique(drawn, axis=0).shape and drawn[0, 0, 0].tolist() == [128] * 3, "twelve different ones, on grey"
+        np.testing.assert_array_equal(file["shapes/image"][:], drawn)
+        expected = (coder.decode(coder.encode(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        np.testing.assert_array_equal(file["shapes/autoencoder_ceiling"][:], expected)
+        assert file["shapes/name"].asstr()[:].tolist() == list(shapes(32))
 
 
 def test_the_embedding_ceiling_is_the_sample_that_agrees_best_with_the_true_embedding(world):
     study = make_study(samples=4)
     draw_controls(world, study=study)
     with h5py.File(world / "controls.h5") as file, h5py.File(world / "e.h5") as targets:
-        ceiling, vectors = file["embedding_ceiling"][:], targets["embedding"][:]
+        ceiling, vectors, of_shapes = file["embedding_ceiling"][:], targets["embedding"][:], file["shapes/embedding_ceiling"][:]
+        images = torch.from_numpy(file["shapes/image"][:]).permute(0, 3, 1, 2).float() / 255
         assert file.attrs["samples"] == 4 and ceiling.shape == (TEST, 32, 32, 3)
     network, coder = load_diffusion(world / "diffusion"), load_autoencoder(world / "autoencoder")
-    with torch.no_grad():
-        condition = network.conditioner(torch.from_numpy(vectors[:TEST]))
-    drawn = []
-    for k in range(4):
-        keys = [(study.seed, image, k) for image in range(TEST)]
-        latents = sample(network, condition, network.null(), study.methods["unimind"].sampling, keys)
-        drawn.append(as_bytes(coder.decode(latents).detach()))
-    agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": vectors[:TEST]}, vectors[TEST:].mean(0))
-    best = agreement.argmax(1)
-    assert len(set(best)) > 1
-    difference = np.abs(np.stack(drawn, 1).astype(int) - ceiling[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
-    assert difference.argmin(1).tolist() == best.tolist() and difference.min(1).max() < 0.05
+    true = load_embedding(world / "embedding").encode(images).detach().numpy()
+    for found, wanted, whose in ((ceiling, vectors[:TEST], list(range(TEST))), (of_shapes, true, [("shape", number) for number in range(len(true))])):
+        with torch.no_grad():
+            condition = network.conditioner(torch.from_numpy(wanted))
+        drawn = []
+        for k in range(4):
+            keys = [(study.seed, *(one if isinstance(one, tuple) else (one,)), k) for one in whose]
+            latents = sample(network, condition, network.null(), study.methods["unimind"].sampling, keys)
+            drawn.append(as_bytes(coder.decode(latents).detach()))
+        agreement = agreements(world, {"samples": np.stack(drawn, 1), "predicted": wanted}, vectors[TEST:].mean(0))
+        difference = np.abs(np.stack(drawn, 1).astype(int) - found[:, None]).mean((2, 3, 4))  # sums in another order, rounded to 8 bits
+        chosen = difference.argmin(1)
+        assert difference.min(1).max() < 0.05 and len(set(chosen)) > 1
+        short = agreement.max(1) - agreement[np.arange(len(chosen)), chosen]  # such small networks embed all shapes alike, up to rounding
+        assert short.max() < (1e-6 if found is of_shapes else 1e-12)
 
 
 def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(world, tmp_path):
@@ -554,6 +619,17 @@ def test_trials_called_by_their_pictures_are_decoded_as_test_trials_are(world, t
         agreement = agreements(world, {"samples": found["samples"], "predicted": found["embedding"]})
         np.testing.assert_array_equal(found["shown"], agreement.argmax(1))
         assert np.isfinite(found["trial_agreement"]).all()
+    if name == "ridge":
+        study = make_study(chosen_by="encoding").model_copy(update={"decode": study.decode})
+        decode(study, name, "d", "subj01", "again", world / "subj01.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "by.h5")
+        encoding = SubjectEncoding.fitted(world / "subj01.h5", world / "e.h5")
+        with PreparedSubject(world / "subj01.h5") as own:
+            told = encoding.told(own.by_picture(own.trials("test"), "stored")[1][order, 0])
+        samples = found["samples"].reshape(-1, 32, 32, 3)
+        vectors = load_embedding(world / "embedding").encode(torch.from_numpy(samples).permute(0, 3, 1, 2).float() / 255)
+        likelihood = encoding.likelihood(vectors.detach(), samples, load_autoencoder(world / "autoencoder"), told, 64)
+        with h5py.File(tmp_path / "by.h5") as file:
+            assert file["shown"][:].tolist() == likelihood.argmax(1).tolist() and "encoding model" in file.attrs["choice"]
     assert np.isfinite(found["sample_agreement"]).all() and not (tmp_path / ".out.h5.partial").exists()
     with pytest.raises(InputError, match="is of d subj01, expected d subj02"):
         decode(study, name, "d", "subj02", "again", world / "subj02.h5", tmp_path / "f.h5", *given[0], None, *given[1], tmp_path / "o.h5")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from unimind.data.prepared import SPLITS, write_prepared
+from unimind.data.shapes import shapes
 from unimind.evaluation.efficiency import QUANTITIES
 from unimind.storage import write_json
 from unimind.study import Study, parse_study
@@ -134,6 +135,10 @@ def build(root: Path, images: int = 130, test: int = 30, side: int = 64, samples
         file["stimulus"] = order.astype("int32")
         for name, strength in (("unconditional", 0.0), ("embedding_ceiling", 0.8), ("autoencoder_ceiling", 0.95)):
             file[name] = _noisy(truths[order], rng, strength)
+        drawn = shapes(side)
+        file["shapes/name"], file["shapes/image"] = list(drawn), np.stack(list(drawn.values()))
+        for name in ("embedding_ceiling", "autoencoder_ceiling"):
+            file[f"shapes/{name}"] = _noisy(np.stack(list(drawn.values())), rng, 0.5)
     for method, skill in METHODS.items():
         for subject, role in SUBJECTS.items():
             skill_here = skill - 0.03 * (role == "new") + rng.normal(0, 0.004)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from report_fakes import METHODS, SUBJECTS
 
+from unimind.evaluation.checks import records
 from unimind.evaluation.measures import MEASURES
 from unimind.report.figures import figures
 from unimind.report.generalisation import chance_of
@@ -38,9 +39,14 @@ def method(skill: float, by_distance: np.ndarray, findings: list[dict]) -> dict:
     }  # fmt: skip
 
 
+def alone(value: float) -> dict:
+    one = {"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05}
+    return {"pixcorr": one, "similarity": one, "pixcorr_of_another": 0.011, "similarity_of_another": -0.021}
+
+
 @pytest.fixture(scope="module")
 def told(fake, tmp_path_factory):
-    """(page, figures' captions) of the fake study with checks: near-duplicates for one subject, a collapse of Ridge in two, no alarm else."""
+    """(page, figures' captions, checks) of the fake study with checks: near-duplicates for one subject, a collapse of Ridge in two, no alarm else."""
     root = tmp_path_factory.mktemp("told")
     files = []
     for number, (subject, role) in enumerate(SUBJECTS.items()):
@@ -58,6 +64,8 @@ def told(fake, tmp_path_factory):
             "study": "fake", "dataset": "drawings", "subject": subject, "role": role, "stimulus": fake.test.tolist(), "audit": audit, "findings": [near],
             "rules": {"embedding": "tiny CLIP", "distance": "1 - correlation", "perceptual_distance": "LPIPS", "candidates": 3, "near_duplicate": "both near"},
             "groups": {"count": 10, "kind": "clusters"},
+            "recovery": {"samples": 3, "test_pictures": {"count": 30, "distance": 0.412, "embedding": alone(0.81), "latent": alone(0.97)},
+                         "shapes": {"count": 12, "distance": 0.563, "embedding": alone(0.27), "latent": alone(0.93)}},
             "methods": {key: method(skill - 0.5, skill - 0.05 * np.arange(5), findings[key]) for key, skill in METHODS.items()},
         }  # fmt: skip
         files.append(root / f"{subject}.json")
@@ -78,11 +86,11 @@ def told(fake, tmp_path_factory):
     figures(fake.study, **{**fake.inputs(), "tables": root / "none", "models": [], "reconstructions": []}, generalisation=files, out=root / "figures")
     report(fake.study, fake.overview, tables, root / "figures", fake.metrics, fake.models, root / "page.html", generalisation=files)
     page = (root / "page.html").read_text()
-    return re.sub(r"\s+", " ", page[page.index('<h2 id="generalise">') : page.index('<h2 id="new">')]), read_json(root / "figures/captions.json")
+    return re.sub(r"\s+", " ", page[page.index('<h2 id="generalise">') : page.index('<h2 id="new">')]), read_json(root / "figures/captions.json"), files
 
 
 def test_the_words_say_who_has_which_fault(told):
-    part, _ = told
+    part, *_ = told
     assert "subj02: 3 of 30 test pictures (10 %) have a near-duplicate." in part
     assert re.search(r"Ridge|ridge", part) and "collapse, in 2 subjects of 4; subj01: to 30 test pictures it gives only 4 different pictures." in part
     quiet = re.search(r"No alarm for (.*?): neither", part)[1]
@@ -91,7 +99,7 @@ def test_the_words_say_who_has_which_fault(told):
 
 
 def test_the_tables_hold_the_numbers_of_the_checks(told):
-    part, _ = told
+    part, *_ = told
     assert part.count('<th scope="row">subj0') == 4 and "0.412" in part and "0.431" in part and "12.5" in part
     for skill in METHODS.values():
         assert f">{100 * (skill - 0.5):.1f}<" in part, "the mean over training subjects"
@@ -102,12 +110,22 @@ def test_chance_is_never_above_all_of_few_candidates():
     assert [chance_of(count) for count in (58, 37)] == ["1.7, 17, 86", "2.7, 27, 100"]
 
 
+def test_what_the_generator_alone_can_show_is_said_and_stands_in_a_table(told, fake):
+    part, _, files = told
+    assert "correlates in pixels by 0.27 [0.22, 0.32] with the shape, by 0.01 with another one; of test pictures 0.81 [0.76, 0.86]. It shows them less" in part
+    lines = re.findall(r'<th scope="row">(12 shapes|30 test pictures): (.*?)</th>(.*?)</tr>', part, re.S)
+    assert [line[0] for line in lines] == ["12 shapes", "30 test pictures"] * 2 and all("0.563" in line[2] for line in lines[::2])
+    found = pd.DataFrame(records(fake.study, [json.loads(files[0].read_text())])).set_index("check").value
+    assert found["recovery:shapes:embedding:pixcorr"] == 0.27 and found["recovery:test_pictures:latent:similarity_of_another"] == -0.021
+
+
 def test_the_figures_show_pairs_and_scores_by_distance(told):
-    _, captions = told
+    _, captions, _ = told
     assert [one["file"] for one in captions if one["section"] == "generalise"] == [
         "nearest_drawings.png",
         "distance_drawings.png",
         "bottleneck_drawings.png",
+        "recovery_drawings.png",
     ]
     assert "3 of them near-duplicates" in next(one["alt"] for one in captions if one["file"] == "nearest_drawings.png")
 

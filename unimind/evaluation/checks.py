@@ -16,13 +16,19 @@ _OF_METHOD = {
 
 
 def records(study: Study, checks: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of the table: checks of the test pictures without a method, then every method's.
+    """Rows of the table: checks of the test pictures and of the generator alone, without a method, then every method's.
 
     `group` numbers scores by distance, nearest first, and is the number of dimensions of a bottleneck.
     """
     for one in checks:
         whose = {"study": study.name, "dataset": one["dataset"], "subject": one["subject"], "role": one["role"], "method": ""}
         yield from (_row(whose, name, one["audit"][name]) for name in _OF_TEST_SET)
+        for kind in ("test_pictures", "shapes") if "recovery" in one else ():
+            own = one["recovery"][kind]
+            yield _row(whose, f"recovery:{kind}:distance", own["distance"])
+            yield from (
+                _row(whose, f"recovery:{kind}:{target}:{name}", value) for target in ("embedding", "latent") for name, value in own.get(target, {}).items()
+            )
         for method, found in one["methods"].items():
             own = whose | {"method": method}
             yield from (_row(own, f"spread:different_{kind}", number) for kind, number in found["spread"]["different"].items())

@@ -21,9 +21,10 @@ from unimind.evaluation.metrics import two_way
 from unimind.evaluation.neighbours import CANDIDATES, MIDDLE, REFERENCES, Middles, Perceptual, Ruler, TrainingPictures, embedded, nearest, outside_span, ranks
 from unimind.evaluation.panel import Panel
 from unimind.evaluation.pictures import Joined, PictureSet
+from unimind.evaluation.recovery import recovery
 from unimind.evaluation.rows import read_metrics
 from unimind.evaluation.score import rows_at
-from unimind.evaluation.statistics import bootstrap
+from unimind.evaluation.statistics import with_interval
 from unimind.storage import write_json
 from unimind.study import Study
 
@@ -58,6 +59,7 @@ def generalise(
     embedding: Path,
     classifier: Path | None,
     out: Path,
+    controls: Path | None = None,
 ) -> None:
     """Write the checks of one subject's test pictures, and of every method's reconstructions of them.
 
@@ -69,6 +71,8 @@ def generalise(
         Folder of the subject's metrics files.
     training_prepared, training_embeddings, training_stimuli : sequences of paths
         Of the study's training subjects, in one order; the subject's own come in addition.
+    controls : path, optional
+        What `reconstruct-controls` wrote of the subject's stimulus set; without it nothing is said of the generator alone.
 
     Raises
     ------
@@ -100,6 +104,11 @@ def generalise(
         seen.add(images(Path(stimuli)), stimulus)
         likeness = _Likeness(ruler, embedder, perceptual, batch)
         audit = _audit(training, PictureSet(seen), known, truth, likeness, study.seed)
+        alone = {}
+        if controls is not None:
+            alone["recovery"] = recovery(
+                stack.enter_context(h5py.File(controls)), PictureSet(seen), stimulus, truth, training, ruler, embedder, batch, section.bootstrap, study.seed
+            )
         group, kind = labelled(study.datasets[dataset].categories, Path(stimuli), stimulus), "categories by the pictures' names"
         if group is None:
             group, kind = clustered(training, ruler, ruler(truth), study.seed), "clusters of the embeddings of the subject's training pictures"
@@ -121,7 +130,7 @@ def generalise(
             if "predicted_of_dimensions" in file and predicted is not None:
                 narrow = file["predicted_of_dimensions"][:][:, order]
                 methods[name]["bottleneck"] = [
-                    {"dimensions": int(number), "identification": _interval(two_way(ruler(truth) @ ruler(values).T), section.bootstrap, study.seed)}
+                    {"dimensions": int(number), "identification": with_interval(two_way(ruler(truth) @ ruler(values).T), section.bootstrap, study.seed)}
                     for number, values in zip(file["dimensions"][:], narrow, strict=True)
                 ]
             methods[name]["by_distance"] = by_distance(scored[name]["rows"]["reconstruction"], np.array(audit["distance"]), np.array(audit["near_duplicate"]))
@@ -135,7 +144,7 @@ def generalise(
             "study": study.name, "dataset": dataset, "subject": subject, "role": study.role(dataset, subject), "rules": rules, "stimulus": stimulus.tolist(),
             "audit": audit, "groups": {"count": len(np.unique(group[group >= 0])), "kind": kind},
             "findings": findings.of_test_set(audit), "methods": methods,
-            "recorded": declaration.recorded(prepared),
+            "recorded": declaration.recorded(prepared), **alone,
         })  # fmt: skip
 
 
@@ -298,7 +307,7 @@ def _of_method(
         "effective_rank": effective_rank(standard), "effective_rank_of_targets": effective_rank(targets),
         "variance": float(standard.var(0).sum() / targets.var(0).sum()),
     }  # fmt: skip
-    entry = {f"top{top}": _interval((place <= top).astype(float), resamples, seed) for top in TOPS}
+    entry = {f"top{top}": with_interval((place <= top).astype(float), resamples, seed) for top in TOPS}
     return {
         "by": "its pictures' embedding" if predicted is None else "the predicted embedding",
         "training_identification": {
@@ -311,14 +320,6 @@ def _of_method(
 
 def _share(values: NDArray[np.bool_]) -> float:
     return float(values.mean()) if len(values) else 0.0
-
-
-def _interval(values: NDArray, resamples: int, seed: int) -> dict[str, float | None]:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return {"value": None, "ci_low": None, "ci_high": None}
-    low, high = bootstrap(known, resamples, seed)
-    return {"value": float(known.mean()), "ci_low": float(low), "ci_high": float(high)}
 
 
 def effective_rank(values: NDArray) -> float:
@@ -388,13 +389,13 @@ def category_level(likeness: NDArray, group: NDArray, output: NDArray, resamples
         within = (won & alike & other).sum(0) / (alike & other).sum(0)
         between = (won & ~alike).sum(0) / (~alike).sum(0)
     same = float((alike & other).sum() / other.sum())
-    told = _interval(between, resamples, seed)
+    told = with_interval(between, resamples, seed)
     together = output[:, None] == output[None]
     one_each = bool(
         (alike & other).any() and (~alike).any()
         and (together & alike & other).sum() >= 0.9 * (alike & other).sum() and (together & ~alike).sum() <= 0.1 * (~alike).sum()
     )  # fmt: skip
     return {
-        "score": float(won[other].mean()), "same_group": same, "within": _interval(within, resamples, seed), "between": told,
+        "score": float(won[other].mean()), "same_group": same, "within": with_interval(within, resamples, seed), "between": told,
         "category_level": None if told["value"] is None else same * 0.5 + (1 - same) * told["value"], "one_output_each": one_each,
     }  # fmt: skip

@@ -88,6 +88,15 @@ def bootstrap(
     return low, high
 
 
+def with_interval(values: np.ndarray, resamples: int, seed: int) -> dict[str, float | None]:
+    """Mean of values (n,), one per image, as `value`, with the ends `ci_low` and `ci_high` of its interval; NaN is left out, and None where nothing is left."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return {"value": None, "ci_low": None, "ci_high": None}
+    low, high = bootstrap(known, resamples, seed)
+    return {"value": float(known.mean()), "ci_low": float(low), "ci_high": float(high)}
+
+
 def _own(values: Sequence[np.ndarray], axis: int = 0) -> Images:
     """Images that no two subjects share."""
     return [[(subject, k) for k in range(v.shape[axis])] for subject, v in enumerate(values)]

@@ -91,7 +91,8 @@ class Recorded:
     def __init__(self, design: Array, responses: NDArray[np.float32], residuals: bool = True, device: torch.device | None = None) -> None:
         self.device = on_device(device)
         (self.n, n_features), n_voxels = design.shape, responses.shape[1]
-        self.design = design - design.mean(0)
+        self.centre = design.mean(0)
+        self.design = design - self.centre
         self.gram = self.design.T @ self.design
         self.exact, kept, random = self.n <= SKETCH, min(self.n, SKETCH) if residuals else 0, np.random.default_rng(0)
         place = np.arange(self.n) if self.exact else random.integers(SKETCH, size=self.n)
@@ -262,6 +263,33 @@ class EncodingPrior:
 
         return weights
 
+    def _voxels(self, own: Recorded, mixed: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of one block of voxels after the other, posterior means (F, b) of the weights, under the mixture where there is one and it is asked for,
+        and the noise's covariance diag(d) + B'B: d (b,), B (rows, b). Part of the residuals' correlation is believed.
+        """
+        axes = _Axes(self, own)
+        mixture = self._mixture(axes) if mixed and self.components.shape[1] else None
+        believed = self.CORRELATION * own.n / (own.n + len(own.mean))
+        leverages = (torch.from_numpy(own.design).to(own.device) @ axes.axes).square() if own.exact else None
+        for part in own.blocks():
+            weight, noise, left = self._posterior(axes, part)
+            residual = own.told("some", part) - own.some_design @ weight
+            if leverages is None:
+                size = (left / own.n).sqrt()
+            else:  # each trial left out
+                residual /= (1 - leverages @ (1 / (noise + axes.values[:, None]))).clamp_(min=0.02)
+                size = residual.square().mean(0).sqrt()
+            if mixture is not None:
+                weight = mixture(part, noise)
+            yield weight, noise * (1 - believed), residual * (np.sqrt(believed / own.n) * noise.sqrt() / (size + 1e-12))
+
+    def encoding_model(self, own: Recorded) -> "EncodingModel":
+        """A subject's encoding model: posterior means of the weights under N(m, C), and the noise with half of its residuals' correlation."""
+        blocks = [_Block(alone, together, weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, False)]
+        back = torch.cat([found.cpu() for found in _solve(blocks, own.device)]).numpy()
+        weight = torch.cat([block.right for block in blocks]).numpy().T
+        return EncodingModel(own.centre, own.mean, back / own.deviation[:, None], weight @ back)
+
     def decoder(self, own: Recorded, coordinates: NDArray, moments: tuple[Array, Array]) -> LinearMap:
         """A subject's decoder: the expected coordinates given a response.
 
@@ -277,36 +305,52 @@ class EncodingPrior:
         moments : (covariance, mean)
             (F, K) of features and coordinates, and (K,), over the training pictures (`picture_moments`).
         """
-        axes, n_voxels = _Axes(self, own), len(own.mean)
-        mixture = self._mixture(axes) if self.components.shape[1] else None
         share = _picture_share(own.design)
         pictures = share * np.eye(len(own.gram)) + (1 - share) * own.gram / own.n
         root = torch.from_numpy(np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures)))).to(own.device)
-        believed = self.CORRELATION * own.n / (own.n + n_voxels)
-        leverages = (torch.from_numpy(own.design).to(own.device) @ axes.axes).square() if own.exact else None
-        blocks = []
-        for part in own.blocks():
-            weight, noise, left = self._posterior(axes, part)
-            residual = own.told("some", part) - own.some_design @ weight
-            if leverages is None:
-                size = (left / own.n).sqrt()
-            else:  # each trial left out
-                residual /= (1 - leverages @ (1 / (noise + axes.values[:, None]))).clamp_(min=0.02)
-                size = residual.square().mean(0).sqrt()
-            if mixture is not None:
-                weight = mixture(part, noise)
-            unit = residual * (np.sqrt(believed / own.n) * noise.sqrt() / (size + 1e-12))
-            blocks.append(_Block(noise * (1 - believed), torch.cat([unit, root.T @ weight]), weight.T).to(torch.device("cpu")))
+        blocks = [
+            _Block(alone, torch.cat([together, root.T @ weight]), weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, True)
+        ]
         middle = coordinates.mean(0, dtype=np.float64)
         both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
         expected = (own.n * middle + self.PICTURES_MEAN * moments[1]) / (own.n + self.PICTURES_MEAN)
         to_coordinates = torch.from_numpy(both).to(own.device)
-        decoder, bias = np.empty((n_voxels, both.shape[1]), np.float32), expected.copy()
+        decoder, bias = np.empty((len(own.mean), both.shape[1]), np.float32), expected.copy()
         for part, inverse in zip(own.blocks(), _solve(blocks, own.device), strict=True):
             found = (inverse @ to_coordinates).cpu().numpy() / own.deviation[part, None]
             decoder[part] = found
             bias -= own.mean[part] @ found
         return LinearMap(decoder, bias.astype(np.float32))
+
+
+class EncodingModel(NamedTuple):
+    """How likely a response is, given a picture's features: y = mean + D (W'(f - centre) + e), e ~ N(0, N), D the voxels' deviations.
+
+    Of the response only `told` matters, as many numbers as there are features.
+
+    Attributes
+    ----------
+    centre, mean : array
+        (F,) and (V,).
+    back : array
+        (V, F), D^-1 N^-1 W'.
+    information : array
+        (F, F), W N^-1 W'.
+    """
+
+    centre: Array
+    mean: Array
+    back: Array
+    information: Array
+
+    def told(self, responses: NDArray[np.float32]) -> Array:
+        """What responses (n, V) say of the features: (n, F)."""
+        return (responses - self.mean) @ self.back
+
+    def log_likelihood(self, features: Array, told: Array) -> Array:
+        """Log-likelihood (n, k) of n responses for k pictures of each, of features (n, k, F), up to a constant of each response."""
+        off = features - self.centre
+        return np.einsum("nkf,nf->nk", off, told) - 0.5 * np.einsum("nkf,fg,nkg->nk", off, self.information, off, optimize=True)
 
 
 class TaughtPrior:

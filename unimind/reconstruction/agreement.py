@@ -58,12 +58,15 @@ def ranked(own: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[NDArray[n
     return places.cpu().numpy(), values.cpu().numpy()
 
 
+def as_images(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Pictures uint8 (n, H, W, 3) as networks take them: float (n, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 255
+
+
 def encoded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
     """Image embeddings (n, d) of pictures uint8 (n, H, W, 3), `batch` per pass."""
     with torch.no_grad():
-        return torch.cat([
-            embedder.encode(torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).to(device).float() / 255) for i in range(0, len(pictures), batch)
-        ])  # fmt: skip
+        return torch.cat([embedder.encode(as_images(pictures[i : i + batch], device)) for i in range(0, len(pictures), batch)])
 
 
 def mutual(samples: Tensor, mean: Tensor) -> Tensor:

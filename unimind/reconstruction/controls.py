@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
+from unimind.data.shapes import shapes
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.generators import as_bytes
 from unimind.foundations.generators.latent import AutoencoderGenerator
 from unimind.foundations.targets import Targets
-from unimind.reconstruction.agreement import best_sample
-from unimind.reconstruction.draw import drawing_protocol, generator_for, kept_blocks, true_inputs
+from unimind.reconstruction.agreement import as_images, best_sample
+from unimind.reconstruction.draw import drawing_protocol, generator_for, inputs_of_pictures, kept_blocks, true_inputs
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Study
@@ -30,6 +32,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     where the generator takes image embeddings - of as many samples as the study's first method draws, all from the true
     embedding, the one that agrees best with it. Both are drawn from noise.
 
+    The group `shapes` holds drawn shapes (`data.shapes`), which nobody was trained on, with the same two ceilings.
     Rows of the tables that the study cannot have stand, with the reason, in the file's attribute `absent` (JSON).
     """
     device, batch = on_device(), study.evaluation.batch_size
@@ -47,21 +50,36 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     if isinstance(generator, AutoencoderGenerator):
         absent["unconditional"] = f"{generator.name} draws nothing without a predicted latent"
 
+    def round_trip(images: Tensor) -> NDArray[np.uint8]:
+        with torch.no_grad():
+            return as_bytes(coder.decode(coder.encode(images)))
+
+    def ceiling(inputs: Mapping[str, Tensor], wanted: Tensor, keys: list[tuple]) -> NDArray[np.uint8]:
+        """Of the samples drawn from each picture's own embedding the one that agrees best with it."""
+        repeated = {name: values.to(device).repeat_interleave(count, 0) for name, values in inputs.items()}
+        drawn = as_bytes(generator.draw(repeated, keys, sampling))
+        shown = best_sample(embedder, drawn, wanted.to(device), mean.to(device), batch) if count > 1 else 0
+        return drawn[count * np.arange(len(wanted)) + shown]
+
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
-        with Stimuli(stimuli) as seen, torch.no_grad():
-            images = torch.from_numpy(seen.read(order[rows])).permute(0, 3, 1, 2).to(device).float() / 255
-            found = {"autoencoder_ceiling": as_bytes(coder.decode(coder.encode(images)))}
+        with Stimuli(stimuli) as seen:
+            found = {"autoencoder_ceiling": round_trip(as_images(seen.read(order[rows]), device))}
         keys = [(study.seed, int(image), k) for image in order[rows] for k in range(count)]
         if "unconditional" not in absent:
             found["unconditional"] = as_bytes(generator.draw(None, keys[::count], sampling))
         if generator.takes:
             with Targets(embeddings) as targets:
-                wanted = torch.from_numpy(targets.read("embedding", order[rows])).to(device)
-                inputs = true_inputs(generator, targets, order[rows])
-            repeated = {name: values.to(device).repeat_interleave(count, 0) for name, values in inputs.items()}
-            drawn = as_bytes(generator.draw(repeated, keys, sampling))
-            shown = best_sample(embedder, drawn, wanted, mean.to(device), batch) if count > 1 else 0
-            found["embedding_ceiling"] = drawn[count * np.arange(len(rows)) + shown]
+                wanted, inputs = torch.from_numpy(targets.read("embedding", order[rows])), true_inputs(generator, targets, order[rows])
+            found["embedding_ceiling"] = ceiling(inputs, wanted, keys)
+        return found
+
+    def of_shapes(pictures: NDArray[np.uint8], first: int) -> dict[str, NDArray]:
+        images = as_images(pictures, device)
+        found = {"image": pictures, "autoencoder_ceiling": round_trip(images)}
+        if generator.takes:
+            with torch.no_grad():
+                wanted, inputs = embedder.encode(images), inputs_of_pictures(generator, embedder, images)
+            found["embedding_ceiling"] = ceiling(inputs, wanted, [(study.seed, "shape", first + row, k) for row in range(len(pictures)) for k in range(count)])
         return found
 
     folder = out.with_name(f".{out.name}.partial")
@@ -80,6 +98,12 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
                     file.create_dataset(name, (len(order), *values.shape[1:]), np.uint8, compression="lzf", chunks=(1, *values.shape[1:]))
                 file[name][place] = values
             file.check()
+        named, at_once = shapes(study.picture_size), max(1, batch // count)
+        pictures = np.stack(list(named.values()))
+        parts = [of_shapes(pictures[first : first + at_once], first) for first in range(0, len(pictures), at_once)]
+        file["shapes/name"] = list(named)
+        for name in parts[0]:
+            file[f"shapes/{name}"] = np.concatenate([part[name] for part in parts])
         file.attrs.update(
             {
                 **drawing_protocol(generator, sampling, {}),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind.data.hdf5 import NewFile
-from unimind.data.prepared import FurtherTrials, PreparedSubject, Stimuli
+from unimind.data.prepared import FurtherTrials, Order, PreparedSubject, Stimuli
 from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_embedding
@@ -20,10 +20,11 @@ from unimind.foundations.targets import Targets
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.reconstruction.agreement import BLOCK, agreement, directions, encoded, mean_of_pairs, mutual, ranked
+from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.predict import joined, taken
-from unimind.reconstruction.tested import choice_of_sample, pictures_tested
+from unimind.reconstruction.tested import choice_of_sample, pictures_tested, rule_of_choice
 from unimind.storage import file_hash, whole_file
 from unimind.study import Decode, Study
 from unimind.training.checkpoint import fingerprint
@@ -84,14 +85,21 @@ def training_mean(embeddings: Path, rows: NDArray) -> Tensor:
     return torch.from_numpy((total / len(rows)).astype(np.float32))
 
 
-def predict_groups(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int64], batch: int) -> tuple[Prediction, NDArray[np.int64]]:
-    """Prediction of every group of trials, from the mean of its responses, on the CPU; and how many trials each has."""
-    parts, counts = [], []
+def by_groups(
+    trials: FurtherTrials, group: NDArray[np.int64], batch: int, voxels: Order, channels: int = 1
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Mean responses (n, channels, V) of `batch` groups of trials at a time, and how many trials each group has."""
     order = np.argsort(group, kind="stable")
     ends = np.searchsorted(group[order], np.arange(group.max() + 2))
     for first in range(0, len(ends) - 1, batch):
         rows = np.sort(order[ends[first] : ends[min(first + batch, len(ends) - 1)]])
-        _, responses, repeats = trials.averaged(rows, group[rows], decoder.order, decoder.channels)
+        yield trials.averaged(rows, group[rows], voxels, channels)[1:]
+
+
+def predict_groups(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int64], batch: int) -> tuple[Prediction, NDArray[np.int64]]:
+    """Prediction of every group of trials, from the mean of its responses, on the CPU; and how many trials each has."""
+    parts, counts = [], []
+    for responses, repeats in by_groups(trials, group, batch, decoder.order, decoder.channels):
         parts.append(decoder.predict(responses).each(Tensor.cpu))
         counts.append(repeats)
     return joined(parts), np.concatenate(counts)
@@ -155,6 +163,10 @@ def decode(
         group, called = data.groups(asked.average)
         normalisation = str(data.attributes["normalisation"])
         prediction, repeats = predict_groups(decoder, data, group, batch)
+        rule = rule_of_choice(sampling, prediction.embedding is not None)
+        if rule == "encoding":
+            encoding = SubjectEncoding.fitted(prepared, embeddings)
+            told = np.concatenate([encoding.told(responses[:, 0]) for responses, _ in by_groups(data, group, batch, "stored")])
         agree = trials_agree(decoder, data, group, mean, batch) if prediction.embedding is not None else torch.full((len(called),), torch.nan)
     drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
 
@@ -163,7 +175,9 @@ def decode(
         pictures = draw(generator, part, norms, sampling, [(study.seed, further, int(row), k) for row in rows for k in range(drawn)], prior)
         samples = encoded(embedder, pictures, device, batch).view(len(rows), drawn, -1)
         shown = np.zeros(len(rows), np.int64)
-        if prediction.embedding is not None and drawn > 1:
+        if rule == "encoding":
+            shown = encoding.likelihood(samples.flatten(0, 1), pictures, coder, told[rows], batch).argmax(1)
+        elif prediction.embedding is not None and drawn > 1:
             assert part.embedding is not None
             shown = agreement(samples, part.embedding[::drawn, None], mean.to(device)).argmax(1).cpu().numpy()
         pictures = pictures.reshape(len(rows), drawn, *pictures.shape[1:]).repeat(sampling.samples // drawn, axis=1)
@@ -202,7 +216,7 @@ def decode(
             **drawing_protocol(generator, sampling, norms, prior),
             "method": method, "dataset": dataset, "subject": subject, "set": further, "samples": sampling.samples, "normalisation": normalisation,
             "candidates": asked.candidates, "pool": len(ranking.rows), "compared": PREDICTED if prediction.embedding is not None else OF_SAMPLES,
-            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None),
+            "choice": choice_of_sample(sampling.samples, rule),
             "model_sha256": file_hash(model / "model.safetensors"), "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimind.foundations.embed import targets_of
 from unimind.foundations.generators import Generator, as_bytes, load_generator
 from unimind.foundations.generators.norms import LENGTH_HELD, RULE, TargetNorms
 from unimind.foundations.targets import Targets
@@ -47,6 +48,14 @@ def norms_for(generator: Generator, embeddings: Path, rows: Sequence[int] | NDAr
 def true_inputs(generator: Generator, targets: Targets, rows: NDArray) -> dict[str, Tensor]:
     """What a generator takes, of some pictures themselves."""
     return {name: torch.from_numpy(targets.raw(rows) if generator.raw and name == "embedding" else targets.read(name, rows)) for name in generator.takes}
+
+
+def inputs_of_pictures(generator: Generator, embedder, images: Tensor) -> dict[str, Tensor]:
+    """What a generator takes, of pictures (n, 3, H, W) in [0, 1] that stand in no file."""
+    found = targets_of(images, embedder, "tokens" in generator.takes)
+    if generator.raw:
+        found["embedding"] = found["embedding"] * found["norm"][:, None]
+    return {name: found[name].float() for name in generator.takes}
 
 
 def _long(name: str) -> str:

@@ -12,12 +12,13 @@ from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
-from unimind.reconstruction.agreement import best_sample, nearest
+from unimind.reconstruction.agreement import best_sample, encoded, nearest
+from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.predict import REPEATS, Tested, taken, training_features
-from unimind.reconstruction.tested import choice_of_sample
+from unimind.reconstruction.tested import choice_of_sample, rule_of_choice
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 from unimind.training.checkpoint import fingerprint
@@ -32,8 +33,8 @@ def reconstruct(
 ) -> None:  # fmt: skip
     """Write samples, the one shown, the shuffled-fMRI control and the encoder's own predictions for every test picture.
 
-    The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI; the truth is never
-    looked at. A method without a predicted embedding shows its first sample. With a prior over embeddings every sample is drawn from another
+    The sample shown is the one whose image embedding agrees best with the embedding predicted from fMRI, or that under which the
+    measured response is likeliest (`sampling.chosen_by`); the truth is never looked at. With a prior over embeddings every sample is drawn from another
     embedding; what is written as predicted, and what samples are chosen by, is the regressed one. In the shuffled control every picture gets all
     responses to another one; as many samples are drawn, and the one shown is chosen in the same way.
 
@@ -58,8 +59,12 @@ def reconstruct(
         stimulus, prediction, another = tested.stimulus, tested.prediction, tested.another
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
         norms = norms_for(generator, embeddings, data.images("train"))
+        drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
+        rule = rule_of_choice(sampling, prediction.embedding is not None)
+        if rule == "encoding":
+            encoding = SubjectEncoding.fitted(prepared, embeddings)
+            told = np.concatenate([encoding.told(responses[:, 0]) for _, responses, _ in data.by_pictures(data.trials("test"), batch, "stored")])
     mean = reference.mean(0)
-    drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
 
     def made(rows: NDArray[np.int64], seen: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Samples (n, drawn, H, W, 3) of some test pictures, from the responses to the pictures `seen`, and the one of each that is shown."""
@@ -67,7 +72,9 @@ def reconstruct(
         keys = [(study.seed, int(stimulus[row]), k) for row in rows for k in range(drawn)]
         pictures = draw(generator, part, norms, sampling, keys, prior)
         chosen = np.zeros(len(rows), np.int64)
-        if part.embedding is not None and drawn > 1:
+        if rule == "encoding":
+            chosen = encoding.likelihood(encoded(embedder, pictures, device, batch), pictures, coder, told[seen], batch).argmax(1)
+        elif part.embedding is not None and drawn > 1:
             chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
         return pictures.reshape(len(rows), drawn, *pictures.shape[1:]), chosen
 
@@ -99,12 +106,12 @@ def reconstruct(
             file.check()
         tested.write(file)
         file["features"] = prediction.features.numpy()
-        chosen = "agreement with the predicted embedding" if drawn > 1 and prediction.embedding is not None else "first"
+        shown = {"encoding": "likelihood of the measured response", "prediction": "agreement with the predicted embedding", "first": "first"}
         file.attrs.update({
             **drawing_protocol(generator, sampling, norms, prior),
-            "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": chosen,
+            "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": shown[rule] if drawn > 1 else "first",
             "shuffled_samples": sampling.samples,
-            "choice": choice_of_sample(sampling.samples, drawn == 1 or prediction.embedding is not None), "repeats": REPEATS,
+            "choice": choice_of_sample(sampling.samples, rule), "repeats": REPEATS,
             "trials_per_picture": tested.trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "autoencoder": coder.name, "embedding": embedder.name,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -9,16 +10,28 @@ from numpy.typing import NDArray
 
 from unimind.data.prepared import SPLITS, Stimuli
 from unimind.errors import InputError
+from unimind.study import Sampling
 
 #: How a method shows one of several samples that it cannot choose among, in the protocol's words.
 FIRST = "the first of them"
+Rule = Literal["prediction", "encoding", "first"]
+_WORDS: dict[Rule, str] = {
+    "prediction": "agrees best with the method's own predicted embedding",
+    "encoding": "makes the measured response likeliest, by an encoding model of the subject's training trials",
+    "first": FIRST,
+}
 
 
-def choice_of_sample(samples: int, chosen: bool = True) -> str:
-    """How one of a picture's samples comes to be shown, in the protocol's words; `chosen` says whether the method predicts what to choose by."""
-    if samples == 1:
-        return "the only one"
-    return "agrees best with the method's own predicted embedding" if chosen else FIRST
+def rule_of_choice(sampling: Sampling, predicts: bool) -> Rule:
+    """By what a picture's sample is chosen; `predicts` says whether the method predicts an image embedding. With strength 0 all samples are equal."""
+    if sampling.strength == 0:
+        return "prediction"
+    return "encoding" if sampling.chosen_by == "encoding" else "prediction" if predicts else "first"
+
+
+def choice_of_sample(samples: int, rule: Rule = "prediction") -> str:
+    """How one of a picture's samples comes to be shown, in the protocol's words."""
+    return "the only one" if samples == 1 else _WORDS[rule]
 
 
 def pictures_tested(stimuli: Path, prepared: Sequence[Path] = ()) -> NDArray[np.int64]:

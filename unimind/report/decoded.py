@@ -58,7 +58,7 @@ def without_truth(
             file,
             "decoded",
             f"No truth is known of these trials: the first {len(chosen)} of {len(label)} that were decoded, in their order, none chosen by hand. {known}"
-            f"Large: the sample that agrees best with the method's own prediction; right: the candidates most like what {leading} predicts, best first.",
+            f"Large: {results.shown_sample(study)}; right: the candidates most like what {leading} predicts, best first.",
             f"Grid of {len(chosen)} groups of trials of {subject}, set {further}: pictures by {', '.join(labels[method] for method in files)}, and candidates",
             title=further,
             dataset=dataset,

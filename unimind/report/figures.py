@@ -8,7 +8,7 @@ from unimind.progress import say
 from unimind.report import results
 from unimind.report.charts import budget_curves, cost_bars, loss_curves, score_bars, style, subject_curves
 from unimind.report.decoded import without_truth
-from unimind.report.generalisation import bottleneck_curves, distance_curves, nearest_pairs
+from unimind.report.generalisation import bottleneck_curves, distance_curves, nearest_pairs, recovered_shapes
 from unimind.report.pictures import ReportFiles, galleries, overviews
 from unimind.report.similarity import similarities
 from unimind.storage import read_json, whole_directory, write_json
@@ -71,6 +71,7 @@ def figures(
             *nearest_pairs(study, checks, files, folder),
             *distance_curves(study, checks, folder),
             *bottleneck_curves(study, checks, folder),
+            *(recovered_shapes(study, files, folder) if checks else ()),
             *similarities(study, files, folder),
             *(cost_bars(study, efficiency, folder) if efficiency is not None else ()),
             *loss_curves(study, models, folder),

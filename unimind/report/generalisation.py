@@ -65,6 +65,39 @@ def nearest_pairs(study: Study, checks: Checks, files: ReportFiles, folder: Path
         )
 
 
+def recovered_shapes(study: Study, files: ReportFiles, folder: Path) -> Iterator[Figure]:
+    """Per stimulus set, drawn shapes and as many test pictures above what the generator and the autoencoder make of their true targets."""
+    several = len({dataset for dataset, _ in files.controls}) < len(files.controls)
+    for (dataset, name), path in files.controls.items():
+        if (dataset, name) not in files.stimuli:
+            continue
+        with PictureFile(path) as controls, PictureFile(files.stimuli[dataset, name], None) as pictures:
+            if "shapes" not in controls.file:
+                continue
+            shapes = controls.file["shapes"]
+            names, tested = shapes["name"].asstr()[:].tolist(), np.sort(controls.stimulus)
+            chosen = np.unique(tested[np.linspace(0, len(tested) - 1, min(len(names), len(tested))).round().astype(int)]).tolist()
+            rows = {"from the true embedding": "embedding_ceiling", "through the autoencoder": "autoencoder_ceiling"}
+            rows = {label: key for label, key in rows.items() if key in shapes}
+            cells = [[Tile(picture) for picture in shapes["image"][:]], *([Tile(picture) for picture in shapes[key][:]] for key in rows.values())]
+            blank = [Tile(None)] * (len(names) - len(chosen))
+            cells.append([Tile(pictures.get("images", stimulus)) for stimulus in chosen] + blank)
+            cells += [[Tile(controls.get(key, stimulus)) for stimulus in chosen] + blank for key in rows.values()]
+        drawn = mosaic(cells, ["drawn shape", *rows, "test picture", *rows], names, tile_side(len(cells[0][0].picture)), breaks=(1 + len(rows),))  # type: ignore[arg-type]
+        file = f"recovery_{dataset}{f'_{name}' if several else ''}.png"
+        drawn.save(folder / file)
+        below = "what the generator draws from its true embedding, and the autoencoder of its true latent"
+        below = below if len(rows) > 1 else "the autoencoder's round trip"
+        yield Figure(
+            file,
+            "generalise",
+            f"What can be shown at all, without a brain: {len(names)} drawn shapes that nobody was trained on, and {len(chosen)} test pictures of "
+            f"{dataset}, evenly spread in stimulus order; below each, {below}. Names are the shapes'.",
+            f"{len(names)} drawn shapes and {len(chosen)} test pictures above what is drawn from their true targets",
+            dataset=dataset,
+        )
+
+
 def _tile(files: ReportFiles, dataset: str, stimuli: str, stimulus: int) -> Tile:
     path = files.stimuli.get((dataset, stimuli))
     if path is None:
@@ -170,6 +203,9 @@ def generalisation_of(study: Study, checks: Checks, declared: Mapping[str, Any] 
         main = _main(study, checks, dataset)
         section = Section(dataset, notes=[*_test_set(here), *_methods(study, here)], pictures=[picture for name, picture in pictures if name == dataset])
         section.tables += [_audit_table(here), _method_table(study, main)]
+        if (alone := next((one for one in main if "recovery" in one), None)) is not None:
+            section.notes += of_generator(alone["recovery"])
+            section.tables.append(_recovery_table(alone))
         section.notes += [declaration.words(one) for one in (declared or {}).get("subjects", []) if one["dataset"] == dataset]
         sections.append(section)
     return sections
@@ -204,6 +240,52 @@ def _methods(study: Study, here: Checks) -> list[str]:
     if quiet:
         found.append(f"No alarm for {listed(quiet)}: neither training pictures returned, nor few outputs for all pictures, nor the category alone.")
     return found
+
+
+def of_generator(found: Mapping[str, Any]) -> list[str]:
+    """What the generator makes of the true embeddings of shapes that nobody was trained on, in words; nothing where it takes none."""
+    shapes, tested = found["shapes"].get("embedding"), found["test_pictures"].get("embedding")
+    if shapes is None or tested is None:
+        return []
+
+    def shown(of: Mapping[str, Any]) -> str:
+        return f"{of['pixcorr']['value']:.2f} [{of['pixcorr']['ci_low']:.2f}, {of['pixcorr']['ci_high']:.2f}]"
+
+    own, test = shapes["pixcorr"], tested["pixcorr"]
+    if own["ci_low"] <= shapes["pixcorr_of_another"]:
+        verdict = "It cannot show them: what is unlike the pictures of training does not come through it, whatever is read from the brain"
+    elif own["ci_high"] < test["ci_low"]:
+        verdict = "It shows them less well than test pictures, and that bounds what any method shows of pictures unlike those of training"
+    else:
+        verdict = "It shows them no less well than test pictures"
+    return [
+        f"The generator alone, given the true embedding of {found['shapes']['count']} drawn shapes that nobody was trained on: what it draws correlates in "
+        f"pixels by {shown(shapes)} with the shape, by {shapes['pixcorr_of_another']:.2f} with another one; of test pictures {shown(tested)}. {verdict}."
+    ]
+
+
+def _recovery_table(one: Mapping[str, Any]) -> Table:
+    heads = [
+        ("PixCorr", "correlation of pixel values of the picture and what is drawn of it"),
+        ("of another", "the same with what is drawn of another picture of the set"),
+        ("similarity", "correlation of their image embeddings, standardised by the subject's training pictures"),
+        ("of another", "the same with what is drawn of another picture of the set"),
+        ("distance", "median distance of the pictures from the nearest training picture, by the image embedding"),
+    ]  # fmt: skip
+    found, lines = one["recovery"], []
+    for target, label in (("embedding", "the generator, from the true embedding"), ("latent", "the autoencoder, from the true latent")):
+        for kind, words in (("shapes", "shapes"), ("test_pictures", "test pictures")):
+            if (own := found[kind].get(target)) is None:
+                continue
+            cells = []
+            for name in ("pixcorr", "similarity"):
+                cells += [_entry(own[name]["value"], False, (own[name]["ci_low"], own[name]["ci_high"]), 2), _entry(own[f"{name}_of_another"], False, digits=2)]
+            lines.append(Line(f"{found[kind]['count']} {words}: {label}", [*cells, _entry(found[kind]["distance"], False, digits=3)]))
+    caption = (
+        f"No brain has a part in it. Of {many(found['samples'], 'sample')} drawn from an embedding the one that agrees best with it; test pictures and units "
+        f"of the embedding are {one['subject']}'s."
+    )
+    return Table("What the generator alone can show", "drawn", heads, [LineGroup(lines)], caption)
 
 
 def _entry(value: float | None, percent: bool = True, ends: tuple[float | None, float | None] = (None, None), digits: int = 1) -> Entry | None:

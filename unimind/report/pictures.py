@@ -157,7 +157,7 @@ def galleries(study: Study, files: ReportFiles, folder: Path) -> Iterator[Figure
         yield Figure(
             file,
             "pictures",
-            f"{rule} Large: the sample that agrees best with the method's own prediction; the seen picture plays no part in that choice.{samples} "
+            f"{rule} Large: {results.shown_sample(study)}; the seen picture plays no part in that choice.{samples} "
             f"Shuffled {study.signal}: {labels[leading]} given the {study.signal} of another test picture."
             + (" True embedding: the decoder given the seen picture's own embedding, the best it could do." if beside else ""),
             f"Grid of {len(rows)} seen pictures of {subject} beside the reconstructions of {', '.join(labels[method] for method in methods)} and the controls",

@@ -69,6 +69,16 @@ def labels(study: Study) -> dict[str, str]:
     return {key: method.label or key for key, method in study.methods.items()}
 
 
+def shown_sample(study: Study) -> str:
+    """Which of a picture's samples is shown, in words."""
+    rules = {"prediction": "agrees best with the method's own prediction", "encoding": "makes the measured response likeliest"}
+    found = {label: rules[study.methods[key].sampling.chosen_by] for key, label in labels(study).items() if key in study.methods}
+    if len(set(found.values())) == 1:
+        return f"the sample that {next(iter(found.values()))}"
+    by_response = [label for label, words in found.items() if words == rules["encoding"]]
+    return f"the sample that {rules['prediction']}, of {', '.join(by_response)} that which {rules['encoding']}"
+
+
 def controls(study: Study) -> dict[str, tuple[str, str]]:
     """Control -> (name shown, what it is and what it tells)."""
     known = CONTROLS if study.draws else CONTROLS | {"chance": ("Chance", "The level of chance itself: of a decoder that knows nothing of what was seen.")}

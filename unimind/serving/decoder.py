@@ -152,7 +152,7 @@ class SubjectDecoder(BaseEstimator):
     def draw(self, responses: ArrayLike, samples: int | None = None) -> list[list[Any]]:
         """Pictures of what was seen, PIL images: of every response `samples`, by default as many as the method draws.
 
-        The first agrees best with the predicted embedding.
+        The first agrees best with the predicted embedding, whatever the method's `sampling.chosen_by`: no encoding model is fitted here.
         """
         loaded = _loaded(str(self.bundle))
         prediction = self._predicted(responses)

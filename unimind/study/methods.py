@@ -323,7 +323,12 @@ class Sampling(Section):
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
     samples: Positive = Field(
-        5, description="Pictures per stimulus. The one shown agrees best with the method's own predicted embedding; the first where it predicts none."
+        5, description="Pictures per stimulus, of which one is shown."
+    )
+    chosen_by: Literal["prediction", "encoding"] = Field(
+        "prediction",
+        description="What is shown of the samples: that which agrees best with the method's own predicted embedding (the first where it predicts none); or that under "
+        "which the measured response is likeliest, by an encoding model fitted to the subject's training trials. What was seen plays no part in either.",
     )
     precision: Precision = Field("fp32", description="Of the diffusion model while it draws.")
     strength: float = Field(
@@ -336,7 +341,9 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _drawn(self) -> "Sampling":
         if self.strength == 0:
-            idle(self, ("sampler", "steps", "guidance", "precision"), "with strength 0 the autoencoder alone decodes")
+            idle(self, ("sampler", "steps", "guidance", "precision", "chosen_by"), "with strength 0 the autoencoder alone decodes")
+        if self.samples == 1:
+            idle(self, ("chosen_by",), "of one sample there is nothing to choose")
         return self
 
 

@@ -73,6 +73,7 @@ rule check_generalisation:
         ],
         embedding=network("embedding"),
         classifier=network("classifier"),
+        controls=of_drawn(layout.CONTROLS),
     output:
         made(layout.GENERALISATION),
     log:
