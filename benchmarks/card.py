@@ -153,7 +153,8 @@ def closed_forms(factor: float, precision: str) -> Iterator[Row]:
     yield {"what": f"ridge regression: {n} pictures x {voxels} voxels, {len(alphas)} penalties, 5 folds", "precision": "fp64"} | timed(
         lambda: fit_ridge(x, y, alphas, 5), on_device()
     )
-    design, moments = random.standard_normal((n, FEATURES)), (random.standard_normal((FEATURES, y.shape[1])), random.standard_normal(y.shape[1]))
+    design = random.standard_normal((n, FEATURES))
+    moments = (random.standard_normal((FEATURES, y.shape[1])), np.asarray(random.standard_normal(y.shape[1])))
     own = Recorded(design, x)
     yield {"what": f"prior over voxels, learned of {voxels}", "precision": "fp64"} | timed(lambda: EncodingPrior.learned([own], FEATURES), on_device())
     prior = EncodingPrior.learned([own], FEATURES, iterations=1)

@@ -29,7 +29,7 @@ def why_not() -> str:
     return f"`unshare --net` is refused here: {done.stderr.strip()}" if done.returncode else ""
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_a_study_runs_without_a_network(tmp_path):
     if reason := why_not():
         pytest.skip(reason)

@@ -265,9 +265,7 @@ def planned(stage, wildcards):
     cost = PLANNED.get((stage, *sorted(dict(wildcards).items())))
     if cost is None:
         return declared.memory, declared.minutes
-    seconds = (
-        max(cost.seconds(card) for card in CARDS.values()) if declared.gpu else 0
-    )
+    seconds = max(cost.seconds(card) for card in CARDS.values()) if declared.gpu else 0
     minutes = 0 if math.isnan(seconds) else math.ceil(1.5 * seconds / 60)
     return max(declared.memory, math.ceil(cost.host / 1e6)), max(
         declared.minutes, minutes
