@@ -279,7 +279,7 @@ def _tabulate(root: Path) -> None:
     )
     pd.concat([table, average[columns]]).to_csv(tables / "reconstruction.csv", index=False)
     first, others = "unimind-convmixer", {"unimind-vit": 0.01, "mindvis": 0.001, "ridge": 0.03}
-    common = ("fake", "drawings", "average:train", "classifier", first)
+    common = ("fake", "drawings", "average:train", "pixcorr", first)
     comparisons = [(*common, other, METHODS[first] - METHODS[other], 0.0, 0.0, p, p, 300, "1a2b3c4d") for other, p in others.items()]
     names = "study dataset subject metric method_a method_b difference ci_low ci_high p p_holm n protocol".split()
     pd.DataFrame(comparisons, columns=names).to_csv(tables / "comparisons.csv", index=False)

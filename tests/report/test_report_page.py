@@ -133,19 +133,19 @@ def test_voxels_by_roi_and_trials_by_session_stand_under_data(read, fake, title,
 
 
 def test_the_first_words_are_the_tables_numbers(read, scores):
-    mean = scores[(scores.subject == "average:train") & (scores.metric == "classifier")].set_index("method")
-    new = scores[(scores.subject == "subj04") & (scores.metric == "classifier")].set_index("method")
+    mean = scores[(scores.subject == "average:train") & (scores.metric == "pixcorr")].set_index("method")
+    new = scores[(scores.subject == "subj04") & (scores.metric == "pixcorr")].set_index("method")
     opening = read.words[read.words.index("From the fMRI") : read.words.index("Intervals and every other metric stand")]
 
     def said(row):
-        return f"{100 * row.value:.1f} % [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
+        return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
     assert "3 training subjects (subj01, subj02, subj03) and 1 new subject (subj04)" in opening
     for row in (*METHODS, "shuffled:unimind-convmixer", "embedding-ceiling"):
         assert said(mean.loc[row]) in opening
     for row in ("unimind-convmixer", "shuffled:unimind-convmixer", "ridge"):
         assert said(new.loc[row]) in opening
-    assert "is that of the network behind Own CLIP, Identification and Embedding error" in opening and "Object class is by another network." in opening
+    assert "is that of the network behind Own CLIP, Identification and Embedding error" in opening and "PixCorr asks no network." in opening
     assert "apart in each of the 3 subjects" in opening and "ridge at" in opening and "(lower, p = 0.03)" in opening
 
 
@@ -225,7 +225,7 @@ def test_recordings_are_called_what_they_are(fake, tmp_path):
 
 def test_bold_is_only_what_a_paired_test_made_sure(page):
     bold = re.findall(r"<td[^>]*title=\"([^\"]*)\"><strong>", page.read_text())
-    assert len(bold) == 1 and bold[0].startswith("Object class: 0.9")
+    assert len(bold) == 1 and bold[0].startswith("PixCorr: 0.7")
 
 
 def test_rows_of_another_protocol_never_share_a_column(told, scores):

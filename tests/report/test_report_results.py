@@ -75,6 +75,7 @@ def test_values_are_printed_with_their_digits(name, value, shown):
     [
         ({"kind": "study-clip"}, ["study_clip", "squeezenet", "identification"], "study_clip", "squeezenet"),
         ({"kind": "study-clip"}, ["study_clip", "classifier", "identification"], "study_clip", "classifier"),
+        ({"kind": "study-clip"}, ["study_clip", "classifier", "pixcorr", "identification"], "study_clip", "pixcorr"),
         ({"kind": "study-clip"}, ["identification", "study_clip"], "study_clip", "study_clip"),
         ({"kind": "squeezenet"}, ["squeezenet", "alexnet5", "lpips_squeeze"], "lpips_squeeze", "alexnet5"),
         ({"kind": "open-clip", "model": "ViT-L-14", "pretrained": "openai"}, ["clip", "inception"], "clip", "inception"),

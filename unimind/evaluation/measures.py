@@ -167,8 +167,9 @@ PANEL = tuple(name for name, measure in MEASURES.items() if measure.group != "ow
 #: Columns of the tables: the thesis's two groups, the field's panel, measures of our own.
 GROUPS = {group: tuple(name for name, measure in MEASURES.items() if measure.group == group) for group in ("low level", "high level", "panel", "own")}
 RETRIEVAL_GROUPS = {"retrieval": ("retrieval_forward", "retrieval_backward"), "two-way": ("identification",), "error": ("embedding_error",)}
-#: Measures that say whether the right picture was read, in the order in which one becomes the headline.
-HEADLINES = ("clip", "study_clip", "squeezenet", "inception", "alexnet5", "classifier", "nway_top1", "identification")
+#: Measures that say whether the right picture was read, in the order in which one becomes the headline. The study's own classifier, which
+#: few pictures leave at chance, comes after the pixels.
+HEADLINES = ("clip", "study_clip", "squeezenet", "inception", "alexnet5", "pixcorr", "classifier", "nway_top1", "identification")
 #: Measures in whose network's features the similarity of a picture to its truth is taken, best first.
 SIMILARITY = ("clip", "study_clip", "squeezenet", "inception", "alexnet5")
 #: Measures that see what is shown, best first.

@@ -87,7 +87,9 @@ def _circularity(study: Study, name: str, scores: pd.DataFrame) -> list[str]:
         f"The embedding that methods predict{chosen} is that of the network behind {listed(titles)}: "
         f"{'these measures favour' if len(titles) > 1 else 'this measure favours'} what the methods were made for"
     )
-    return [f"{words}, and no measure by another network is in the tables." if name in own else f"{words}. {measure_of(name).title} is by another network."]
+    if name in own:
+        return [f"{words}, and no measure by another network is in the tables."]
+    return [f"{words}. {measure_of(name).title} {'is by another network' if measure_of(name).network else 'asks no network'}."]
 
 
 ROLES: tuple[tuple[Literal["train", "new"], str], ...] = (("train", "training subject"), ("new", "new subject"))
