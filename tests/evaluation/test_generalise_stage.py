@@ -112,6 +112,9 @@ def test_a_generator_that_makes_scenes_of_shapes_is_told_from_one_that_shows_the
     assert unable["shapes"]["embedding"]["similarity"]["value"] == pytest.approx(np.mean(expected), abs=1e-5)
     assert unable["shapes"]["distance"] == able["shapes"]["distance"] > able["test_pictures"]["distance"]
     assert "It cannot show them" in of_generator(unable)[0] and "cannot" not in of_generator(able)[0]
+    tested = unable["test_pictures"]["embedding"]
+    broken = unable | {"test_pictures": unable["test_pictures"] | {"embedding": tested | {"pixcorr_of_another": tested["pixcorr"]["value"]}}}
+    assert "It shows neither" in of_generator(broken)[0]
     with h5py.File(tmp_path / "controls.h5", "a") as file:
         file["stimulus"][:] = 0
     with pytest.raises(InputError, match="no controls for stimulus 400; run the reconstruct-controls stage again"):
@@ -123,6 +126,8 @@ def test_a_decoder_that_reads_nothing_is_no_fault_of_these_kinds(tmp_path, found
     shown, read = planted.truth, planted.embedding[TRAIN:]
     found = checked(planted, foundations, planted.write("blind", np.roll(shown, 1, 0), np.roll(read, 1, 0)), categories="^c([0-7])_")
     assert [finding["kind"] for finding in found["methods"]["blind"]["findings"]] == ["unread"]
+    one_category = category_level(np.eye(4), np.zeros(4, int), np.arange(4), 50, 0)
+    assert [finding["kind"] for finding in of_method(found["methods"]["blind"] | {"groups": one_category})] == ["ungrouped"]
 
 
 def test_predictions_alone_are_checked_where_no_picture_is_drawn(tmp_path, foundations):

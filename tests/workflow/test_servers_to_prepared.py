@@ -4,6 +4,7 @@ import io
 import secrets
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -42,12 +43,12 @@ def small_thesis(images: Path) -> dict:
     return study
 
 
-def nsd_bucket(root: Path) -> dict[str, bytes]:
+def nsd_bucket(root: Path, training: Sequence[str] = NSD_SUBJECTS[:1], new: Sequence[str] = NSD_SUBJECTS[1:]) -> dict[str, bytes]:
     """NSD's files with betas as HDF5, written from what the simulated subjects measured."""
-    study = small_study(root, training_subjects=["subj01"], new_subjects=["subj07"])
+    study = small_study(root, training_subjects=list(training), new_subjects=list(new))
     study = study.model_copy(update={"picture_size": SIZE})
     simulate(study, "sim")
-    for subject in NSD_SUBJECTS:
+    for subject in (*training, *new):
         for file in simulate(study, "sim", subject):
             if file.name.startswith("betas_session"):
                 with h5py.File(file.with_name(file.name.replace(".nii.gz", ".hdf5")), "w") as out:

@@ -33,7 +33,8 @@ def of_test_set(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_method(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Findings on one method from its checks; without an alarm, `clean`, or `unread` where it reads nothing that a check could be on.
+    """Findings on one method from its checks; without an alarm, `clean`, `ungrouped` where no two test pictures differ in category,
+    or `unread` where it reads nothing that a check could be on.
 
     A method that answers with one output per group of pictures is told as one that knows the group, not as a collapse; one that
     returns training pictures, few or many, as one that returns them.
@@ -63,6 +64,8 @@ def of_method(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         findings.append(("collapse", f"to {spread['count']} test pictures it gives only {different} different {what}{'' if different == 1 else 's'}"))
     if findings:
         return [{"kind": kind, "alarm": True, "text": f"{text}."} for kind, text in findings]
+    if groups["between"]["value"] is None:
+        return [{"kind": "ungrouped", "alarm": False, "text": "no two test pictures are of different categories, so whether it knows more is not checked."}]
     if not reads:
         return [{"kind": "unread", "alarm": False, "text": "it does not tell pictures of different categories apart."}]
     return [{"kind": "clean", "alarm": False, "text": "it returns no training pictures, gives different outputs, and knows more than the category."}]

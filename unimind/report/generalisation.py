@@ -235,6 +235,12 @@ def _methods(study: Study, here: Checks) -> list[str]:
         unread = [subject for subject, finding in own if finding["kind"] == "unread"]
         if unread:
             found.append(f"{labels[method]} does not tell pictures of different categories apart in {listed(unread)}: nothing is left to check there.")
+        ungrouped = [subject for subject, finding in own if finding["kind"] == "ungrouped"]
+        if ungrouped:
+            found.append(
+                f"{labels[method]} raises no alarm in {listed(ungrouped)}, but no two test pictures there are of different categories: "
+                "whether it knows more than the category is not checked."
+            )
         if own and all(finding["kind"] == "clean" for _, finding in own):
             quiet.append(labels[method])
     if quiet:
@@ -252,7 +258,9 @@ def of_generator(found: Mapping[str, Any]) -> list[str]:
         return f"{of['pixcorr']['value']:.2f} [{of['pixcorr']['ci_low']:.2f}, {of['pixcorr']['ci_high']:.2f}]"
 
     own, test = shapes["pixcorr"], tested["pixcorr"]
-    if own["ci_low"] <= shapes["pixcorr_of_another"]:
+    if max(own["ci_low"] - shapes["pixcorr_of_another"], test["ci_low"] - tested["pixcorr_of_another"]) <= 0:
+        verdict = "It shows neither: no pixel tells which picture's embedding it was given, whatever is read from the brain"
+    elif own["ci_low"] <= shapes["pixcorr_of_another"]:
         verdict = "It cannot show them: what is unlike the pictures of training does not come through it, whatever is read from the brain"
     elif own["ci_high"] < test["ci_low"]:
         verdict = "It shows them less well than test pictures, and that bounds what any method shows of pictures unlike those of training"

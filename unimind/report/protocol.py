@@ -9,6 +9,7 @@ from typing import Any
 
 from unimind import __version__
 from unimind.evaluation.measures import MEASURES, measure_of, ordered
+from unimind.report.downloads import downloads
 from unimind.report.parts import listed
 from unimind.storage import read_json
 from unimind.study import Study
@@ -74,6 +75,7 @@ def protocols_told(study: Study, read: dict[str, Any]) -> Protocol:
                 if not isinstance(value, (dict, list)) and value is not None and key != "kind"
             }
             found.foundations.append((name, f"{section.kind}{''.join(f', {_readable(key)} {value}' for key, value in given.items())}"))
+            found.foundations += [(f"weights of {name}", one.words) for one in downloads(section) if not Path(one.repository).is_dir()]
     return found
 
 
