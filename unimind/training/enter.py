@@ -192,9 +192,9 @@ def closed_form_of(
     if isinstance(settings.enter, Ridge):
         found = fit_ridge(responses, coordinates, settings.enter.alphas, settings.enter.folds, seed, together=together)
         return rescaled(found, responses, coordinates, space) if settings.enter.rescale else found
-    assert prior is not None
+    assert prior is not None and isinstance(settings.enter, Decoded)
     found = prior.decoder(key, coordinates, responses)
-    if not settings.enter.ridge:  # type: ignore[union-attr]
+    if not settings.enter.ridge:
         return found
     usual, share = Ridge(kind="ridge"), ridge_share(len(responses))
     own = fit_ridge(responses, coordinates, usual.alphas, usual.folds, seed, together=together)
