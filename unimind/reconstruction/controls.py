@@ -78,7 +78,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         found = {"image": pictures, "autoencoder_ceiling": round_trip(images)}
         if generator.takes:
             with torch.no_grad():
-                wanted, inputs = embedder.encode(images), inputs_of_pictures(generator, embedder, images)
+                inputs, wanted = inputs_of_pictures(generator, embedder, images)
             found["embedding_ceiling"] = ceiling(inputs, wanted, [(study.seed, "shape", first + row, k) for row in range(len(pictures)) for k in range(count)])
         return found
 

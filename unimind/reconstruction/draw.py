@@ -50,12 +50,13 @@ def true_inputs(generator: Generator, targets: Targets, rows: NDArray) -> dict[s
     return {name: torch.from_numpy(targets.raw(rows) if generator.raw and name == "embedding" else targets.read(name, rows)) for name in generator.takes}
 
 
-def inputs_of_pictures(generator: Generator, embedder, images: Tensor) -> dict[str, Tensor]:
-    """What a generator takes, of pictures (n, 3, H, W) in [0, 1] that stand in no file."""
+def inputs_of_pictures(generator: Generator, embedder, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What a generator takes, of pictures (n, 3, H, W) in [0, 1] that stand in no file; and their embeddings (n, d) of unit length."""
     found = targets_of(images, embedder, "tokens" in generator.takes)
+    unit = found["embedding"]
     if generator.raw:
-        found["embedding"] = found["embedding"] * found["norm"][:, None]
-    return {name: found[name].float() for name in generator.takes}
+        found["embedding"] = unit * found["norm"][:, None]
+    return {name: found[name].float() for name in generator.takes}, unit
 
 
 def _long(name: str) -> str:
