@@ -102,14 +102,15 @@ class Bench:
                     found = closed_form_of(
                         self.study.method(self.method), subject_key(self.dataset, subject), space, prior, coordinates, trials.responses, self.study.seed
                     )
-                    cases.append((budget, subject, found, Context.of(coordinates, space.spread.numpy()), asked, *scale))
+                    cases.append((budget, subject, found, Context.of(coordinates, space), asked, *scale))
 
         def of(encoder: Encoder) -> dict[Any, float]:
             by: dict[Any, dict[str, list[float]]] = {budget: {} for budget in self.budgets}
             for budget, subject, found, context, asked, truth, centre, deviation in cases:
                 encoder.take_map("asked", found, context)
                 with torch.no_grad():
-                    predicted = encoder.predict(encoder(torch.from_numpy(asked), "asked"), "embedding")
+                    predicted = encoder.retrieval(encoder(torch.from_numpy(asked), "asked"))
+                    assert predicted is not None
                 by[budget].setdefault(subject, []).append(two_way((predicted - centre) / deviation, (truth - centre) / deviation))
             return {budget: float(np.mean([np.mean(values) for values in one.values()])) for budget, one in by.items()}
 

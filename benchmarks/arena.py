@@ -19,7 +19,7 @@ import numpy as np
 
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
-from unimind.evaluation.score import embedding_measures
+from unimind.evaluation.score import Predicted, embedding_measures
 from unimind.evaluation.statistics import bootstrap
 from unimind.foundations import parameters_of
 from unimind.reconstruction.decoder import Decoder
@@ -113,10 +113,11 @@ class Arena:
                 training = data.images("train")
             with h5py.File(embeddings[0]) as file:
                 known = file["embedding"][:]
-            assert prediction.embedding is not None
+            values_of = Predicted.of(prediction)
+            assert values_of is not None
             found: dict[str, dict[str, Any]] = {"reconstruction": {}}
             embedding = self.place(layout.FOUNDATION, name="embedding")
-            predicted = {"reconstruction": prediction.embedding.numpy()}
+            predicted = {"reconstruction": values_of}
             embedding_measures(["identification"], found, known[pictures], predicted, known[training], embedding, self.study.seed)
             values.append(np.asarray(found["reconstruction"]["identification"])[None])
         return values

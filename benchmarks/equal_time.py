@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from unimind.data.prepared import PreparedSubject
-from unimind.evaluation.score import embedding_measures, rows_at
+from unimind.evaluation.score import Predicted, embedding_measures, rows_at
 from unimind.models.encoder import load_encoder
 from unimind.models.enter import subject_key
 from unimind.storage import read_json
@@ -61,7 +61,10 @@ def identification(model: Path, pairs: list[tuple[str, str]], files: tuple[list[
             stimulus, responses, _ = data.by_picture(data.trials("test"), encoder.arguments["enter"]["order"], encoder.channels)
             truth, training = rows_at(file["embedding"], stimulus), rows_at(file["embedding"], data.images("train"))
         with torch.no_grad():
-            predicted = encoder.predict(encoder(torch.from_numpy(responses), subject_key(dataset, subject)), "embedding").numpy()
+            output = encoder(torch.from_numpy(responses), subject_key(dataset, subject))
+            retrieval = encoder.retrieval(output)
+        assert retrieval is not None
+        predicted = Predicted(encoder.predict(output, "embedding").numpy(), retrieval.numpy())
         found: dict[str, dict] = {"reconstruction": {}}
         embedding_measures(["identification"], found, truth, {"reconstruction": predicted}, training, embedding, 0)
         scores.append(found["reconstruction"]["identification"].mean())

@@ -57,7 +57,7 @@ def of_nsds_size(folder: Path) -> Decoder:
     random = np.random.default_rng(0)
     weight = random.normal(size=(VOXELS, space.size)).astype(np.float32)
     zeros, ones = np.zeros(space.size, np.float32), np.ones(space.size, np.float32)
-    encoder.take_map(subject_key("nsd", "subj01"), LinearMap(weight, zeros), Context(9000, zeros, ones))
+    encoder.take_map(subject_key("nsd", "subj01"), LinearMap(weight, zeros), Context(9000, zeros, ones, np.ones(DIM, np.float32)))
     folder.mkdir()
     save_model(folder, {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})
     return Decoder(folder, None, "nsd", "subj01")
@@ -78,9 +78,7 @@ def measured_at_nsds_size(trials: int) -> None:
         blocks = directions(torch.from_numpy(random.normal(size=(count, DIM)).astype(np.float32)).to(device), training).split(BLOCK)
 
         def both(trial: int, blocks: tuple[torch.Tensor, ...] = blocks) -> object:
-            embedding = predicted(trial).embedding
-            assert embedding is not None
-            return ranked(directions(embedding, training), blocks, 10)
+            return ranked(directions(predicted(trial).features, training), blocks, 10)
 
         timed(f"response to ten of {count} candidates", both, trials)
 
@@ -104,9 +102,7 @@ def measured_in_a_run(given: argparse.Namespace) -> None:
         blocks = directions(torch.from_numpy(file.read("embedding", np.arange(len(file)))).to(device), mean).split(BLOCK)
 
     def candidates(trial: int) -> object:
-        embedding = decoder.predict(responses[trial : trial + 1]).embedding
-        assert embedding is not None
-        return ranked(directions(embedding, mean), blocks, 10)
+        return ranked(directions(decoder.predict(responses[trial : trial + 1]).features, mean), blocks, 10)
 
     def drawn(trial: int) -> object:
         return draw(generator, decoder.predict(responses[trial : trial + 1]), norms, sampling, [(study.seed, trial, 0)])

@@ -172,14 +172,15 @@ def write_entered(folder: Path, method: Method, space: PictureSpace, key: str, c
     """A closed form of so many voxels and its signals for so many pictures, at random."""
     random, size = np.random.default_rng(0), space.size
     encoder = Encoder(method.enter.model_dump(), {"kind": "identity"}, space, ("embedding", "latent"), {})
-    context = Context(TRAINED, np.zeros(size, np.float32), np.ones(size, np.float32))
+    context = Context(TRAINED, np.zeros(size, np.float32), np.ones(size, np.float32), np.ones(space.sizes["embedding"], np.float32))
     encoder.take_map(key, LinearMap(np.zeros((count, size), np.float32), np.zeros(size, np.float32)), context)
     with whole_directory(folder) as temporary:
         save_model(temporary, {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}, {"encoder": encoder.arguments})
         with h5py.File(temporary / "entered.h5", "w") as file:
             file["stimulus"], file["split"] = np.arange(pictures, dtype=np.int32), (np.arange(pictures) >= TRAINED).astype(np.int8)
             file["coordinates"], file["context"] = random.standard_normal((pictures, size), np.float32), np.zeros(pictures, np.int32)
-            file["pictures"], file["mean"], file["spread"] = np.array([context.pictures]), context.mean[None], context.spread[None]
+            for name, values in context._asdict().items():
+                file[name] = np.asarray(values)[None]
             file.attrs["n_voxels"] = count
 
 

@@ -27,7 +27,7 @@ from unimind.errors import InputError
 from unimind.storage import file_hash, write_json
 
 #: Version of the form above.
-SCHEMA = 1
+SCHEMA = 2
 FORMAT = "unimind bundle"
 MANIFEST, CONTENT, PICTURES, CARD = "manifest.json", "bundle.json", "pictures.safetensors", "README.md"
 #: Endings of the files a bundle may hold: nothing that could run.

@@ -99,9 +99,7 @@ def identifications(folder: Path, datasets: dict, subject: str, tmp: Path) -> di
     scale = described[trials.images].std(0)
     axes = np.linalg.svd((described[trials.images] - centre) / scale, full_matrices=False)[2]
     components = ((described[trials.images] - centre) / scale) @ axes.T
-    by_himalaya = RidgeCV(
-        alphas=np.logspace(-1, 6, 8), cv=KFold(5, shuffle=True, random_state=study.seed), solver_params={"warn": False, "local_alpha": False}
-    )
+    by_himalaya = RidgeCV(alphas=np.logspace(-1, 6, 8), cv=KFold(5, shuffle=True, random_state=study.seed), solver_params={"warn": False, "local_alpha": False})
     train, asked = trials.responses - trials.responses.mean(0), responses[:, 0] - trials.responses.mean(0)
     together = [components[:, first : first + TOGETHER] for first in range(0, components.shape[1], TOGETHER)]  # with one penalty each, as the study's
     predicted = centre + scale * (np.concatenate([np.asarray(by_himalaya.fit(train, part).predict(asked)) for part in together], 1) @ axes)

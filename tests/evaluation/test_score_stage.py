@@ -146,6 +146,20 @@ def test_the_embedding_is_measured_whole_and_with_the_body_cut(tiny):
     assert "body-removed" not in poor["rows"] and poor["absent_rows"] == {"body-removed": "the method has no body"}
 
 
+def test_pictures_are_told_apart_by_the_embedding_that_is_for_it(tiny):
+    """Identification and retrieval are of `retrieval` where a file has it, the error of what pictures are drawn from; a head for it says nothing else."""
+    features = tiny.features()
+    plain = tiny.content("good", "subj01", features)
+    with h5py.File(tiny.path("good-subj01.h5"), "a") as file, h5py.File(tiny.path("poor-subj01.h5")) as other:
+        order = np.argsort(np.argsort(file["stimulus"][:]))
+        file["retrieval"] = other["predicted"][:][np.argsort(other["stimulus"][:])][order]
+    found, poor = (tiny.content(method, "subj01", features)["rows"]["reconstruction"] for method in ("good", "poor"))
+    own = plain["rows"]["reconstruction"]
+    assert found["embedding_error"] == own["embedding_error"] != poor["embedding_error"]
+    for name in ("identification", "retrieval_forward"):
+        assert found[name]["per_image"] == poor[name]["per_image"] != own[name]["per_image"]
+
+
 def test_a_control_chosen_of_fewer_samples_is_named(tiny):
     features = tiny.features()
     words = "good: the control shuffled is chosen of 1 sample, the picture shown of 2"

@@ -16,6 +16,8 @@ from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
 from unimind.models.vit import sine_positions
 from unimind.storage import save_model
+from unimind.training.align import Aligned
+from unimind.training.alignment import AlignmentLosses
 from unimind.training.objectives.masked import MaskedModelling, draw_masks
 
 BODIES = {
@@ -33,14 +35,14 @@ def picture_space():
     return PictureSpace.fit(random.normal(size=(40, 6)).astype(np.float32) + 1, random.normal(size=(40, 2, 2, 2)).astype(np.float32))
 
 
-def build(body, enter="adapter", repeats=1, **settings):
+def build(body, enter="adapter", repeats=1, head=False, **settings):
     torch.manual_seed(0)
     own = {"kind": enter} | ({} if enter in CLOSED else {"size": 32, "dropout": 0.0} | settings)
-    encoder = Encoder(own, BODIES.get(body, {"kind": body}), picture_space(), TARGETS, SUBJECTS if enter == "adapter" else {}, repeats)
+    encoder = Encoder(own, BODIES.get(body, {"kind": body}), picture_space(), TARGETS, SUBJECTS if enter == "adapter" else {}, repeats, head)
     if enter in CLOSED:
         for name, count in SUBJECTS.items():
             found = LinearMap(torch.randn(count, encoder.space.size).numpy(), torch.randn(encoder.space.size).numpy())
-            encoder.take_map(name, found, Context.of(torch.randn(60, encoder.space.size).numpy() + 1, encoder.space.spread.numpy()))
+            encoder.take_map(name, found, Context.of(torch.randn(60, encoder.space.size).numpy() + 1, encoder.space))
     return encoder.eval()
 
 
@@ -79,7 +81,7 @@ def test_cut_leaves_the_closed_form_and_a_constant(body, enter):
     responses = torch.randn(5, 1, 50)
     signals = encoder.enter(responses, "nsd-subj.01")
     encoder.remember_body([encoder.enter(torch.randn(n, 1, 50), "nsd-subj.01") for n in (7, 3)])
-    given = Signals.of(signals).coordinates if encoder.closed else torch.zeros(5, encoder.space.size)
+    given = Signals.of(signals, encoder.space.size).coordinates if encoder.closed else torch.zeros(5, encoder.space.size)
     rest = predicted(encoder, responses, "nsd-subj.01", cut=True) - given
     torch.testing.assert_close(rest, rest[:1].expand(5, -1), atol=1e-4, rtol=1e-4)
     assert (predicted(encoder, responses, "nsd-subj.01") - given).std(0).max() > 1e-2 and rest.abs().max() > 1e-3
@@ -123,11 +125,15 @@ def test_each_row_enters_by_its_own_subject_s_way_whatever_the_batch(body, enter
 
 def test_a_body_sees_predictions_about_its_subject_s_pictures():
     """In units of their spread about their mean, both drawn towards the training pictures' where pictures are few; corrections come in these units, too."""
-    encoder, pictures = build("mlp", "ridge"), torch.randn(25, 3).double().numpy() * [1, 2, 3] + 5
-    spread = np.array([0.5, 1.0, 2.0])
-    context = Context.of(pictures, spread)
+    encoder = build("mlp", "ridge")
+    pictures, spread = torch.randn(25, encoder.space.size).double().numpy() * np.linspace(0.1, 3, encoder.space.size) + 5, encoder.space.spread.numpy()
+    context = Context.of(pictures, encoder.space)
     np.testing.assert_allclose(context.mean, pictures.sum(0) / 35, rtol=1e-5)
     np.testing.assert_allclose(context.spread**2, (25 * pictures.var(0) + 100 * spread**2) / 125, rtol=1e-5)
+    own, usual = (part @ encoder.space.embedding_axes.numpy().T for part in (pictures[:, :6], np.diag(spread[:6])))
+    share = own.var(0) / (usual**2).sum(0)
+    np.testing.assert_allclose(context.variety, np.minimum(1, (25 * share + 100) / 125), rtol=1e-4)
+    assert context.variety.min() < 0.95
     seen = []
     encoder.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     signals = encoder.enter(torch.randn(4, 1, 50), "nsd-subj.01")
@@ -140,7 +146,29 @@ def test_a_body_sees_predictions_about_its_subject_s_pictures():
         torch.nn.init.ones_(head.bias)
     after = encoder(signals, None)
     added = torch.cat([after.coordinates[name] - before.coordinates[name] for name in TARGETS], 1)
-    torch.testing.assert_close(added, torch.from_numpy(own.spread).expand_as(added))
+    axes, count = encoder.space.embedding_axes.numpy(), encoder.space.components["embedding"]
+    expected = own.spread.copy()
+    expected[:count] = axes.T @ (own.variety * (axes @ own.spread[:count]))
+    torch.testing.assert_close(added, torch.from_numpy(expected).expand_as(added), rtol=1e-4, atol=1e-5)
+    assert np.abs(expected - own.spread).max() > 1e-3
+
+
+@pytest.mark.parametrize("enter", ["adapter", "decoded"])
+def test_what_is_drawn_from_and_what_pictures_are_told_apart_by_are_learned_apart(enter):
+    """SoftCLIP alone reaches the retrieval head, and nothing else does; without one both are the same prediction."""
+    plain, encoder = (build("mlp", enter, head=head) for head in (False, True))
+    responses = torch.randn(5, 1, 50)
+    output = plain(responses, "nsd-subj.01")
+    assert output.retrieval is output.coordinates["embedding"]
+    for weights, reached in (({"embedding": 1.0}, "heads.embedding.bias"), ({"embedding": 0.0, "softclip": 1.0}, "retrieval_head.bias")):
+        losses = study.Losses(**({"siamese": 0.0, "latent": 0.0} | weights))
+        seen = {"responses": list(encoder.enter(responses, "nsd-subj.01")) if enter == "decoded" else list(responses), "subject": ["nsd-subj.01"] * 5}
+        pictures = torch.randn(5, encoder.space.size)
+        batch = seen | {"coordinates": pictures, "partner": pictures, "weight": torch.ones(5, 1)}
+        encoder.zero_grad()
+        sum(AlignmentLosses(losses, 1.0, 0.1, [])(Aligned(encoder, [], losses), batch).values()).backward()
+        moved_by = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None and parameter.grad.abs().max() > 0}
+        assert {name for name in moved_by if "head" in name and name.endswith("bias")} == {reached}
 
 
 def test_wrap_repeats_max_pool_and_interpolate_as_numpy_does():

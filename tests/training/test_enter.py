@@ -163,12 +163,19 @@ def test_signals_are_drawn_among_contexts_and_stand_from_the_largest_one(files, 
         table = {name: file[name][:] for name in file}
     signals = EnteredSignals(folder, "sim-subj01")
     images, own = signals.all("train")
-    assert np.array_equal(images, np.unique(table["stimulus"][table["split"] == 0])) and own.shape == (len(images), 1, 3 * table["coordinates"].shape[1] + 1)
+    assert np.array_equal(images, np.unique(table["stimulus"][table["split"] == 0])) and own.shape == (
+        len(images),
+        1,
+        3 * table["coordinates"].shape[1] + table["variety"].shape[1] + 1,
+    )
     sizes, largest = table["pictures"][table["context"]], table["pictures"].max()
     for image, signal in zip(images, own[:, 0], strict=True):
         rows = np.flatnonzero((table["stimulus"] == image) & (sizes == largest))
-        expected = [np.concatenate([table["coordinates"][row], table["mean"][table["context"][row]]]).astype(np.float32) for row in rows]
-        assert any(np.array_equal(signal[: len(one)], one) for one in expected)
+        expected = [
+            np.concatenate([table["coordinates"][row], *(table[name][table["context"][row]] for name in ("mean", "spread", "variety"))]).astype(np.float32)
+            for row in rows
+        ]
+        assert any(np.array_equal(signal[:-1], one) for one in expected)
         assert signal[-1] == pytest.approx(np.log(largest) / 7)
     chosen = torch.zeros(200, dtype=torch.long)
     drawn = torch.cat([signals.draw("train", chosen[:1], step, 0)[1] for step in range(60)])

@@ -23,7 +23,7 @@ from unimind.evaluation.panel import Panel
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.recovery import recovery
 from unimind.evaluation.rows import read_metrics
-from unimind.evaluation.score import rows_at
+from unimind.evaluation.score import Predicted, rows_at
 from unimind.evaluation.statistics import with_interval
 from unimind.storage import write_json
 from unimind.study import Study
@@ -123,7 +123,9 @@ def generalise(
                 shown = Joined()
                 samples = shown.add(file["samples"], order)
                 pictures = PictureSet(shown).subset(samples[np.arange(len(order)), file["shown"][:].astype(int)[order]])
-            predicted = file["predicted"][:][order] if "predicted" in file and file["predicted"].shape[1:] == truth.shape[1:] else None
+            predicted = Predicted.read(file, order)
+            if predicted is not None and predicted.embedding.shape[1:] != truth.shape[1:]:
+                predicted = None
             if pictures is None and predicted is None:
                 raise InputError(f"{file.filename}: holds neither pictures nor predicted embeddings of the study's network; run the stage that writes it again")
             methods[name] = _of_method(training, pictures, known, predicted, truth, likeness, group, audit, section.bootstrap, study.seed)
@@ -268,7 +270,7 @@ def by_distance(scores: dict[str, Any], distance: NDArray, duplicate: NDArray) -
 
 
 def _of_method(
-    training: TrainingPictures, shown: PictureSet | None, known: PictureSet, predicted: NDArray | None, truth: NDArray, likeness: _Likeness, group: NDArray,
+    training: TrainingPictures, shown: PictureSet | None, known: PictureSet, predicted: Predicted | None, truth: NDArray, likeness: _Likeness, group: NDArray,
     audit: dict[str, Any], resamples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Identification against the training set, copies, collapse and category level of one method.
@@ -277,8 +279,8 @@ def _of_method(
     ----------
     shown : PictureSet, optional
         Its picture of each of the n test pictures, where it draws any.
-    predicted : array (n, d), optional
-        The embedding that it predicts; where it predicts none, its pictures' embedding stands for it.
+    predicted : Predicted, optional
+        The embeddings that it predicts; where it predicts none, its pictures' embedding stands for both.
     audit : dict
         Of the test pictures: those with a near-duplicate in training say nothing of copies.
     """
@@ -292,12 +294,12 @@ def _of_method(
         number, distance = nearest(drawn, training, ruler, 1)
         copies["pictures"] = _share(likeness.near(shown, drawn, known, number[:, 0], distance[:, 0])[unlike])
         labels["pictures"] = _labels(likeness, shown, drawn)
-    output = raw if predicted is None else predicted
-    vectors = ruler(output)
+    output, told = (raw, raw) if predicted is None else predicted
+    vectors = ruler(told)
     place = ranks(vectors, target, training, ruler)
     if predicted is not None:
         limit = STORED * (audit["median_distance_within_training"] or 0)
-        copies["predictions"] = _share(nearest(vectors, training, ruler, 1)[1][unlike, 0] <= limit)
+        copies["predictions"] = _share(nearest(ruler(output), training, ruler, 1)[1][unlike, 0] <= limit)
     standard, targets = ruler.standard(output), ruler.standard(truth)
     if predicted is not None:
         labels["predictions"] = _same(standard)

@@ -20,7 +20,7 @@ from unimind.evaluation.features import panel_of
 from unimind.evaluation.measures import NAMES
 from unimind.evaluation.panel import Measured, Panel, measure
 from unimind.evaluation.pictures import Joined, PictureSet
-from unimind.evaluation.score import embedding_measures, rows_at, summarise
+from unimind.evaluation.score import Predicted, embedding_measures, rows_at, summarise
 from unimind.evaluation.statistics import bootstrap
 from unimind.reconstruction.agreement import directions
 from unimind.reconstruction.decode import PREDICTED, Candidates, training_mean
@@ -42,8 +42,7 @@ class Decoded(NamedTuple):
         Place among the candidates of the picture that every group of trials was called by.
     compared : float32 (n, d)
         Embeddings that candidates are ranked by.
-    predicted : float32 (n, d) or None
-        The image embedding as regressed.
+    predicted : Predicted or None
     pictures : int array (n,)
         The pictures shown, as numbers of a joint set.
     trials : int
@@ -51,7 +50,7 @@ class Decoded(NamedTuple):
 
     truth: np.ndarray
     compared: np.ndarray
-    predicted: np.ndarray | None
+    predicted: Predicted | None
     pictures: np.ndarray
     trials: int
 
@@ -164,14 +163,15 @@ def _conditions(files: Sequence[h5py.File], ranking: Candidates, joined: Joined)
         condition, imagined, trials = file["condition"].asstr()[:].astype(str), file["imagined"][:], file["trials"][:]
         if (imagined >= 0).any() and (_places(imagined[imagined >= 0], ranking.rows) < 0).any():
             raise InputError(f"{file.filename}: was decoded with other candidates; run the stage decode again")
-        compared, method = file["embedding"][:], str(file.attrs["method"])
+        embedding, method = file["embedding"][:], str(file.attrs["method"])
+        compared = file["retrieval"][:] if "retrieval" in file else embedding
         regressed = str(file.attrs["compared"]) == PREDICTED
         for word in dict.fromkeys(condition.tolist()):
             rows = np.flatnonzero((condition == word) & (imagined >= 0))
             if len(rows):
                 truth = _places(imagined[rows], ranking.rows)
                 pictures = _shown(file, joined, rows)
-                one = Decoded(truth, compared[rows], compared[rows] if regressed else None, pictures, int(trials[rows].sum()))
+                one = Decoded(truth, compared[rows], Predicted(embedding[rows], compared[rows]) if regressed else None, pictures, int(trials[rows].sum()))
                 found.setdefault(method, {})[word or "trials"] = one
     return found
 
@@ -192,12 +192,12 @@ def _perceived(
     for file in files:
         method, stimulus = str(file.attrs["method"]), file["stimulus"][:].astype(int)
         rows = np.flatnonzero([row in place_of for row in stimulus.tolist()])
-        if method not in methods or not len(rows) or "predicted" not in file:
+        predicted = Predicted.read(file, rows)
+        if method not in methods or not len(rows) or predicted is None:
             continue
-        predicted = file["predicted"][:][rows]
         truth = np.array([place_of[row] for row in stimulus[rows].tolist()])
         pictures_of = _shown(file, joined, rows)
-        found[method] = {PERCEPTION: Decoded(truth, predicted, predicted, pictures_of, int(np.isin(shown, stimulus[rows]).sum()))}
+        found[method] = {PERCEPTION: Decoded(truth, predicted.retrieval, predicted, pictures_of, int(np.isin(shown, stimulus[rows]).sum()))}
     return found
 
 

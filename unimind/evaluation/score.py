@@ -20,6 +20,7 @@ from unimind.evaluation.measures import MEASURES, of_kind
 from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.statistics import bootstrap
+from unimind.reconstruction.decoder import Prediction
 from unimind.reconstruction.tested import FIRST
 from unimind.storage import content_hash, whole_directory, write_json
 from unimind.study import Study
@@ -27,14 +28,41 @@ from unimind.study import Study
 POOL, REPEATS = 300, 30
 #: Standard deviation of a dimension of the (normalised) image embedding that training pictures do not tell from a constant.
 LEAST = 1e-6
-#: Rows of which a method predicts an image embedding, and where a reconstruction file has it.
-PREDICTED = {"reconstruction": "predicted", "body-removed": "predicted_without_body", "shuffled": "predicted_shuffled"}
+#: Rows of which a method predicts an image embedding, and how the names end that it has in a reconstruction file.
+PREDICTED = {"reconstruction": "", "body-removed": "_without_body", "shuffled": "_shuffled"}
 #: Keys of a data set that say who takes part, where files lie and in which form: no part of what was measured.
 WHO_WHERE_AND_FORM = frozenset({
     "training_subjects", "new_subjects", "require_signal", "root", "derivatives", "form", "roi_labels", "responses", "key", "orientation",
     "images", "images_key", "images_shape", "images_transposed", "picture", "trials", "count_from", "units", "seconds_per_trial",
     "categories",
 })  # fmt: skip
+
+
+class Predicted(NamedTuple):
+    """What a method predicts of n pictures.
+
+    Attributes
+    ----------
+    embedding : array (n, d)
+        The image embedding as regressed, which pictures are drawn from.
+    retrieval : array (n, d)
+        The one that pictures are told apart by: another one where the method has a head for it.
+    """
+
+    embedding: np.ndarray
+    retrieval: np.ndarray
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> "Predicted | None":
+        """None where no embedding is predicted."""
+        return None if prediction.embedding is None else cls(prediction.embedding.cpu().numpy(), prediction.features.cpu().numpy())
+
+    @classmethod
+    def read(cls, file: h5py.File, order: np.ndarray, suffix: str = "") -> "Predicted | None":
+        """Some rows of what `reconstruct` or `predict` wrote; None where no embedding is predicted."""
+        if (name := f"predicted{suffix}") not in file:
+            return None
+        return cls(file[name][:][order], file[f"retrieval{suffix}" if f"retrieval{suffix}" in file else name][:][order])
 
 
 class Made(NamedTuple):
@@ -66,7 +94,7 @@ class Reconstructions:
     made: Made
     attributes: dict[str, Any]
     rows: dict[str, np.ndarray]
-    predicted: dict[str, np.ndarray]
+    predicted: dict[str, Predicted]
     absent_rows: dict[str, str]
     notes: list[str] = field(default_factory=list)
 
@@ -193,7 +221,7 @@ def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images:
         raise InputError(f"{file.filename}: reconstructs other test pictures than the other methods do; run the reconstruct stage of all methods again")
     attributes, absent_rows, notes = dict(file.attrs), {}, []
     repeats, trials = str(attributes["repeats"]), str(attributes["trials_per_picture"])
-    predicted = {row: file[key][:][order] for row, key in PREDICTED.items() if key in file}
+    predicted = {row: values for row, suffix in PREDICTED.items() if (values := Predicted.read(file, order, suffix)) is not None}
     if "body-removed" not in predicted:
         absent_rows["body-removed"] = "the method has no body" if predicted else "the method predicts no image embedding"
     if "samples" not in file:
@@ -236,7 +264,7 @@ def _controls(file: h5py.File, stimulus: np.ndarray, mean: np.ndarray, pictures:
 
 
 def embedding_measures(
-    wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, np.ndarray], training: np.ndarray, embedding: Path, seed: int
+    wanted: list[str], measured: Measured, truth: np.ndarray, predicted: dict[str, Predicted], training: np.ndarray, embedding: Path, seed: int
 ) -> dict[str, str]:
     """Identification, error and retrieval by the encoder's own embedding, written into `measured`; reasons for what is absent.
 
@@ -250,7 +278,7 @@ def embedding_measures(
     names = [name for name in of_kind("embedding") if name in wanted]
     if not predicted:
         return dict.fromkeys(names, "the method predicts no image embedding")
-    if next(iter(predicted.values())).shape[1:] != truth.shape[1:]:
+    if next(iter(predicted.values())).embedding.shape[1:] != truth.shape[1:]:
         return dict.fromkeys(names, "the method's embedding is not the image embedding's space")
     if networks.embedding_kind(embedding) not in networks.CONTRASTIVE:
         space = f"retrieval is defined in CLIP's space; the study's image embedding is {networks.foundation_name(embedding)}"
@@ -260,10 +288,10 @@ def embedding_measures(
     varies = torch.from_numpy(deviation > LEAST)
     standard = torch.from_numpy((truth - mean) / deviation)
     for row, values in predicted.items():
-        own = torch.from_numpy((values - mean) / deviation)
-        found = {"identification": m.two_way(m.correlations(standard, own)), "embedding_error": m.embedding_error(standard[:, varies], own[:, varies])}
+        own, told = (torch.from_numpy((one - mean) / deviation) for one in values)
+        found = {"identification": m.two_way(m.correlations(standard, told)), "embedding_error": m.embedding_error(standard[:, varies], own[:, varies])}
         if any(MEASURES[name].group == "retrieval" for name in names):
-            found |= dict(zip(("retrieval_forward", "retrieval_backward"), m.retrieval(truth, values, POOL, REPEATS, seed), strict=True))
+            found |= dict(zip(("retrieval_forward", "retrieval_backward"), m.retrieval(truth, values.retrieval, POOL, REPEATS, seed), strict=True))
         measured[row].update({name: found[name] for name in names if name in found})
     if "chance" in measured:
         measured["chance"] |= {name: np.full(len(truth), MEASURES[name].level_of_chance(min(POOL, len(truth)))) for name in names}

@@ -14,7 +14,7 @@ from unimind.errors import InputError
 from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
-from unimind.evaluation.score import Made, embedding_measures, protocol_of, rows_at, summarise
+from unimind.evaluation.score import Made, Predicted, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
@@ -190,7 +190,7 @@ def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell,
         index = {"reconstruction": np.arange(len(stimulus))}
         found = measure(panel, truths, PictureSet(pictures), index, batch, lambda network: stored_features(features, stimulus, network))
     with h5py.File(files.embeddings) as file:
-        predicted = {} if prediction.embedding is None else {"reconstruction": prediction.embedding.cpu().numpy()}
+        predicted = {} if (values := Predicted.of(prediction)) is None else {"reconstruction": values}
         absent |= embedding_measures(
             study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
         )

@@ -30,6 +30,8 @@ class EncoderOutput(NamedTuple):
         (B, width), for alignment and the time condition.
     coordinates : dict of str to Tensor
         Target -> its predicted coordinates in the picture space, (B, k).
+    retrieval : Tensor or None
+        (B, k), coordinates of the image embedding that pictures are told apart by: the retrieval head's, where there is one; otherwise those predicted.
     centre : Tensor
         (B or 1, K), mean coordinates of the pictures that the subject is known to be shown: the training pictures' (zero), or a closed
         form's context's.
@@ -40,6 +42,7 @@ class EncoderOutput(NamedTuple):
     tokens: Tensor
     pooled: Tensor
     coordinates: dict[str, Tensor]
+    retrieval: Tensor | None
     centre: Tensor
     signal: Tensor
 
@@ -48,7 +51,8 @@ class Encoder(nn.Module):
     """Enter, body, heads.
 
     A closed form that enters predicts the coordinates itself; heads, which start at zero, add to them what the body learns. Without a
-    closed form the heads' predictions are the body's alone: nothing goes around it.
+    closed form the heads' predictions are the body's alone: nothing goes around it. What a head adds to the image embedding counts, dimension
+    by dimension, as much as the subject's own pictures vary there (`Context.variety`).
 
     Parameters
     ----------
@@ -61,20 +65,25 @@ class Encoder(nn.Module):
         Voxels of each subject, by `subject_key`; used where each subject has a way of its own.
     channels : int
         Repeats of an image given side by side, else 1.
+    retrieval_head : bool
+        A second prediction of the image embedding, by a head of its own: pictures are told apart by it, and none is drawn from it.
     """
 
     def __init__(
-        self, enter: Mapping[str, Any], body: Mapping[str, Any], space: PictureSpace, targets: Sequence[str], n_voxels: Mapping[str, int], channels: int = 1
-    ) -> None:
+        self, enter: Mapping[str, Any], body: Mapping[str, Any], space: PictureSpace, targets: Sequence[str], n_voxels: Mapping[str, int], channels: int = 1,
+        retrieval_head: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.arguments: dict[str, Any] = {
             "enter": dict(enter), "body": dict(body), "space": space.arguments, "targets": list(targets), "n_voxels": dict(n_voxels), "channels": channels,
+            "retrieval_head": retrieval_head,
         }  # fmt: skip
         self.space, self.channels = space, channels
         self.enter = build_enter(enter, n_voxels, space)
         self.body = build_body(body, channels, self.enter.size)
         self.width = self.body.width
         self.heads = nn.ModuleDict({name: TargetHead(self.width, space.components[name]) for name in targets if body["kind"] != "identity"})
+        self.retrieval_head = TargetHead(self.width, space.components["embedding"]) if retrieval_head else None
         self.targets = tuple(targets)
         self.register_buffer("mean_tokens", torch.zeros(0))
         self.register_buffer("mean_pooled", torch.zeros(0))
@@ -114,7 +123,7 @@ class Encoder(nn.Module):
         given, entered = None, signal
         centre, spread = self.space.spread.new_zeros(1, self.space.size), self.space.spread[None]
         if self.closed:
-            given = Signals.of(signal)
+            given = Signals.of(signal, self.space.size)
             entered, centre, spread = given.white(), given.mean, given.spread
             if noise is not None:
                 entered = entered + nn.functional.pad(noise, (0, 1))[:, None]
@@ -122,17 +131,21 @@ class Encoder(nn.Module):
             tokens, pooled = (mean.expand(len(signal), *mean.shape) for mean in (self.mean_tokens, self.mean_pooled))
         else:
             tokens, pooled = self.body(entered)
-        found = {}
-        for name in self.targets:
-            parts = [self.space.part(given.coordinates, name)] if given is not None else []
-            if name in self.heads:
-                parts.append(self.space.part(spread, name) * self.heads[name](pooled))
-            found[name] = sum(parts[1:], parts[0])
-        return EncoderOutput(tokens, pooled, found, centre, signal)
+
+        def predicted(target: str, head: nn.Module | None) -> Tensor:
+            parts = [self.space.part(given.coordinates, target)] if given is not None else []
+            if head is not None:
+                added = self.space.part(spread, target) * head(pooled)
+                parts.append(self.space.scaled(added, given.variety) if given is not None and target == "embedding" else added)
+            return sum(parts[1:], parts[0])
+
+        found = {name: predicted(name, self.heads[name] if name in self.heads else None) for name in self.targets}
+        retrieval = found.get("embedding") if self.retrieval_head is None else predicted("embedding", self.retrieval_head)
+        return EncoderOutput(tokens, pooled, found, retrieval, centre, signal)
 
     def narrowed(self, signal: Tensor, dimensions: int) -> Tensor:
         """A closed form's signal (B, 1, size) with `dimensions` coordinates of each target, the first ones; the others are those of its context's mean."""
-        given, kept = Signals.of(signal), torch.zeros(self.space.size, dtype=torch.bool, device=signal.device)
+        given, kept = Signals.of(signal, self.space.size), torch.zeros(self.space.size, dtype=torch.bool, device=signal.device)
         start = self.space.components["embedding"]
         for part in (kept[:start], kept[start:]):
             part[:dimensions] = True
@@ -154,6 +167,10 @@ class Encoder(nn.Module):
     def predict(self, output: EncoderOutput, target: str) -> Tensor:
         """A predicted target: the image embedding as regressed (B, d), or the latent (B, c, h, w)."""
         return self.space.target(target, output.coordinates[target])
+
+    def retrieval(self, output: EncoderOutput) -> Tensor | None:
+        """The image embedding (B, d) that pictures are told apart by; None where none is predicted."""
+        return None if output.retrieval is None else self.space.target("embedding", output.retrieval)
 
     def remember_body(self, signals: Sequence[Tensor]) -> None:
         """Keep the body's mean output over the training pictures, given their signals in batches: what `cut` puts in its place."""

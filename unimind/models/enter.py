@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unimind.errors import InputError
 from unimind.models.prior import LinearMap
+from unimind.models.space import PictureSpace
 
 #: ln of a context's number of pictures is divided by this, so that budgets and whole recordings (e^7 = 1097) enter as about 1.
 LOG_PICTURES = 7.0
@@ -18,32 +19,40 @@ PICTURES_MEAN, PICTURES_SPREAD = 10, 100
 
 
 class Context(NamedTuple):
-    """The pictures that a closed form was fitted to: how many, and mean and spread (K,) of their coordinates.
+    """The pictures that a closed form was fitted to: how many, mean and spread (K,) of their coordinates, and `variety` (d,).
 
     A subject is not shown the training subjects' pictures but its own, and these may lie elsewhere and closer together; a shared body
-    sees, and corrects, predictions about their mean and in units of their spread. Few pictures say little of either, so both are drawn
-    towards the training pictures'.
+    sees, and corrects, predictions about their mean and in units of their spread. Variety is the variance of every dimension of the
+    image embedding over these pictures as a share of the training pictures', at most 1: along a dimension in which a subject's
+    pictures hardly differ, what a body learned of pictures that do is not to be believed. Few pictures say little of all this, so it
+    is drawn towards the training pictures'.
     """
 
     pictures: int
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
+    variety: NDArray[np.float32]
 
     @classmethod
-    def of(cls, coordinates: NDArray, spread: NDArray) -> "Context":
-        """Of pictures of coordinates (n, K), where the training pictures' have mean 0 and a given spread (K,)."""
-        n = len(coordinates)
+    def of(cls, coordinates: NDArray, space: PictureSpace) -> "Context":
+        """Of pictures of coordinates (n, K) in the picture space, where the training pictures' have mean 0."""
+        n, spread = len(coordinates), space.spread.cpu().numpy()
         mean = n * coordinates.mean(0) / (n + PICTURES_MEAN)
         variance = (n * coordinates.var(0) + PICTURES_SPREAD * spread**2) / (n + PICTURES_SPREAD)
-        return cls(n, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+        count = space.components["embedding"]
+        covariances = np.cov(coordinates[:, :count], rowvar=False, bias=True).reshape(count, count), np.diag(spread[:count] ** 2)
+        own, usual = (space.variance(torch.as_tensor(one, dtype=torch.float32, device=space.spread.device)) for one in covariances)
+        variety = ((n * own / usual + PICTURES_SPREAD) / (n + PICTURES_SPREAD)).clamp(max=1).cpu().numpy()
+        return cls(n, mean.astype(np.float32), np.sqrt(variance).astype(np.float32), variety)
 
 
 class Signals(NamedTuple):
-    """Signals of a closed form: expected coordinates (B, K), mean and spread (B, K) of the context's pictures, and ln(their number) / 7 (B, 1)."""
+    """Signals of a closed form: expected coordinates (B, K); of its context mean and spread (B, K), variety (B, d), and ln(number of pictures) / 7 (B, 1)."""
 
     coordinates: Tensor
     mean: Tensor
     spread: Tensor
+    variety: Tensor
     size: Tensor
 
     def white(self) -> Tensor:
@@ -51,14 +60,13 @@ class Signals(NamedTuple):
         return torch.cat([(self.coordinates - self.mean) / self.spread, self.size], 1)[:, None]
 
     def joined(self) -> Tensor:
-        """As one tensor (B, 1, 3 K + 1), the form in which signals travel."""
+        """As one tensor (B, 1, 3 K + d + 1), the form in which signals travel."""
         return torch.cat(self, 1)[:, None]
 
     @classmethod
-    def of(cls, joined: Tensor) -> "Signals":
-        """What `joined` put together."""
-        size = (joined.shape[-1] - 1) // 3
-        return cls(*joined[:, 0].split([size, size, size, 1], 1))
+    def of(cls, joined: Tensor, size: int) -> "Signals":
+        """What `joined` put together, of K = `size` coordinates."""
+        return cls(*joined[:, 0].split([size, size, size, joined.shape[-1] - 3 * size - 1, 1], 1))
 
 
 def subject_key(dataset: str, subject: str) -> str:
@@ -225,14 +233,14 @@ class ClosedForm(nn.Module):
 
     def take(self, subject: str, found: LinearMap, context: Context) -> None:
         """Take a subject's map and what it was fitted to."""
-        values = {"weight": found.weight, "bias": found.bias, "mean": context.mean, "spread": context.spread, "pictures": [context.pictures]}
+        values = {"weight": found.weight, "bias": found.bias} | context._asdict() | {"pictures": [context.pictures]}
         for key, value in values.items():
             self.register_buffer(f"{module_name(subject)}_{key}", torch.as_tensor(value, dtype=torch.float32))
 
     def taken(self, subject: str) -> tuple[LinearMap, Context]:
         """A subject's map and what it was fitted to; InputError for a subject without one."""
-        weight, bias, mean, spread, pictures = (self._of(subject, key).numpy() for key in ("weight", "bias", "mean", "spread", "pictures"))
-        return LinearMap(weight, bias), Context(int(pictures[0]), mean, spread)
+        weight, bias, pictures, *rest = (self._of(subject, key).numpy() for key in ("weight", "bias", *Context._fields))
+        return LinearMap(weight, bias), Context(int(pictures[0]), *rest)
 
     def _of(self, subject: str, key: str) -> Tensor:
         found = getattr(self, f"{module_name(subject)}_{key}", None)
@@ -241,15 +249,15 @@ class ClosedForm(nn.Module):
         return found
 
     def forward(self, responses: Tensor, subject: str) -> Tensor:
-        """(B, R, V) to joined `Signals` (B, 1, 3 K + 1)."""
-        weight, bias, mean, spread, pictures = (self._of(subject, key) for key in ("weight", "bias", "mean", "spread", "pictures"))
+        """(B, R, V) to joined `Signals` (B, 1, 3 K + d + 1)."""
+        weight, bias, *context = (self._of(subject, key) for key in ("weight", "bias", *Context._fields))
         expect(subject, responses.shape[-1], len(weight))
-        return signals_of(responses.mean(1) @ weight + bias, mean, spread, pictures.expand(len(responses))).joined()
+        return signals_of(responses.mean(1) @ weight + bias, *(values.expand(len(responses), -1) for values in context)).joined()
 
 
-def signals_of(coordinates: Tensor, mean: Tensor, spread: Tensor, pictures: Tensor) -> Signals:
-    """Signals of expected coordinates (B, K), given mean and spread (K,) or (B, K) and number (B,) of the pictures behind each."""
-    return Signals(coordinates, mean.expand_as(coordinates), spread.expand_as(coordinates), pictures.float().log()[:, None] / LOG_PICTURES)
+def signals_of(coordinates: Tensor, pictures: Tensor, mean: Tensor, spread: Tensor, variety: Tensor) -> Signals:
+    """Signals of expected coordinates (B, K), given the context's number of pictures (B, 1), mean and spread (B, K) and variety (B, d)."""
+    return Signals(coordinates, mean, spread, variety, pictures.float().log() / LOG_PICTURES)
 
 
 def by_subject(rows: Sequence[Tensor], subjects: Sequence[str], made: Callable[[Tensor, str], Tensor]) -> Tensor:

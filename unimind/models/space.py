@@ -100,6 +100,14 @@ class PictureSpace(nn.Module):
         flat = self._get(name, "mean") + self._get(name, "scale") * (coordinates.float() @ self._get(name, "axes").T)
         return flat.view(len(flat), *(self.latent_shape or ())) if name == "latent" else flat
 
+    def scaled(self, coordinates: Tensor, factors: Tensor) -> Tensor:
+        """Coordinates (n, k) of the embedding after each of its dimensions, about the mean, is multiplied by a factor: (n, d) of them."""
+        return ((coordinates @ self.embedding_axes.T) * factors) @ self.embedding_axes
+
+    def variance(self, covariance: Tensor) -> Tensor:
+        """Variance of every dimension of the embedding, in units of its own over the pictures, given the covariance (k, k) of its coordinates: (d,)."""
+        return ((self.embedding_axes @ covariance) * self.embedding_axes).sum(1)
+
     def _get(self, name: str, key: str) -> Tensor:
         return getattr(self, f"{name}_{key}")
 

@@ -113,9 +113,7 @@ def trials_agree(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int6
     for start in range(0, len(several), batch):
         rows = several[start : start + batch]
         _, responses, _ = trials.averaged(rows, np.arange(len(rows)), decoder.order, decoder.channels)
-        found = decoder.predict(responses).embedding
-        assert found is not None
-        total.index_add_(0, torch.from_numpy(group[rows]), directions(found.cpu(), mean))
+        total.index_add_(0, torch.from_numpy(group[rows]), directions(decoder.predict(responses).features.cpu(), mean))
     return mean_of_pairs(total, count)
 
 
@@ -201,11 +199,13 @@ def decode(
                 parts.append(content[name])
             file.check()
         of_samples, sure, chosen = (np.concatenate(parts) for parts in kept.values())
-        compared = prediction.embedding if prediction.embedding is not None else torch.from_numpy(of_samples)
+        compared, regressed = (torch.from_numpy(of_samples),) * 2 if prediction.embedding is None else (prediction.features, prediction.embedding)
         places, values = ranked(directions(compared, mean), ranking.directions(mean), NAMED)
         names = ranking.names()
         file["condition"], file["label"], file["trials"] = [one for one, _ in called], [one for _, one in called], repeats
-        file["shown"], file["embedding"] = chosen, compared.numpy()
+        file["shown"], file["embedding"] = chosen, regressed.numpy()
+        if not torch.equal(compared, regressed):
+            file["retrieval"] = compared.numpy()
         file["sample_agreement"], file["trial_agreement"] = sure, agree.numpy()
         file["candidate"], file["similarity"] = ranking.rows[places], values
         found = np.array([[names[place] for place in line] for line in places.tolist()], object)

@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     targets : dict of str to Tensor
         What it predicts of the pictures, as regressed: `embedding` (n, d), of a unit vector, and `latent` (n, c, h, w).
     features : Tensor
-        (n, k), by which trials are compared with each other: the embedding where there is one.
+        (n, k), by which pictures are told apart: where an embedding is predicted, that of the retrieval head, or else the same one.
     condition : Condition or None
         What its condition stage makes for the UNet, where it has one.
     """
@@ -143,7 +143,8 @@ class Decoder:
         embedding, condition = targets.get("embedding"), None
         if self.stage is not None:
             condition = self.stage(output.tokens, output.pooled, None if embedding is None else functional.normalize(embedding, dim=1))
-        return Prediction(targets, output.pooled if embedding is None else embedding, condition)
+        retrieval = self.encoder.retrieval(output)
+        return Prediction(targets, output.pooled if retrieval is None else retrieval, condition)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -33,10 +33,10 @@ class Tested(NamedTuple):
     ----------
     stimulus : int (n,)
     prediction : Prediction
-    without : Tensor or None
-        (n, d), the image embedding with the body's output replaced by its mean; None where there is no body.
+    without : Prediction or None
+        The same with the body's output replaced by its mean; None where there is no body.
     narrow : dict of int to Tensor
-        (n, d), the image embedding by as many dimensions of the entered signal; empty where these have no order.
+        (n, d), the image embedding that pictures are told apart by, of as many dimensions of the entered signal; empty where these have no order.
     another : int (n,)
         Place of the test picture whose responses each one gets in the shuffled control.
     trials : str
@@ -45,7 +45,7 @@ class Tested(NamedTuple):
 
     stimulus: NDArray[np.int64]
     prediction: Prediction
-    without: Tensor | None
+    without: Prediction | None
     narrow: dict[int, Tensor]
     another: NDArray[np.int64]
     trials: str
@@ -56,20 +56,24 @@ class Tested(NamedTuple):
         if (count := len(data.images("test"))) < 2:
             raise InputError(f"{data.path}: {count} test pictures; at least 2 are needed to compare anything")
         stimulus, prediction = predict_pictures(decoder, data, "test", batch)
-        without = predict_pictures(decoder, data, "test", batch, cut=True)[1].embedding if decoder.body else None
-        narrow = {}
-        for number in decoder.bottlenecks if prediction.embedding is not None else ():
-            embedding = predict_pictures(decoder, data, "test", batch, dimensions=number)[1].embedding
-            assert embedding is not None
-            narrow[number] = embedding
+        without = predict_pictures(decoder, data, "test", batch, cut=True)[1] if decoder.body else None
+        numbers = decoder.bottlenecks if prediction.embedding is not None else ()
+        narrow = {number: predict_pictures(decoder, data, "test", batch, dimensions=number)[1].features for number in numbers}
         return cls(stimulus, prediction, without, narrow, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
+
+    @property
+    def retrieval(self) -> bool:
+        """Whether pictures are told apart by another embedding than they are drawn from."""
+        return self.prediction.embedding is not None and not torch.equal(self.prediction.embedding, self.prediction.features)
 
     def write(self, file: h5py.File) -> None:
         """The predicted embeddings, as `docs/architecture.md` has them."""
-        if (embedding := self.prediction.embedding) is not None:
-            file["predicted"], file["predicted_shuffled"] = embedding.numpy(), embedding[torch.from_numpy(self.another)].numpy()
-        if self.without is not None:
-            file["predicted_without_body"] = self.without.numpy()
+        of_another = self.prediction.each(lambda values: values[torch.from_numpy(self.another)])
+        for suffix, found in {"": self.prediction, "_shuffled": of_another, "_without_body": self.without}.items():
+            if found is not None and found.embedding is not None:
+                file[f"predicted{suffix}"] = found.embedding.numpy()
+                if self.retrieval:
+                    file[f"retrieval{suffix}"] = found.features.numpy()
         if self.narrow:
             file["predicted_of_dimensions"] = np.stack([one.numpy() for one in self.narrow.values()])
             file["dimensions"] = np.array(list(self.narrow), np.int32)

@@ -133,14 +133,14 @@ class SubjectDecoder(BaseEstimator):
         embedding, raw, latent = _targets(loaded, [pixels[row] for row in first])
         coordinates = loaded.space.coordinates(embedding, latent).numpy()
         found = closed_form_of(loaded.settings, SUBJECT, loaded.space, loaded.prior, coordinates, means, self.seed)
-        self.map_, self.context_ = found, Context.of(coordinates, loaded.space.spread.numpy())
+        self.map_, self.context_ = found, Context.of(coordinates, loaded.space)
         self.norms_ = _norms(loaded, raw)
         self.mean_embedding_ = embedding.mean(0).numpy()
         self.n_features_in_, self.n_pictures_ = values.shape[1], len(place)
         return self
 
     def predict(self, responses: ArrayLike) -> NDArray[np.float32]:
-        """Predicted image embeddings (n, d) of responses (n, voxels)."""
+        """Predicted image embeddings (n, d) of responses (n, voxels), as regressed: what is drawn from."""
         embedding = self._predicted(responses).embedding
         assert embedding is not None
         return embedding.cpu().numpy()
@@ -163,8 +163,8 @@ class SubjectDecoder(BaseEstimator):
         return [self._of_one(loaded, prediction.each(lambda values, row=row: values[row : row + 1]), row, count) for row in range(len(prediction.features))]  # type: ignore[misc]
 
     def identify(self, responses: ArrayLike, candidates: Sequence[Any] | NDArray) -> Candidates:
-        """Rank candidate pictures for every response."""
-        wanted, mean = torch.from_numpy(self.predict(responses)), torch.from_numpy(self.mean_embedding_)
+        """Rank candidate pictures for every response, by the embedding that the method tells pictures apart by."""
+        wanted, mean = self._predicted(responses).features.cpu(), torch.from_numpy(self.mean_embedding_)
         own = torch.from_numpy(self.embed(candidates))
         similarity = torch.stack([agreement(row[None], own, mean) for row in wanted]).numpy()
         index = np.argsort(-similarity, axis=1, kind="stable")
@@ -175,7 +175,7 @@ class SubjectDecoder(BaseEstimator):
         truth = self.embed(pictures)
         if len(truth) < 2:
             raise InputError("score: one picture has no others to be told from; give at least two")
-        return float(two_way(correlations(torch.from_numpy(truth), torch.from_numpy(self.predict(responses)))).mean())
+        return float(two_way(correlations(torch.from_numpy(truth), self._predicted(responses).features.cpu())).mean())
 
     def _predicted(self, responses: ArrayLike) -> Prediction:
         check_is_fitted(self)

@@ -225,6 +225,10 @@ class Align(Section):
         ge=0,
         description="Of the signals of a closed form, in training: normal noise in units of every coordinate's spread over the subject's pictures, against learning pictures by heart.",
     )
+    retrieval_head: bool = Field(
+        False,
+        description="SoftCLIP trains a head of its own, by which pictures are told apart; the embedding that is drawn from is regressed alone (MindEye has both).",
+    )
     shuffle_labels: bool = Field(False, description="Ablation: pseudo-labels of the wrong pairs.")
     in_sample: bool = Field(
         False, description="Ablation, for signals of a closed form: train on those of the very pictures that it was fitted to, instead of cross-fitted ones."
@@ -238,7 +242,11 @@ class Align(Section):
         if self.losses.siamese == 0:
             idle(self, ("margin", "shuffle_labels"), "losses.siamese is 0")
         if self.losses.softclip == 0:
-            idle(self, ("temperature", "mixco"), "losses.softclip is 0")
+            idle(self, ("temperature", "mixco", "retrieval_head"), "losses.softclip is 0")
+        if self.retrieval_head and self.losses.embedding == 0:
+            raise ValueError(
+                "retrieval_head: true given, but with losses.embedding 0 nothing regresses the embedding to draw from; give it a weight, or leave it out"
+            )
         return self
 
 
@@ -322,9 +330,7 @@ class Sampling(Section):
     sampler: Literal["dpm-solver++", "ddim", "plms"] = "dpm-solver++"
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
-    samples: Positive = Field(
-        5, description="Pictures per stimulus, of which one is shown."
-    )
+    samples: Positive = Field(5, description="Pictures per stimulus, of which one is shown.")
     chosen_by: Literal["prediction", "encoding"] = Field(
         "prediction",
         description="What is shown of the samples: that which agrees best with the method's own predicted embedding (the first where it predicts none); or that under "
@@ -389,6 +395,14 @@ class Method(Section):
             raise ValueError(
                 "adapt: adapts to the pictures' targets, which no alignment loss predicts; give `align.losses.embedding`, or write `scope: subject` and no `adapt:`"
             )
+        if (
+            self.align is not None
+            and self.align.retrieval_head
+            and self.adapt is not None
+            and self.adapt.strategy != "none"
+            and self.adapt.losses.softclip == 0
+        ):
+            raise ValueError("adapt.losses.softclip: 0 given, but align.retrieval_head has a head that only SoftCLIP trains; give it a weight")
         if self.condition is not None and self.condition.drop == 0 and self.sampling.guidance != 1:
             raise ValueError(
                 f"condition.drop: 0 given, but sampling.guidance {self.sampling.guidance:g} needs the null condition, which is then never trained; write 0.1, or guidance: 1"

@@ -103,8 +103,9 @@ class AlignmentLosses:
                 distance = coordinate_distance(output.coordinates[name], space.part(seen, name), space.part(space.spread[None], name))
                 terms[name] = getattr(weights, name) * distance
         if weights.softclip > 0:
+            assert output.retrieval is not None
             centre = space.part(output.centre, "embedding")
-            found = output.coordinates["embedding"].float() - centre
+            found = output.retrieval.float() - centre
             truth, other = (space.part(side, "embedding") - centre for side in (own, partner))
             terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, truth, other, weight)
         if module.subject is not None or module.discriminator is not None:
@@ -223,9 +224,10 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
     """How well held-out pictures are told apart, averaged over subjects.
 
     First, what is minimised: `retrieval`, the cross-entropy of naming the right one of the subject's held-out pictures by the cosine of
-    predicted and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), at the temperature that suits it best:
-    ln n for n pictures that cannot be told apart. Like identification it does not depend on the predictions' length, which contrastive
-    losses are free to change; unlike it, it is smooth for few pictures. Then the distance that is trained, and two-way identification.
+    predicted (`EncoderOutput.retrieval`) and true coordinates, about the mean of the pictures shown (`EncoderOutput.centre`), at the
+    temperature that suits it best: ln n for n pictures that cannot be told apart. Like identification it does not depend on the
+    predictions' length, which contrastive losses are free to change; unlike it, it is smooth for few pictures. Then the distance that is
+    trained, and two-way identification.
     One picture is told from no other: only the distance is left. All are of the image embedding or, where none is predicted, of the
     latent.
     """
@@ -242,6 +244,7 @@ def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], su
         distances.append(float(coordinate_distance(own, candidates[right], space.part(space.spread[None], target))))
         if len(pictures) > 1:
             middle = shown.mean(0)
+            own = own if found[0].retrieval is None else torch.cat([out.retrieval for out in found]).float()
             cosine = torch.nn.functional.normalize(own - shown, dim=1) @ torch.nn.functional.normalize(candidates - middle, dim=1).T
             retrieved.append(min(float(torch.nn.functional.cross_entropy(cosine / temperature, right)) for temperature in TEMPERATURES))
             identified.append(two_way(own - shown, candidates[right] - shown))

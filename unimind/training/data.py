@@ -16,7 +16,7 @@ from unimind.data.hdf5 import read_rows
 from unimind.data.prepared import Order, PreparedSubject
 from unimind.errors import InputError
 from unimind.models.encoder import Encoder, EncoderOutput, load_trunk
-from unimind.models.enter import signals_of, subject_key
+from unimind.models.enter import Context, signals_of, subject_key
 from unimind.models.space import COMPONENTS, PICTURES, PictureSpace
 from unimind.storage import load_model
 from unimind.training.loop import generator
@@ -149,7 +149,7 @@ class EnteredSignals:
     Attributes
     ----------
     channels : int
-        1: signals are (n, 1, 3 K + 1), see `Signals`.
+        1: signals are (n, 1, 3 K + d + 1), see `Signals`.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class EnteredSignals:
             raise InputError(f"{path}: no such file; run the stage `enter` for this training subject first") from None
         with file:
             stimulus, context, split, sizes = (file[name][:] for name in ("stimulus", "context", "split", "pictures"))
-            self.mean, self.spread, self.sizes = (torch.from_numpy(part) for part in (file["mean"][:], file["spread"][:], sizes))
+            self.contexts = [torch.from_numpy(file[name][:]).reshape(len(sizes), -1) for name in Context._fields]
             pictures = sizes[context]
             rows = np.flatnonzero(pictures == pictures.max()) if whole else np.arange(len(stimulus))
             self.signals = torch.from_numpy(file["coordinates"][:][rows])
@@ -186,7 +186,7 @@ class EnteredSignals:
         return self._parts[split][0]
 
     def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
-        """One signal (n, 1, 3 K + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
+        """One signal (n, 1, 3 K + d + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
         images, rows, starts, counts = self._parts[split]
         random = torch.rand(len(chosen), generator=generator(seed, self.key, "context", step), dtype=torch.float64)
         return images[chosen.numpy()], self._read(rows[starts[chosen] + (random * counts[chosen]).long()])
@@ -212,12 +212,12 @@ class EnteredSignals:
         return every[chosen.numpy()], self._read(rows[chosen])
 
     def example(self) -> Tensor:
-        """One signal (1, 1, 3 K + 1)."""
+        """One signal (1, 1, 3 K + d + 1)."""
         return self._read(torch.zeros(1, dtype=torch.long))
 
     def _read(self, rows: Tensor) -> Tensor:
         context = self.context[rows]
-        return signals_of(self.signals[rows].float(), self.mean[context], self.spread[context], self.sizes[context]).joined()
+        return signals_of(self.signals[rows].float(), *(values[context] for values in self.contexts)).joined()
 
 
 def encoded(encoder: Encoder, batch: Mapping[str, Any], noise: Tensor | None = None) -> EncoderOutput:
@@ -343,7 +343,8 @@ def new_encoder(study: settings.Study, method: str, space: PictureSpace, n_voxel
     """
     own = study.method(method)
     targets = tuple(name for name in own.targets if name in space.components)
-    encoder = Encoder(own.enter.model_dump(), own.body.model_dump(), space, targets, n_voxels, channels)
+    retrieval_head = own.align is not None and own.align.retrieval_head
+    encoder = Encoder(own.enter.model_dump(), own.body.model_dump(), space, targets, n_voxels, channels, retrieval_head)
     if pretrained is not None:
         load_trunk(encoder, *load_model(pretrained), where=str(pretrained))
     return encoder

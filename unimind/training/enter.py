@@ -144,8 +144,7 @@ def enter(
 
     say(f"{key}: {settings.enter.kind} on {len(own.images)} pictures x {own.responses.shape[1]} voxels")
     encoder = Encoder(settings.enter.model_dump(), {"kind": "identity"}, space, tuple(space.components), {})
-    spread = space.spread.numpy()
-    encoder.take_map(key, decoder(np.arange(len(own.images))), Context.of(coordinates, spread))
+    encoder.take_map(key, decoder(np.arange(len(own.images))), Context.of(coordinates, space))
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     mark = fingerprint(study, [prepared, embeddings, *([taught] if taught else [])], __name__)
     found = {"kind": "entered", "encoder": encoder.arguments, "subject": key, "inputs": mark}
@@ -156,7 +155,7 @@ def enter(
                 f"{prepared}: {pictures} training pictures; a training subject's signals come from {FOLDS} folds of them: give more trials, "
                 f"or leave {subject} out of the training subjects"
             )
-        entered = cross_fitted(own, coordinates, spread, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
+        entered = cross_fitted(own, coordinates, space, decoder, study.seed, key, settings.align is not None and settings.align.in_sample)
     trained = closed_form(len(own.images), weights, time.monotonic() - begun, on_device())
 
     def write_entered(folder: Path) -> None:
@@ -229,11 +228,10 @@ def contexts(split: NDArray[np.int8], seed: int, key: str) -> Iterator[tuple[NDA
         yield np.setdiff1d(train, asked)[:largest], np.concatenate([asked, unseen if fold == 0 else unseen[:0]])
 
 
-def cross_fitted(own: Trials, coordinates: NDArray, spread: NDArray, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
+def cross_fitted(own: Trials, coordinates: NDArray, space: PictureSpace, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
     """Signals of a training subject's pictures at many sizes of contexts: what `entered.h5` holds.
 
-    Of every row `stimulus`, `split`, `context` and `coordinates` (rows, K); of every context the number of `pictures`, and their
-    `mean` and `spread` (contexts, K).
+    Of every row `stimulus`, `split`, `context` and `coordinates` (rows, K); of every context the fields of `Context`.
 
     Parameters
     ----------
@@ -246,7 +244,7 @@ def cross_fitted(own: Trials, coordinates: NDArray, spread: NDArray, decoder: An
     fitted_to = []
     for number, (fitted, asked) in enumerate(contexts(own.split, seed, key)):
         found = decoder(fitted)
-        fitted_to.append(Context.of(coordinates[fitted], spread))
+        fitted_to.append(Context.of(coordinates[fitted], space))
         if in_sample:
             asked = np.concatenate([fitted[: max(1, (own.split[asked] == 0).sum())], asked[own.split[asked] == 1]])
         columns["stimulus"].append(own.images[asked])
