@@ -4,12 +4,14 @@
 
 Reads what the study's stages `teach` and `enter` wrote, trains the method's body anew with one part changed at a time and several seeds
 (the stage `align`, on signals; no voxel is read), and prints two-way identification of the new subjects' test pictures by budget: the
-mean over subjects and seeds, and in brackets the spread (standard deviation) between seeds. Trials of a budget are drawn as `transfer`
+mean over subjects and seeds, and in brackets the spread (standard deviation) between seeds; and behind it the squared error of the
+embedding that pictures are drawn from, as a share of the test pictures' own. Trials of a budget are drawn as `transfer`
 draws them. Rows of fewer training subjects, or of fewer trials of them, teach the closed form anew as well; the row of its own beside
 them has no network. One training subject alone gives no signals to train on: they are decoded by what other subjects teach.
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unimind.data.prepared import PreparedSubject
 from unimind.models.encoder import Encoder, load_encoder
@@ -34,7 +37,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as in the study": {},
     "without noise on the signals": {"align": {"noise": 0.0}},
     "trained on in-sample signals": {"align": {"in_sample": True}},
-    "without SoftCLIP": {"align": {"losses": {"softclip": 0.0}, "temperature": 0.05}},
+    "without SoftCLIP": {"align": {"losses": {"softclip": 0.0}, "temperature": 0.05, "retrieval_head": False}},
+    "one head for both": {"align": {"retrieval_head": False}},
+    "body counts alike whatever varies": {"variety": 1.0},
     "with the Siamese loss": {"align": {"losses": {"siamese": 0.5}}},
     "Siamese loss, pseudo-labels shuffled": {"align": {"losses": {"siamese": 0.5}, "shuffle_labels": True}},
     "body ConvMixer": {"body": {"kind": "convmixer", "width": 128, "depth": 2, "patch": 32, "kernel": 5}},
@@ -53,6 +58,8 @@ def changed(study: Study, method: str, change: dict[str, Any], seed: int) -> tup
     content = resolved(study)
     own = content["methods"][method]
     for key, value in change.items():
+        if key == "variety":
+            continue
         own[key] = value if key in ("body", "trained_on") else merged(own[key], value)
     content["seed"] = study.seed + seed
     if "trained_on" in change:
@@ -81,8 +88,11 @@ class Bench:
         stimuli = self.study.stimuli(self.dataset, subject)
         return self.results / f"prepared/{self.dataset}/{subject}.h5", self.results / f"embeddings/{self.dataset}/{stimuli}.h5"
 
-    def scores(self, taught: Path) -> Callable[[Encoder], dict[Any, float]]:
-        """A function that scores an encoder: identification by budget, of the new subjects' test pictures by closed forms that `taught` taught."""
+    def scores(self, taught: Path, alike: bool = False) -> Callable[[Encoder], dict[Any, NDArray]]:
+        """A function that scores an encoder: identification and error (2,) by budget, of the new subjects' test pictures by closed forms that `taught` taught.
+
+        With `alike`, whatever the variety of a subject's pictures is.
+        """
         space, prior = load_taught(taught)
         cases = []  # budget, subject, its map and context, responses asked, true embedding, centre and deviation of its training pictures
         for _, subject in self.study.pairs("new"):
@@ -102,17 +112,18 @@ class Bench:
                     found = closed_form_of(
                         self.study.method(self.method), subject_key(self.dataset, subject), space, prior, coordinates, trials.responses, self.study.seed
                     )
-                    cases.append((budget, subject, found, Context.of(coordinates, space), asked, *scale))
+                    context = Context.of(coordinates, space)
+                    cases.append((budget, subject, found, context._replace(variety=np.ones_like(context.variety)) if alike else context, asked, *scale))
 
-        def of(encoder: Encoder) -> dict[Any, float]:
-            by: dict[Any, dict[str, list[float]]] = {budget: {} for budget in self.budgets}
+        def of(encoder: Encoder) -> dict[Any, NDArray]:
+            by: dict[Any, dict[str, list[tuple[float, float]]]] = {budget: {} for budget in self.budgets}
             for budget, subject, found, context, asked, truth, centre, deviation in cases:
                 encoder.take_map("asked", found, context)
                 with torch.no_grad():
-                    predicted = encoder.retrieval(encoder(torch.from_numpy(asked), "asked"))
-                    assert predicted is not None
-                by[budget].setdefault(subject, []).append(two_way((predicted - centre) / deviation, (truth - centre) / deviation))
-            return {budget: float(np.mean([np.mean(values) for values in one.values()])) for budget, one in by.items()}
+                    output = encoder(torch.from_numpy(asked), "asked")
+                    told, drawn, seen = ((one - centre) / deviation for one in (encoder.retrieval(output), encoder.predict(output, "embedding"), truth))
+                by[budget].setdefault(subject, []).append((two_way(told, seen), float((drawn - seen).square().mean() / seen.square().mean())))
+            return {budget: np.mean([np.mean(values, 0) for values in one.values()], 0) for budget, one in by.items()}
 
         return of
 
@@ -132,6 +143,12 @@ class Bench:
             for place, subject in zip(entered, members, strict=True):
                 seen = STAGES["enter"].view(study, method=method, dataset=self.dataset, subject=subject)
                 enter(seen, method, self.dataset, subject, *self.files(subject), taught, place)
+        if "variety" in change:
+            entered = [folder / key for key in keys]
+            for place, key in zip(entered, keys, strict=True):
+                shutil.copytree(self.results / f"models/{self.method}/enter/{key}", place)
+                with h5py.File(place / "entered.h5", "a") as file:
+                    file["variety"][:] = change["variety"]
         out = folder / "out"
         view = STAGES["align"].view(study, method=method, group=self.dataset)
         align(view, method, self.dataset, None, embeddings, entered, None, folder / "checkpoints", out)
@@ -146,12 +163,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     given = parser.parse_args()
     bench = Bench(read_study(given.study), given.method)
-    whole = bench.scores(bench.taught)
-    print(f"| {given.study.stem}, {given.method}: identification by trials | " + " | ".join(map(str, bench.budgets)) + " |")
+    whole, alike = bench.scores(bench.taught), bench.scores(bench.taught, alike=True)
+    print(f"| {given.study.stem}, {given.method}: identification; error, by trials | " + " | ".join(map(str, bench.budgets)) + " |")
     print("|---|" + "---|" * len(bench.budgets))
 
-    def row(name: str, runs: list[dict[Any, float]]) -> None:
-        cells = [f"{np.mean([one[b] for one in runs]):.3f}" + (f" [{np.std([one[b] for one in runs]):.3f}]" if len(runs) > 1 else "") for b in bench.budgets]
+    def row(name: str, runs: list[dict[Any, NDArray]]) -> None:
+        cells = []
+        for budget in bench.budgets:
+            (identified, error), (spread, _) = (measure([one[budget] for one in runs], 0) for measure in (np.mean, np.std))
+            cells.append(f"{identified:.3f}" + (f" [{spread:.3f}]" if len(runs) > 1 else "") + f"; {error:.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
     first = bench.study.members(bench.method, bench.dataset)[0]
@@ -161,7 +181,7 @@ def main() -> None:
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 out, taught, closed = bench.trained(VARIANTS[name], seed, Path(folder))
-                score = whole if taught == bench.taught else bench.scores(taught)
+                score = alike if "variety" in VARIANTS[name] else whole if taught == bench.taught else bench.scores(taught)
                 runs.append(score(load_encoder(out)[0]))
                 if taught != bench.taught:
                     alone.append(score(load_encoder(closed)[0]))

@@ -224,8 +224,10 @@ def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images:
     predicted = {row: values for row, suffix in PREDICTED.items() if (values := Predicted.read(file, order, suffix)) is not None}
     if "body-removed" not in predicted:
         absent_rows["body-removed"] = "the method has no body" if predicted else "the method predicts no image embedding"
+    if "retrieval" in file:
+        notes.append(f"{method} tells pictures apart (identification, retrieval) by a head of its own, and draws them from what another one regresses")
     if "samples" not in file:
-        return Reconstructions(Made(stimulus, repeats, trials), attributes, {}, predicted, absent_rows)
+        return Reconstructions(Made(stimulus, repeats, trials), attributes, {}, predicted, absent_rows, notes)
     each = file["samples"].shape[1]
     drawn = each if attributes.get("strength", 1) else 1  # nothing is drawn by chance then, and all samples are equal
     choice = str(attributes["choice"])
