@@ -1,0 +1,169 @@
+"""How much methods lose when test pictures are unlike all that anybody was trained on: the split families of `test_pictures`, in a finished study.
+
+    python benchmarks/families.py config/macaque_v4.yaml --methods unimind ridge [--clusters 5] [--share 0.2] [--leave-out 0.4]
+
+Splits the study's pictures at random, far from every training picture, and by clusters of the image embedding, each cluster in turn, and
+for each split prepares every subject and trains the methods anew (stages `split`, `prepare`, `teach`, `enter`, `align`, `adapt`; no
+diffusion model, no picture drawn). Prints two-way identification of the test pictures by the predicted embedding, mean over subjects and
+95 % intervals over pictures within subjects, and what is lost from random to far, whose test pictures are the same wherever no one else's
+training picture is near. The closed form behind a body has a row of its own. A subject with fewer than ten pictures in a cluster takes
+no part where that one is held out.
+"""
+
+import argparse
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from unimind.data.prepare import prepare
+from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.data.split import split
+from unimind.device import on_device
+from unimind.errors import InputError
+from unimind.evaluation.score import Predicted, embedding_measures, rows_at
+from unimind.evaluation.statistics import bootstrap
+from unimind.reconstruction.decoder import Decoder
+from unimind.reconstruction.predict import predict_pictures
+from unimind.stages import STAGES
+from unimind.study import Study, parse_study, read_study, resolved
+from unimind.training.adapt import adapt
+from unimind.training.align import align
+from unimind.training.enter import enter, teach
+
+#: Test pictures that a subject has at least.
+FEWEST = 10
+#: Test pictures' identification by stimulus index: of a method, then of a subject.
+Scores = dict[str, dict[str, dict[int, float]]]
+
+
+def with_rule(study: Study, rule: dict[str, Any], absent: list[str]) -> Study:
+    """The study with another split, without some subjects."""
+    (dataset,), content = study.datasets, resolved(study)
+    section = content["datasets"][dataset]
+    section |= {key: [one for one in section[key] if one not in absent] for key in ("training_subjects", "new_subjects")} | {"test_pictures": rule}
+    return parse_study(content)
+
+
+class Family:
+    """One split of a finished study's pictures: its subjects prepared, and methods trained, in a folder."""
+
+    def __init__(self, study: Study, rule: dict[str, Any], folder: Path) -> None:
+        (self.dataset,) = study.datasets
+        self.study, self.folder, self.results = with_rule(study, rule, []), folder, Path(study.results)
+        stimuli = {self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs()}
+        own = {name: (self.results / f"prepared/{self.dataset}/{name}.h5", self.results / f"embeddings/{self.dataset}/{name}.h5") for name in stimuli}
+        training = sorted({self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs("train")})
+        self.stimuli = {name: folder / f"{name}.h5" for name in stimuli}
+        absent = []
+        for name, (pictures, embeddings) in own.items():
+            with contextlib.suppress(InputError):
+                split(self.study, self.dataset, pictures, [own[one][0] for one in training], embeddings, [own[one][1] for one in training], self.stimuli[name])
+                with Stimuli(self.stimuli[name]) as file:
+                    if file.test.sum() >= FEWEST:
+                        continue
+            absent += [subject for _, subject in study.pairs() if study.stimuli(self.dataset, subject) == name]
+        if absent:
+            self.study = with_rule(study, rule, absent)
+            training = sorted({self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs("train")})
+        self.embeddings = {subject: own[self.study.stimuli(self.dataset, subject)][1] for _, subject in self.study.pairs()}
+        self.prepared = {subject: folder / f"{subject}.prepared.h5" for _, subject in self.study.pairs()}
+        for subject, out in self.prepared.items():
+            fetched = self.results / f"fetched/{self.dataset}/{subject}.json"
+            pictures = self.stimuli[self.study.stimuli(self.dataset, subject)]
+            prepare(self.study, self.dataset, subject, fetched, pictures, [self.stimuli[one] for one in training], out)
+
+    def view(self, stage: str, method: str, **more: str) -> Study:
+        return STAGES[stage].view(self.study, method=method, **more)
+
+    def identification(self, methods: list[str]) -> Scores:
+        """Of every method, and of the closed form behind each body, the test pictures' identification by subject."""
+        found: Scores = {}
+        for method in methods:
+            settings, group = self.study.method(method), self.dataset
+            place = self.folder / method
+            members = [subject for _, subject in self.study.members(method, group)] if self.study.shares(method) else []
+            files = [self.prepared[one] for one in members], [self.embeddings[one] for one in members]
+            entered: dict[str, Path] = {}
+            shared = None
+            if settings.closed:
+                taught = None
+                if self.study.shares(method):
+                    taught = place / "taught"
+                    teach(self.view("teach", method, group=group), method, group, *files, taught)
+                for subject, prepared in self.prepared.items():
+                    entered[subject] = place / subject
+                    seen = self.view("enter", method, dataset=self.dataset, subject=subject)
+                    enter(seen, method, self.dataset, subject, prepared, self.embeddings[subject], taught, entered[subject])
+            if settings.align is not None:
+                shared, signals = place / "align", [entered[one] for one in members] if settings.closed else None
+                align(self.view("align", method, group=group), method, group, None if signals else files[0], files[1], signals, None, place / "kept", shared)
+            for subject in self.prepared:
+                if shared is None:
+                    found.setdefault(method, {})[subject] = self.measured(entered[subject], None, subject)
+                elif settings.closed:
+                    found.setdefault(f"{method}, closed form alone", {})[subject] = self.measured(entered[subject], None, subject)
+                    found.setdefault(method, {})[subject] = self.measured(shared, entered[subject], subject)
+                elif subject in members:
+                    found.setdefault(method, {})[subject] = self.measured(shared, None, subject)
+                else:
+                    seen, out = self.view("adapt", method, dataset=self.dataset, subject=subject), place / subject
+                    adapt(
+                        seen, method, self.dataset, subject, self.prepared[subject], self.embeddings[subject], shared, place / "kept", out, None, None, *files
+                    )
+                    found.setdefault(method, {})[subject] = self.measured(out, None, subject)
+        return found
+
+    def measured(self, model: Path, entered: Path | None, subject: str) -> dict[int, float]:
+        decoder = Decoder(model, entered, self.dataset, subject).to(on_device())
+        with PreparedSubject(self.prepared[subject]) as data, h5py.File(self.embeddings[subject]) as file:
+            stimulus, prediction = predict_pictures(decoder, data, "test", self.study.evaluation.batch_size)
+            truth, training = rows_at(file["embedding"], stimulus), rows_at(file["embedding"], data.images("train"))
+        predicted, found = Predicted.of(prediction), dict[str, dict[str, Any]](reconstruction={})
+        assert predicted is not None
+        embedding_measures(["identification"], found, truth, {"reconstruction": predicted}, training, self.results / "foundations/embedding", self.study.seed)
+        return dict(zip(stimulus.tolist(), np.asarray(found["reconstruction"]["identification"], float).tolist(), strict=True))
+
+
+def shown(values: list[np.ndarray], sign: str = "") -> str:
+    """Mean over subjects of means over pictures, and its interval."""
+    low, high = bootstrap(values, 2000, 0)
+    return f"{np.mean([one.mean() for one in values]):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, nargs="+")
+    parser.add_argument("--methods", nargs="+", default=["unimind", "ridge"])
+    parser.add_argument("--clusters", type=int, default=5)
+    parser.add_argument("--share", type=float, default=0.2)
+    parser.add_argument("--leave-out", type=float, default=0.4)
+    given = parser.parse_args()
+    study = read_study(*given.study)
+    rules: dict[str, dict[str, Any]] = {rule: {"rule": rule, "share": given.share, "leave_out": given.leave_out} for rule in ("random", "far")}
+    rules |= {f"cluster {number}": {"rule": "clusters", "count": given.clusters, "test": number} for number in range(given.clusters)}
+    found: dict[str, Scores] = {}
+    for name, rule in rules.items():
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+            found[name] = Family(study, rule, Path(folder)).identification(given.methods)
+    (dataset,) = study.datasets
+    for role in ("train", "new"):
+        subjects = [subject for _, subject in study.pairs(role)]
+        print(f"\n| {study.name}, {'training subjects' if role == 'train' else 'new subjects'} ({len(subjects)}) | random | far | clusters | random - far |")
+        print("|---|---|---|---|---|")
+        for method in found["random"]:
+            own = {name: [np.array(list(scores[method].get(subject, {}).values())) for subject in subjects] for name, scores in found.items()}
+            clusters = [np.concatenate([values[k] for name, values in own.items() if name.startswith("cluster")]) for k in range(len(subjects))]
+            both = [found["random"][method][subject] for subject in subjects], [found["far"][method][subject] for subject in subjects]
+            lost = [np.array([one[picture] - other[picture] for picture in other if picture in one]) for one, other in zip(*both, strict=True)]
+            print(f"| {method} | {shown(own['random'])} | {shown(own['far'])} | {shown(clusters)} | {shown(lost, '+')} |", flush=True)
+    counts = {name: f"{np.mean([len(values) for values in next(iter(scores.values())).values()]):.0f}" for name, scores in found.items()}
+    print("\nTest pictures a subject: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
