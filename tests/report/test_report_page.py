@@ -235,6 +235,13 @@ def test_rows_of_another_protocol_never_share_a_column(told, scores):
     assert "Not all rows were made under the same protocol" in found.words
 
 
+@pytest.mark.parametrize("protocol", ["0000", "ffff"])
+def test_tables_of_several_protocols_stand_in_the_order_of_the_study_s_methods(told, scores, protocol):
+    found = told(scores.method.str.contains("ridge"), "protocol", protocol)
+    titles = [title for title, _ in found.tables if title.startswith("Mean over 3 training subjects, protocol")]
+    assert protocol in titles[-1] and protocol not in titles[0]
+
+
 @pytest.fixture
 def trained(fake, tmp_path):
     """A page of the fake study with other values of one validation term in the models at some places."""

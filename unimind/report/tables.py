@@ -54,12 +54,13 @@ def _surely_best(rows: pd.DataFrame, name: str, comparisons: pd.DataFrame | None
 
 
 def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame | None, title: str, note: str = "", brief: bool = False) -> list[Table]:
-    """Methods, then controls, one column per metric; numbers of different protocols stand in tables of their own.
+    """Methods, then controls, one column per metric; numbers of different protocols stand in tables of their own, in the order of the study's methods.
 
     A brief table has the shuffled control of every method, and the method-bound others of the first method only.
     """
     rows = rows[rows.control != results.BODY_REMOVED]
-    protocols = list(dict.fromkeys(rows.protocol))
+    place = {name: number for number, name in enumerate(study.methods)}
+    protocols = list(dict.fromkeys(rows.assign(place=rows.of.map(place)).sort_values("place", kind="stable").protocol))
     found = []
     for protocol in protocols:
         here = rows[rows.protocol == protocol] if isinstance(protocol, str) else rows[rows.protocol.isna()]
