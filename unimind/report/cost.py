@@ -318,6 +318,11 @@ class _Known:
         return work.coder(SD_CODER, self.study.foundations.diffusion.size, 4, 2, True)  # type: ignore[union-attr]
 
     @property
+    def components(self) -> int:
+        """Coordinates of the image embedding."""
+        return int(_known(min(COMPONENTS[0], self.embedder[1])))
+
+    @property
     def coordinates(self) -> float:
         """Length of the picture space."""
         channels, side = self.latent
@@ -328,7 +333,10 @@ class _Known:
         body = method.body
         if method.closed:
             own = work.mlp(int(self.coordinates), body) if body.kind == "mlp" else NOTHING
-            return own + work.linear(getattr(body, "width", int(self.coordinates)), int(self.coordinates))
+            # What a head adds to the embedding is brought to its dimensions and back, without parameters (`PictureSpace.scaled`).
+            heads = 0 if body.kind == "identity" else 2 if self._retrieves(method) else 1
+            there = replace(work.linear(self.components, int(_known(self.embedder[1]))) * (2 * heads), parameters=0)
+            return own + self._heads(method, int(self.coordinates)) + there
         channels = CHANNELS if method.responses()["repeats"] == "channels" else 1
         size = method.enter.size  # type: ignore[union-attr]
         match body.kind:
@@ -342,7 +350,17 @@ class _Known:
                 own = work.linear(channels * size, channels * size) * (body.depth * (1 if body.block == "linear" else 2))
             case _:
                 own = NOTHING
-        return self.entering(method, int(_known(voxels))) + own + work.linear(getattr(body, "width", size), int(self.coordinates))
+        return self.entering(method, int(_known(voxels))) + own + self._heads(method, size)
+
+    def _heads(self, method: Method, size: int) -> Work:
+        """From a body, or what enters it, to the coordinates, and once more to the embedding's where a head is for retrieval."""
+        width = getattr(method.body, "width", size)
+        heads = work.linear(width, int(self.coordinates))
+        return heads + work.linear(width, self.components) if self._retrieves(method) else heads
+
+    @staticmethod
+    def _retrieves(method: Method) -> bool:
+        return method.align is not None and method.align.retrieval_head
 
     def entering(self, method: Method, voxels: int) -> Work:
         """What a subject has for itself, where voxels enter by something trained."""
