@@ -6,13 +6,14 @@ Splits the study's pictures at random, far from every training picture, and by c
 for each split prepares every subject and trains the methods anew (stages `split`, `prepare`, `teach`, `enter`, `align`, `adapt`; no
 diffusion model, no picture drawn). Prints two-way identification of the test pictures by the predicted embedding, mean over subjects and
 95 % intervals over pictures within subjects, and what is lost from random to far, whose test pictures are the same wherever no one else's
-training picture is near. The closed form behind a body has a row of its own. A subject with fewer than ten pictures in a cluster takes
-no part where that one is held out.
+training picture is near. The closed form behind a body has a row of its own. A subject with fewer than ten pictures in a cluster is trained
+on, and not asked, where that one is held out.
 """
 
 import argparse
 import contextlib
 import io
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 
 from unimind.data.prepare import prepare
-from unimind.data.prepared import PreparedSubject, Stimuli
+from unimind.data.prepared import PreparedSubject
 from unimind.data.split import split
 from unimind.device import on_device
 from unimind.errors import InputError
@@ -41,12 +42,16 @@ FEWEST = 10
 Scores = dict[str, dict[str, dict[int, float]]]
 
 
-def with_rule(study: Study, rule: dict[str, Any], absent: list[str]) -> Study:
-    """The study with another split, without some subjects."""
-    (dataset,), content = study.datasets, resolved(study)
-    section = content["datasets"][dataset]
-    section |= {key: [one for one in section[key] if one not in absent] for key in ("training_subjects", "new_subjects")} | {"test_pictures": rule}
-    return parse_study(content)
+def tests_of(stimuli: Path) -> int:
+    """How many pictures of a file are tested on; where it is not two, as every prepared file needs, two are tested on whose scores nobody looks at."""
+    with h5py.File(stimuli, "a") as file:
+        if "left_out" not in file:  # as `split` found it
+            file["test"][:] = False
+            file["left_out"] = np.zeros(len(file["test"]), bool)
+        count = int(file["test"][:].sum())
+        if count < 2:
+            file["test"][np.flatnonzero(~file["test"][:] & ~file["left_out"][:])[: 2 - count]] = True
+    return count
 
 
 class Family:
@@ -54,22 +59,20 @@ class Family:
 
     def __init__(self, study: Study, rule: dict[str, Any], folder: Path) -> None:
         (self.dataset,) = study.datasets
-        self.study, self.folder, self.results = with_rule(study, rule, []), folder, Path(study.results)
+        content = resolved(study)
+        content["datasets"][self.dataset] |= {"test_pictures": rule}
+        self.study, self.folder, self.results = parse_study(content), folder, Path(study.results)
+        self.tested: dict[str, int] = {}
         stimuli = {self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs()}
         own = {name: (self.results / f"prepared/{self.dataset}/{name}.h5", self.results / f"embeddings/{self.dataset}/{name}.h5") for name in stimuli}
         training = sorted({self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs("train")})
         self.stimuli = {name: folder / f"{name}.h5" for name in stimuli}
-        absent = []
         for name, (pictures, embeddings) in own.items():
-            with contextlib.suppress(InputError):
+            try:
                 split(self.study, self.dataset, pictures, [own[one][0] for one in training], embeddings, [own[one][1] for one in training], self.stimuli[name])
-                with Stimuli(self.stimuli[name]) as file:
-                    if file.test.sum() >= FEWEST:
-                        continue
-            absent += [subject for _, subject in study.pairs() if study.stimuli(self.dataset, subject) == name]
-        if absent:
-            self.study = with_rule(study, rule, absent)
-            training = sorted({self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs("train")})
+            except InputError:
+                shutil.copyfile(pictures, self.stimuli[name])
+            self.tested[name] = tests_of(self.stimuli[name])
         self.embeddings = {subject: own[self.study.stimuli(self.dataset, subject)][1] for _, subject in self.study.pairs()}
         self.prepared = {subject: folder / f"{subject}.prepared.h5" for _, subject in self.study.pairs()}
         for subject, out in self.prepared.items():
@@ -102,7 +105,7 @@ class Family:
             if settings.align is not None:
                 shared, signals = place / "align", [entered[one] for one in members] if settings.closed else None
                 align(self.view("align", method, group=group), method, group, None if signals else files[0], files[1], signals, None, place / "kept", shared)
-            for subject in self.prepared:
+            for subject in self.asked():
                 if shared is None:
                     found.setdefault(method, {})[subject] = self.measured(entered[subject], None, subject)
                 elif settings.closed:
@@ -117,6 +120,10 @@ class Family:
                     )
                     found.setdefault(method, {})[subject] = self.measured(out, None, subject)
         return found
+
+    def asked(self) -> list[str]:
+        """Subjects with enough test pictures."""
+        return [subject for _, subject in self.study.pairs() if self.tested[self.study.stimuli(self.dataset, subject)] >= FEWEST]
 
     def measured(self, model: Path, entered: Path | None, subject: str) -> dict[int, float]:
         decoder = Decoder(model, entered, self.dataset, subject).to(on_device())
