@@ -75,6 +75,8 @@ class Family:
             self.tested[name] = tests_of(self.stimuli[name])
         self.embeddings = {subject: own[self.study.stimuli(self.dataset, subject)][1] for _, subject in self.study.pairs()}
         self.prepared = {subject: folder / f"{subject}.prepared.h5" for _, subject in self.study.pairs()}
+        for subject in set(self.prepared) - set(self.asked()) - {one for _, one in self.study.pairs("train")}:
+            del self.prepared[subject]  # neither trained on nor asked
         for subject, out in self.prepared.items():
             fetched = self.results / f"fetched/{self.dataset}/{subject}.json"
             pictures = self.stimuli[self.study.stimuli(self.dataset, subject)]
