@@ -30,23 +30,33 @@ def write_god(root, imagery_ids=None):
     order = RNG.permutation(len(kinds))
     kinds, values = kinds[order], values[order]
     voxels = RNG.normal(size=(len(kinds), GOD_VOXELS))
-    xyz = RNG.normal(size=(3, GOD_VOXELS)) * 30
+    xyz = write_god_subject(root / "Subject1.h5", kinds, values, voxels, GOD_ROIS)
+    write_god_pictures(root / "images", GOD_NAMES, GOD_PIXELS, TRAINING)
+    return kinds, values, voxels, xyz
+
+
+def write_god_subject(path, kinds, values, voxels, rois):
+    """A subject's trials - kind, picture's number, responses - by bdpy; the voxels' coordinates."""
     import bdpy
 
-    data = bdpy.BData()
+    data, xyz = bdpy.BData(), RNG.normal(size=(3, voxels.shape[1])) * 30
     data.add(voxels, "VoxelData")
     data.add(kinds.astype(float), "DataType")
     data.add(values, "stimulus_id")
     for axis, row in zip("xyz", xyz, strict=True):
         data.add_metadata(f"voxel_{axis}", row, where="VoxelData")
-    for name, members in GOD_ROIS.items():
-        data.add_metadata(f"ROI_{name}", np.isin(np.arange(GOD_VOXELS), members).astype(float), where="VoxelData")
-    data.save(str(root / "Subject1.h5"))
-    for k, ((synset, number), pixels) in enumerate(zip(GOD_NAMES, GOD_PIXELS, strict=True)):
-        folder = root / "images" / ("training" if k < TRAINING else "test")
+    for name, members in rois.items():
+        data.add_metadata(f"ROI_{name}", np.isin(np.arange(voxels.shape[1]), members).astype(float), where="VoxelData")
+    data.save(str(path))
+    return xyz
+
+
+def write_god_pictures(root, names, pictures, training):
+    """Pictures by the names (synset, number) of ImageNet, the first `training` of them shown in training."""
+    for k, ((synset, number), pixels) in enumerate(zip(names, pictures, strict=True)):
+        folder = root / ("training" if k < training else "test")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"n{synset:08d}_{number}.JPEG", "PNG")
-    return kinds, values, voxels, xyz
 
 
 RUN, RUNS, SESSIONS, REPEATED = 6, (11, 2, 3), 3, 4  # trials a run, runs of every session, pictures shown again

@@ -1,4 +1,4 @@
-"""config/nsd.yaml by Snakemake at reduced size: NSD's bucket and the hub stand on loopback, the pipeline is tiny and random, all else is the study's own."""
+"""config/nsd.yaml and god.yaml by Snakemake at reduced size: servers stand on loopback, the pipeline is tiny and random, all else is the studies' own."""
 
 import contextlib
 import hashlib
@@ -22,9 +22,11 @@ from workflow_clone import ROOT, Clone
 
 sys.path.insert(0, str(ROOT / "tests" / "foundations"))
 sys.path.insert(0, str(ROOT / "tests" / "serving"))
+sys.path.insert(0, str(ROOT / "tests" / "data"))
 import tiny_pipelines as tiny
 from hub_standin import Hub
-from servers import s3_site
+from layouts import write_god_pictures, write_god_subject
+from servers import http_site, s3_site
 
 PEOPLE = ("subj01", "subj02", "subj07")  # the last one new
 LICENCES = (
@@ -35,10 +37,10 @@ LICENCES = (
 )
 
 
-def reduced() -> dict:
-    """config/nsd.yaml with fewer people, trials, steps and samples, and without the measures whose networks are hundreds of megabytes."""
-    study = yaml.safe_load((ROOT / "config" / "nsd.yaml").read_text()) | {"picture_size": tiny.SIZE // 2, "threads": 1}
-    study["datasets"]["nsd"] |= {"training_subjects": list(PEOPLE[:-1]), "sessions": 2}
+def reduced(name: str, **data) -> dict:
+    """A study of config/ with other data, fewer trials, steps and samples, and without the measures whose networks are hundreds of megabytes."""
+    study = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()) | {"picture_size": tiny.SIZE // 2, "threads": 1}
+    study["datasets"][name] |= data
     study["foundations"]["diffusion"]["size"] = tiny.SIZE
     study["methods"]["unimind"]["body"] |= {"width": 16, "depth": 1}
     study["methods"]["unimind"]["align"]["training"] |= {"steps": 20, "batch_size": 32, "validate_every": 10}
@@ -82,7 +84,7 @@ def warm(clone: Clone, environment: dict[str, str]) -> Iterator[dict[str, str]]:
 @pytest.mark.longest
 def test_the_study_of_nsd_runs_to_its_report(tmp_path):
     clone = Clone.make(tmp_path / "unimind", standin=False)
-    configfile = clone.study(reduced())
+    configfile = clone.study(reduced("nsd", training_subjects=list(PEOPLE[:-1]), sessions=2))
     bucket = nsd_bucket(tmp_path / "nsd", training=PEOPLE[:-1], new=PEOPLE[-1:])
     with Hub() as hub, s3_site({"natural-scenes-dataset": bucket}) as s3:
         hub.repositories = repositories(tmp_path / "pipeline")
@@ -111,3 +113,45 @@ def test_the_study_of_nsd_runs_to_its_report(tmp_path):
     assert {("unimind", "new"), ("ridge", "new"), ("unimind", "train")} <= set(zip(table.method, table.role, strict=True))
     budgets = pd.read_csv(results / "tables/adaptation.csv")
     assert set(budgets.method) == {"unimind", "ridge", "closed-form"} and set(budgets.trials.astype(str)) == {"40", "150"}
+
+
+def god_site(root: Path, people: tuple[str, ...]) -> dict[str, bytes]:
+    """Subjects' files of GOD by bdpy, and beside them the pictures: every voxel a linear sum of the picture's coarse colours, with noise."""
+    random = np.random.default_rng(0)
+    training, tests, repeats, voxels = 90, 12, 3, 60
+    names = [(1443537 + 97 * k, 22563 + k) for k in range(training + tests)]
+    values = np.array([float(f"{synset}.{number:06d}") for synset, number in names])
+    coarse = random.integers(0, 256, (len(names), 4, 4, 3), dtype=np.uint8)
+    write_god_pictures(root / "images", names, coarse.repeat(8, 1).repeat(8, 2), training)
+    shown = np.r_[np.arange(training), np.tile(np.arange(training, training + tests), 2 * repeats)]
+    kinds = np.r_[np.full(training, 1), np.full(tests * repeats, 2), np.full(tests * repeats, 3)]
+    for person in people:
+        signal = (coarse.reshape(len(names), -1) / 255 - 0.5) @ random.normal(size=(48, voxels))
+        own = signal[shown] * np.where(kinds == 3, 0.5, 1)[:, None] + random.normal(size=(len(shown), voxels))
+        write_god_subject(root / f"{person}.h5", kinds, values[shown], own, {"VC": range(voxels)})
+    return {f"/{person}.h5": (root / f"{person}.h5").read_bytes() for person in people}
+
+
+@pytest.mark.longest
+def test_the_study_of_god_runs_to_its_report(tmp_path):
+    pytest.importorskip("bdpy", reason="bdpy writes GOD's files here; it needs Python < 3.12")
+    clone, people = Clone.make(tmp_path / "unimind", standin=False), ("Subject1", "Subject2", "Subject5")
+    (tmp_path / "god").mkdir()
+    served = god_site(tmp_path / "god", people)
+    study = reduced("god", training_subjects=list(people[:-1]), images=str(tmp_path / "god" / "images"))
+    study["evaluation"]["metrics"] = ["pixcorr", "ssim", "identification", "embedding_error"]
+    configfile = clone.study(study)
+    with Hub() as hub, http_site(files=served) as http:
+        hub.repositories = repositories(tmp_path / "pipeline")
+        servers = {"no_proxy": "127.0.0.1", "UNIMIND_MIRROR_GOD": http.address, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        with warm(clone, servers) as environment:
+            done = clone.snakemake("--configfile", str(configfile), configfile=None, cores=1, **environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    results = clone.folder / "results/god"
+    assert "drawn by Stable Diffusion under IP-Adapter" in (results / "report.html").read_text()
+    table = pd.read_csv(results / "tables/reconstruction.csv")
+    assert {("unimind", "new"), ("closed-form", "new"), ("ridge", "train")} <= set(zip(table.method, table.role, strict=True))
+    imagined = pd.read_csv(results / "tables/decoding.csv")
+    assert set(imagined.method) >= {"unimind", "ridge"} and {"candidate_identification"} <= set(imagined.metric) and len(imagined.subject.unique()) == 3
+    budgets = pd.read_csv(results / "tables/adaptation.csv")
+    assert set(budgets.method) == {"unimind", "ridge", "closed-form"}
