@@ -23,7 +23,7 @@ DIM, LATENT, FEATURES = 1024, (4, 32, 32), 200
 HELD_OUT = 0.1
 UNIMIND: dict[str, Any] = {
     "enter": {"kind": "decoded"}, "body": {"kind": "mlp", "width": 1024, "depth": 2, "dropout": 0.3},
-    "align": {"losses": {"siamese": 0.0, "softclip": 0.6}, "temperature": 0.1, "noise": 0.4},
+    "align": {"losses": {"siamese": 0.0, "softclip": 0.6}, "retrieval_head": True, "temperature": 0.1, "noise": 0.4},
     "sampling": {"strength": 0.5},
 }  # fmt: skip
 VIT = {"kind": "vit", "width": 1024, "depth": 24, "heads": 16, "patch": 16}
