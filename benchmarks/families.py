@@ -139,7 +139,8 @@ class Family:
 
 
 def shown(values: list[np.ndarray], sign: str = "") -> str:
-    """Mean over subjects of means over pictures, and its interval."""
+    """Mean over subjects that were asked of means over pictures, and its interval."""
+    values = [one for one in values if len(one)]
     low, high = bootstrap(values, 2000, 0)
     return f"{np.mean([one.mean() for one in values]):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
