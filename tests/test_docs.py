@@ -79,6 +79,7 @@ NOT_RUN = {
     "python benchmarks/linear_share.py config/config.yaml": "the embedded study, finished",
     "python benchmarks/mindvis.py": "the embedded study, finished, and minutes",
     "python benchmarks/mindvis.py config/config.yaml": "the same",
+    "python benchmarks/families.py config/macaque_v4.yaml --methods unimind ridge": "that study, finished, and ten minutes",
     "python benchmarks/samplers.py config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
     "python benchmarks/one_trial.py": "what it times is tested by tests/workflow/test_decoding.py",
     "python benchmarks/one_trial.py --study config/config.yaml --dataset simulated --subject subj01": "results of the embedded study",
