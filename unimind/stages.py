@@ -348,8 +348,7 @@ STAGES: dict[str, Stage] = {
          "diffusion": "file?", "autoencoder": "file?", "features": "file?", "stimuli": "file", **_TEACHERS, **_TRAINED},
         reads=("seed", "picture_size", "methods.{method}: enter body adapt trained_on scope", "methods.{method}.sampling -samples -chosen_by",
                "signals(method)", "methods.{method}.align: losses margin temperature in_sample retrieval_head", "transfer -methods -baselines",
-               "evaluation -batch_size",
-               DATASET, "role(dataset, subject)"),
+               "evaluation -batch_size", DATASET, "role(dataset, subject)"),
         knows=(LABEL, BATCH, "role()"), code_of=_code_of_transfer, memory=24000, minutes=1440, gpu=True, parallel=True,
     ),
     "tabulate": Stage(
