@@ -43,7 +43,7 @@ Scores = dict[str, dict[str, dict[int, float]]]
 
 
 def tests_of(stimuli: Path) -> int:
-    """How many pictures of a file are tested on; where it is not two, as every prepared file needs, two are tested on whose scores nobody looks at."""
+    """How many pictures of a file are tested on; of fewer than two, which no prepared file may have, others make up two whose scores nobody looks at."""
     with h5py.File(stimuli, "a") as file:
         if "left_out" not in file:  # as `split` found it
             file["test"][:] = False

@@ -192,8 +192,7 @@ def _perceived(
     for file in files:
         method, stimulus = str(file.attrs["method"]), file["stimulus"][:].astype(int)
         rows = np.flatnonzero([row in place_of for row in stimulus.tolist()])
-        predicted = Predicted.read(file, rows)
-        if method not in methods or not len(rows) or predicted is None:
+        if method not in methods or not len(rows) or (predicted := Predicted.read(file, rows)) is None:
             continue
         truth = np.array([place_of[row] for row in stimulus[rows].tolist()])
         pictures_of = _shown(file, joined, rows)
