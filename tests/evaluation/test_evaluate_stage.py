@@ -17,6 +17,7 @@ from independent_table import moved, noisy, random_weights
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
+from unimind.blocks import Blocks
 from unimind.cli import main
 from unimind.data.drawn import combinations, draw
 from unimind.errors import InputError
@@ -24,7 +25,7 @@ from unimind.evaluation.evaluate import evaluate, read_pairs
 from unimind.evaluation.measures import MEASURES
 from unimind.evaluation.metrics import retrieval
 from unimind.evaluation.networks import WEIGHTS_OF
-from unimind.evaluation.panel import Panel, Whole, measure
+from unimind.evaluation.panel import Panel, Whole, measure, measured_in
 from unimind.evaluation.pictures import Joined, PictureSet, resize
 from unimind.evaluation.score import summarise
 from unimind.evaluation.statistics import bootstrap
@@ -200,6 +201,35 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
     for name in set(wanted) - {"nway_top1", "fid_torchvision", "inception"}:
         lower = MEASURES[name].better == "lower"
         assert (np.mean(found["permuted"][name]) > np.mean(found["truth"][name])) == lower, name
+
+
+def test_what_is_measured_in_blocks_is_what_is_measured_at_once_and_no_block_is_made_twice(squeezenet, fakes, tmp_path, monkeypatch):
+    """Every kind of measure; rows that share a picture, that give every picture two truths, and of several samples."""
+    folder = write_foundations(tmp_path)
+    truths, n = draw(combinations("foundations", 2, 11), 48).images, 11
+    pictures = np.concatenate([truths, noisy(truths, 40), noisy(truths, 90)])
+    rows = {"one": n + np.arange(n), "chance": n + derangement(n), "mean": np.zeros(n, int), "samples": np.stack([n + np.arange(n), 2 * n + np.arange(n)], 1)}
+    wanted = ["mse", "ssim", "alexnet2", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance"]
+    with random_weights(["alexnet2"]) as (weights, _):
+        panel = Panel.of(wanted, weights, squeezenet, folder / "embedding", folder / "classifier")
+        whole = measure(panel, PictureSet(truths), PictureSet(pictures), rows, 4)
+        monkeypatch.setattr("unimind.evaluation.pairs.TRUTHS_A_BLOCK", 3)
+        monkeypatch.setattr("unimind.evaluation.pairs.PICTURES_A_BLOCK", 5)
+        monkeypatch.setattr("unimind.evaluation.panel.PICTURES_A_BLOCK", 5)
+
+        def kept():
+            return measured_in(Blocks(tmp_path / "kept", "a"), panel, PictureSet(truths), PictureSet(pictures), rows, 4, lambda network: None)()
+
+        first = kept()
+        with monkeypatch.context() as context:
+            context.setattr(PictureSet, "batch", None)
+            again = kept()
+    for row, measures in whole.items():
+        assert measures.keys() == first[row].keys() == again[row].keys()
+        for name, values in measures.items():
+            numbers = [one.value if isinstance(one, Whole) else one for one in (values, first[row][name], again[row][name])]
+            np.testing.assert_allclose(numbers[1], numbers[0], rtol=1e-5, atol=1e-6, err_msg=f"{row} {name}")
+            np.testing.assert_array_equal(numbers[2], numbers[1])
 
 
 def test_retrieval_of_permuted_predictions_is_at_chance_and_of_the_truth_perfect():

@@ -2,7 +2,11 @@
 
 import contextlib
 import json
+import os
+import re
 import shutil
+import signal
+import socket
 from pathlib import Path
 
 import h5py
@@ -10,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from apart import killed, started
 from evaluation_fakes import Embedding, only
 from safetensors.torch import save_file
 
@@ -343,6 +348,54 @@ def test_results_do_not_depend_on_the_batch_size(tiny):
     for row, measures in first.items():
         for name, entry in measures.items():
             assert second[row][name]["value"] == pytest.approx(entry["value"], rel=1e-5, abs=1e-6), (row, name)
+
+
+def score_until(root, features, out, blocks=-1, rank=0, processes=1, port=None):
+    """The tiny study scored, or one process's part of it, in small blocks; dies of SIGKILL before its next block."""
+    from evaluation_fakes import Classifier
+
+    from unimind.evaluation import pairs, panel
+    from unimind.evaluation.score import score
+
+    pairs.TRUTHS_A_BLOCK = pairs.PICTURES_A_BLOCK = panel.PICTURES_A_BLOCK = 3
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    made, save = [], np.savez
+
+    def counted(*given, **arrays):
+        if len(made) == blocks:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made.append(save(*given, **arrays))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unimind.foundations.load_embedding", Embedding)
+        patch.setattr("unimind.foundations.load_classifier", Classifier)
+        patch.setattr(np, "savez", counted)
+        given = ("controls.h5", features, "stimuli.h5", "subj01.h5", "embeddings.h5", "foundations/embedding", "foundations/classifier", out)
+        study = parse_study(json.loads((root / "study.json").read_text()))
+        score(study, "sim", "subj01", [root / "good-subj01.h5", root / "poor-subj01.h5"], *(root / name for name in given))
+
+
+def test_a_killed_scoring_goes_on_and_two_processes_score_as_one_does_with_equal_bytes(tiny, capsys):
+    (tiny.root / "study.json").write_text(tiny.study.model_dump_json(exclude_unset=True))
+    features = tiny.features()
+    score_until(tiny.root, features, "whole")
+    expected = {path.name: path.read_bytes() for path in (tiny.root / "whole").iterdir()}
+    assert expected.keys() == {"good.json", "poor.json"}
+    assert killed(started(score_until, tiny.root, features, "cut", 7)) and not (tiny.root / "cut").exists()
+    capsys.readouterr()
+    score_until(tiny.root, features, "cut")
+    assert "continuing after 3 of 3 blocks" in (told := capsys.readouterr().err) and re.search(r"continuing after [12] of", told)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [started(score_until, tiny.root, features, "both", -1, rank, 2, port) for rank in range(2)]
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    for out in ("cut", "both"):
+        assert {path.name: path.read_bytes() for path in (tiny.root / out).iterdir()} == expected
+    assert not list(tiny.root.glob(".*partial"))
 
 
 def test_files_that_do_not_belong_together_are_refused(tiny):

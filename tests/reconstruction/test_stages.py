@@ -12,6 +12,7 @@ import pytest
 import torch
 from apart import killed, started
 
+from unimind.blocks import Blocks, Work
 from unimind.data.prepared import FurtherTrials, PreparedSubject, write_further, write_prepared
 from unimind.data.shapes import shapes
 from unimind.errors import InputError
@@ -24,7 +25,6 @@ from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.decode import decode
-from unimind.reconstruction.draw import kept_blocks
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
@@ -368,7 +368,9 @@ def test_blocks_are_made_once_and_those_of_another_mark_not_used(tmp_path):
         return {"rows": rows * 10}
 
     def run(mark):
-        return np.concatenate([content["rows"] for _, content in kept_blocks(tmp_path, mark, 10, 4, make, "")]).tolist()
+        blocks, work = Blocks(tmp_path, mark), Work("rows", 10, 4, make, "")
+        blocks.make(work)
+        return np.concatenate([content["rows"] for _, content in blocks.read(work)]).tolist()
 
     with pytest.raises(InterruptedError):
         run("a")

@@ -67,6 +67,49 @@ def test_two_processes_write_the_one_model_that_one_process_writes(files, tmp_pa
     assert "Nothing to be done" in snakemake(one, MODEL, "--dry-run", "--allowed-rules", "pretrain_encoder")  # another number trains nothing again
 
 
+SHARED = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from tiny_training import CONVMIXER, LOSSES, TRAINING, study_of_methods
+from unimind.training.adapt import adapt
+from unimind.training.align import align
+
+files, out = Path(sys.argv[2]), Path(sys.argv[3])
+training = TRAINING | {"batch_size": 25}
+built = {"siamese": 0.0, "softclip": 0.5, "reconstruction": 1.0}
+method = {
+    "enter": {"kind": "embedder", "pooled": 16, "bottleneck": 8, "size": 32, "dropout": 0.0}, "body": CONVMIXER,
+    "align": {"losses": LOSSES | {"reconstruction": 1.0, "cycle": 1.0}, "mixco": 0.5, "training": training},
+    "adapt": {"losses": built | {"siamese": 1.0}, "mix_training": 0.25, "training": training},
+}
+study = study_of_methods(m=method)
+prepared, embeddings = [files / "subj01.h5", files / "subj02.h5"], [files / "embeddings.h5"] * 2
+align(study, "m", "sim", prepared, embeddings, None, None, out / "1", out / "aligned")
+new = files / "subj03.h5", files / "embeddings.h5"
+adapt(study, "m", "sim", "subj03", *new, out / "aligned", out / "2", out / "adapted", training_prepared=prepared, training_embeddings=embeddings)
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_three_processes_are_compared_with_each_other(files, tmp_path):
+    """All losses, those of pairs of rows and of rows that have builders among them: the models are those of one process."""
+    (tmp_path / "shared.py").write_text(SHARED)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "UNIMIND_DEVICE": "cpu"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    for processes in (1, 3):
+        given = [tmp_path / "shared.py", Path(__file__).parent, files, tmp_path / str(processes)]
+        done = subprocess.run([*launch, f"--nproc-per-node={processes}", *map(str, given)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("aligned", "adapted"):
+        first, second = (load_file(tmp_path / processes / name / "model.safetensors") for processes in ("1", "3"))
+        assert first.keys() == second.keys()
+        assert any(not torch.equal(second[name], tensor) for name, tensor in first.items())  # sums of three shares, not the same sums
+        for key, tensor in first.items():
+            torch.testing.assert_close(second[key], tensor, rtol=1e-3, atol=1e-5, msg=f"{name}: {key}")
+
+
 def commands(folder: Path, *arguments: str) -> dict[str, str]:
     """The beginning of each stage's command that a dry run prints."""
     lines = snakemake(folder, "--dry-run", "--printshellcmds", *arguments).splitlines()
@@ -75,13 +118,12 @@ def commands(folder: Path, *arguments: str) -> dict[str, str]:
 
 
 def test_only_what_can_be_shared_out_is_spread(files, tmp_path):
-    place(files, tmp_path / "apart", {}, processes=3)
-    place(files, tmp_path / "together", {"siamese": 1.0}, processes=3)
-    apart, together = commands(tmp_path / "apart"), commands(tmp_path / "together")
-    for command in (apart["pretrain"], apart["align"], apart["adapt"], together["pretrain"], apart["foundation --name diffusion"], apart["reconstruct"]):
-        assert " accelerate.commands.launch --multi_gpu " in command and " --num_processes 3 " in command
-    for command in (together["align"], together["adapt"], apart["score"], apart["embed"], apart["foundation --name embedding"]):
-        assert command.startswith("python -m unimind")
+    place(files, tmp_path / "run", {"siamese": 1.0}, processes=3)
+    found = commands(tmp_path / "run")
+    for stage in ("pretrain", "align", "adapt", "foundation --name diffusion", "reconstruct", "score"):
+        assert " accelerate.commands.launch --multi_gpu " in found[stage] and " --num_processes 3 " in found[stage]
+    for stage in ("embed", "foundation --name embedding"):
+        assert found[stage].startswith("python -m unimind")
 
 
 def test_a_cluster_is_asked_for_one_card_per_process_on_one_node(files, tmp_path):

@@ -20,7 +20,8 @@ from unimind.data.prepared import SPLITS
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
-from unimind.evaluation.panel import PAIRS_AT_ONCE, Panel, paired
+from unimind.evaluation.pairs import PAIRS_AT_ONCE, paired
+from unimind.evaluation.panel import Panel
 from unimind.evaluation.pictures import Joined, PictureSet, resize, slices
 
 #: Side of the middle of a picture, as a share of the picture's: cut so, it still shows the same.
@@ -246,15 +247,15 @@ class Perceptual:
         asked, row = np.unique(distinct[:, 0], return_inverse=True)
         local, size = np.stack([row.ravel(), place.ravel()], 1), min(batch_size, PAIRS_AT_ONCE)
         if (maps := self.maps) is None:
-            values, _ = paired(
+            found = paired(
                 first.subset(asked), second.subset(used), local, lambda x: (m.LowLevel.of(x.to(networks.device())), None),
                 lambda a, b: 1 - a.ssim(b)[:, None], size, self.shown_as,
             )  # fmt: skip
         else:
-            values, _ = paired(
+            found = paired(
                 first.subset(asked), second.subset(used), local, lambda x: (maps(x)[0], None), lambda a, b: m.squared_distance(a, b)[:, None], size,
                 self.shown_as,
             )  # fmt: skip
-        found = np.empty(len(pairs))
-        found[order] = values[back.ravel(), 0]
-        return found
+        distances = np.empty(len(pairs))
+        distances[order] = found()[0][back.ravel(), 0]
+        return distances

@@ -13,17 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from unimind.blocks import Arrays, Blocks, Work
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
 from unimind.evaluation.measures import FEW_FOR_A_SET, MEASURES, SIMILARITY, of_kind
+from unimind.evaluation.pairs import PAIRS_AT_ONCE, PICTURES_A_BLOCK, paired
 from unimind.evaluation.pictures import SIDE, PictureSet, slices
 from unimind.progress import say, track
 
 COMPARED = of_kind("two-way", "distance")  # through the correlations of feature vectors
-# Results depend on neither of these.
-PAIRS_AT_ONCE = 8  # truths per step of the pair measures, whose maps are large
-MAPS_AT_ONCE = 2  # pictures whose maps are made together on a CPU: more than two, and they leave its caches
-
 R = TypeVar("R", bound=Hashable)
 
 
@@ -158,7 +156,7 @@ def measure(
     rows : mapping to int arrays (n,) or (n, k)
         Which picture stands for truth j; with k columns, k samples of it.
     batch_size : int
-        PictureSet per forward pass; results do not depend on it beyond float rounding.
+        Pictures per forward pass; results do not depend on it beyond float rounding.
     stored : callable
         Gives the truths' features of a network where a file has them, in a dictionary that is used up; by default they are computed.
 
@@ -169,41 +167,33 @@ def measure(
         vectors: the pair measures would cost as much again for every sample. Beside the measures, `similarity`: the
         correlation of each picture's features with its truth's, in the network of `Panel.similarity`.
     """
-    result: dict[R, dict[str, np.ndarray | Whole]] = {row: {} for row in rows}
+    return measured_in(Blocks(), panel, truths, pictures, rows, batch_size, stored)()
+
+
+def measured_in(
+    blocks: Blocks,
+    panel: Panel,
+    truths: PictureSet,
+    pictures: PictureSet,
+    rows: Mapping[R, np.ndarray],
+    batch_size: int,
+    stored: Callable[[networks.Network], dict[str, np.ndarray] | None],
+) -> Callable[[], dict[R, dict[str, "np.ndarray | Whole"]]]:
+    """As `measure`, in blocks that are kept; what it gives puts them together, and is called when all are made (`Blocks.all_made`)."""
     used = np.unique(np.concatenate([index.ravel() for index in rows.values()]))
-    pictures, rows = pictures.subset(used), {row: np.searchsorted(used, index) for row, index in rows.items()}
-    pairs, places = _pairs({row: index for row, index in rows.items() if index.ndim == 1})
-    every, where = _pairs(rows)
-    low = [name for name in of_kind("pixels") if name in panel.wanted]
-    if low:
-
-        def compare(a: m.LowLevel, b: m.LowLevel) -> torch.Tensor:
-            return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in low], 1)
-
-        values, _ = paired(
-            truths, pictures, pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare, min(batch_size, PAIRS_AT_ONCE), "low-level measures"
-        )
-        _spread(result, places, dict(zip(low, values.T, strict=True)))
-    for names, maps in _map_networks(panel):
-        values, pooled = paired(
-            truths, pictures, pairs, maps, lambda a, b: m.squared_distance(a, b)[:, None], min(batch_size, PAIRS_AT_ONCE), maps.shown_as,
-            only_pictures=names == ["squeezenet"],
-        )  # fmt: skip
-        for name in names:
-            if name != "squeezenet":
-                _spread(result, places, {name: values[:, 0]})
-        if "squeezenet" in names:
-            assert pooled is not None
-            truth, others = (m.standardise(torch.from_numpy(p)) for p in pooled)
-            found = _Compared(every, panel)
-            for part in slices(len(others), batch_size):
-                found.add("squeezenet", part, (truth @ others[part].T).numpy())
-            _spread(result, where, found.values)
+    measurement = _Measurement(panel, truths, pictures.subset(used), {row: np.searchsorted(used, index) for row, index in rows.items()}, batch_size, blocks)
+    finish = [measurement.pixels(), *(measurement.maps(names, maps) for names, maps in _map_networks(panel))]
     for network in panel.vectors:
-        known = stored(network)
-        _measure_network(panel, network, known or _vectors(network, truths, batch_size), pictures, rows, every, where, batch_size, result)
+        finish.append(measurement.vectors(network, stored))
         network.release()
-    return result
+
+    def together() -> dict[R, dict[str, np.ndarray | Whole]]:
+        result: dict[R, dict[str, np.ndarray | Whole]] = {row: {} for row in rows}
+        for put_into in finish:
+            put_into(result)
+        return result
+
+    return together
 
 
 def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
@@ -211,65 +201,147 @@ def _map_networks(panel: Panel) -> list[tuple[list[str], networks.Maps]]:
     return [([name for name in names if name in panel.wanted], maps) for names, maps in known if maps is not None]
 
 
-class _Compared:
-    """What is made, batch by batch, of features that every picture is compared with the truths by: measure -> value of every pair."""
+class _Measurement:
+    """The works of one measurement. Each is made when its method is called, which gives the function that puts its values into the result."""
 
-    def __init__(self, pairs: np.ndarray, panel: Panel) -> None:
-        self.similarity = panel.similarity
+    def __init__(self, panel: Panel, truths: PictureSet, pictures: PictureSet, rows: Mapping[Any, np.ndarray], batch_size: int, blocks: Blocks) -> None:
+        self.panel, self.truths, self.pictures, self.rows, self.batch_size, self.blocks = panel, truths, pictures, rows, batch_size, blocks
+        self.pairs, self.places = _pairs({row: index for row, index in rows.items() if index.ndim == 1})
+        self.every, self.where = _pairs(rows)
+
+    def pixels(self) -> Callable[[dict], None]:
+        """Measures of the pictures' own values."""
+        low = [name for name in of_kind("pixels") if name in self.panel.wanted]
+        if not low:
+            return lambda result: None
+
+        def compare(a: m.LowLevel, b: m.LowLevel) -> torch.Tensor:
+            return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in low], 1)
+
+        found = paired(
+            self.truths, self.pictures, self.pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare,
+            min(self.batch_size, PAIRS_AT_ONCE), "low-level measures", blocks=self.blocks, name="pixels",
+        )  # fmt: skip
+        return lambda result: _spread(result, self.places, dict(zip(low, found()[0].T, strict=True)))
+
+    def maps(self, names: list[str], maps: networks.Maps) -> Callable[[dict], None]:
+        """Distances of a network's feature maps, and two-way identification by the last one's average."""
+        distances, pooled = [name for name in names if name != "squeezenet"], "squeezenet" in names
+        found = paired(
+            self.truths, self.pictures, self.pairs if distances else np.empty((0, 2), int), maps, lambda a, b: m.squared_distance(a, b)[:, None],
+            min(self.batch_size, PAIRS_AT_ONCE), maps.shown_as, pooled, self.blocks, names[0],
+        )  # fmt: skip
+
+        def put_into(result: dict) -> None:
+            values, vectors = found()
+            for name in distances:
+                _spread(result, self.places, {name: values[:, 0]})
+            if vectors is not None:
+                truth, others = (m.standardise(torch.from_numpy(own)) for own in vectors)
+                compared = _Compared(self.every, self.panel.similarity)
+                for part in slices(len(others), self.batch_size):
+                    compared.add("squeezenet", part.start, (truth @ others[part].T).numpy())
+                _spread(result, self.where, compared.values())
+
+        return put_into
+
+    def vectors(self, network: networks.Network, stored: Callable[[networks.Network], dict[str, np.ndarray] | None]) -> Callable[[dict], None]:
+        """Measures of one network's feature vectors: compared batch by batch and forgotten, but for those that scores of whole sets need."""
+        device = networks.device()
+        sets = [name for name in network.measures if MEASURES[name].kind == "set"]
+        classes = [name for name in network.measures if MEASURES[name].kind == "class"]
+        of_sets = np.unique(np.concatenate([index for index in self.rows.values() if index.ndim == 1])) if sets else np.empty(0, int)
+        truth: dict[str, np.ndarray] = {}
+        unit: dict[str, torch.Tensor] = {}
+
+        def read() -> None:  # wide features are taken out of `truth`: one copy of them is enough
+            if not truth and not unit:
+                truth.update(stored(network) or _vectors(network, self.truths, self.batch_size))
+                unit.update({name: m.standardise(torch.from_numpy(truth.pop(name)).to(device)) for name in network.measures if name in COMPARED})
+
+        def made(numbers: np.ndarray) -> Arrays:
+            read()
+            compared, kept = _Compared(self.every, self.panel.similarity), {"logits": [], "pooled": []}  # type: ignore[var-annotated]
+            for part in slices(len(numbers), self.batch_size):
+                own = numbers[part]
+                values = network(self.pictures.batch(own))
+                for name, truths in unit.items():
+                    compared.add(name, own[0], (truths @ m.standardise(values[name].to(device)).T).cpu().numpy())
+                for name in classes:
+                    function, logits = getattr(m, MEASURES[name].computed_by), values["logits"].numpy()
+                    compared.put(name, own[0], len(own), lambda here, of: function(truth["logits"][of], logits[here]))  # noqa: B023
+                for key, parts in kept.items():
+                    if sets and key in values:
+                        parts.append(values[key].numpy()[np.isin(own, of_sets)])
+            return compared.parts() | {f"set {key}": np.concatenate(parts) for key, parts in kept.items() if parts}
+
+        work = Work(network.name, len(self.pictures), PICTURES_A_BLOCK, made, network.shown_as)
+        self.blocks.make(work)
+        unit.clear()
+
+        def put_into(result: dict) -> None:
+            compared, kept = _Compared(self.every, self.panel.similarity), {"logits": [], "pooled": []}  # type: ignore[var-annotated]
+            for _, content in self.blocks.read(work):
+                for key, parts in kept.items():
+                    if f"set {key}" in content:
+                        parts.append(content.pop(f"set {key}"))
+                compared.take(content)
+            _spread(result, self.where, compared.values())
+            for row, index in self.rows.items():
+                at = np.searchsorted(of_sets, index)
+                for name in sets if index.ndim == 1 else ():
+                    if MEASURES[name].computed_by == "inception_score":
+                        result[row][name] = Whole(*m.inception_score(np.concatenate(kept["logits"])[at]))
+                    elif len(index) > 1:
+                        read()
+                        result[row][name] = Whole(m.fid(truth["pooled"], np.concatenate(kept["pooled"])[at]))
+
+        return put_into
+
+
+class _Compared:
+    """What is made, batch by batch, of features that every picture is compared with the truths by: measure -> value of every pair.
+
+    Parameters
+    ----------
+    pairs : int array (p, 2)
+        (truth, picture); batches of pictures come in ascending order.
+    similarity : str or None
+        The measure whose correlations of pictures with their own truths are kept as well.
+    """
+
+    def __init__(self, pairs: np.ndarray, similarity: str | None) -> None:
+        self.similarity = similarity
         self.order = np.argsort(pairs[:, 1], kind="stable")
         self.truth, self.picture = pairs[self.order].T
-        self.values: dict[str, np.ndarray] = {}
+        self.found: dict[str, list[np.ndarray]] = {}
 
-    def put(self, name: str, part: slice, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        """Values of the pairs of pictures `part`: of (the pictures' places in the batch, their truths)."""
-        start, stop = np.searchsorted(self.picture, [part.start, part.stop])
-        values = self.values.setdefault(name, np.empty(len(self.order)))
-        values[self.order[start:stop]] = function(self.picture[start:stop] - part.start, self.truth[start:stop])
+    def put(self, name: str, first: int, count: int, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Values of the pairs of `count` pictures from `first` on: of (the pictures' places among these, their truths)."""
+        start, stop = np.searchsorted(self.picture, [first, first + count])
+        values = function(self.picture[start:stop] - first, self.truth[start:stop])
+        self.found.setdefault(name, []).append(np.asarray(values, float))
 
-    def add(self, name: str, part: slice, r: np.ndarray) -> None:
-        """The correlations (n, b) of every truth with the pictures of a batch."""
+    def add(self, name: str, first: int, r: np.ndarray) -> None:
+        """The correlations (n, b) of every truth with b pictures from `first` on."""
         function = getattr(m, MEASURES[name].computed_by)
-        self.put(name, part, lambda here, own: function(r[:, here], own))
+        self.put(name, first, r.shape[1], lambda here, own: function(r[:, here], own))
         if name == self.similarity:
-            self.put("similarity", part, lambda here, own: r[own, here])
+            self.put("similarity", first, r.shape[1], lambda here, own: r[own, here])
 
+    def take(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Values of the pictures that come next, as `parts` gave them."""
+        for name, values in parts.items():
+            self.found.setdefault(name, []).append(values)
 
-def _measure_network(
-    panel: Panel,
-    network: networks.Network,
-    truth: dict[str, np.ndarray],
-    pictures: PictureSet,
-    rows: Mapping[R, np.ndarray],
-    every: np.ndarray,
-    where: dict[R, np.ndarray],
-    batch_size: int,
-    result: dict[R, dict[str, "np.ndarray | Whole"]],
-) -> None:
-    """Measures of one network's feature vectors, written into `result`; wide features are taken out of `truth`, one copy of them is enough."""
-    device, found = networks.device(), _Compared(every, panel)
-    unit = {name: m.standardise(torch.from_numpy(truth.pop(name)).to(device)) for name in network.measures if name in COMPARED}
-    classes = [name for name in network.measures if MEASURES[name].kind == "class"]
-    sets = [name for name in network.measures if MEASURES[name].kind == "set"]
-    of_sets = np.unique(np.concatenate([index for index in rows.values() if index.ndim == 1])) if sets else np.empty(0, int)
-    kept: dict[str, list[np.ndarray]] = {"logits": [], "pooled": []}
-    for part in track(list(slices(len(pictures), batch_size)), network.shown_as):
-        values = network(pictures.batch(np.arange(part.start, part.stop)))
-        for name, truths in unit.items():
-            found.add(name, part, (truths @ m.standardise(values[name].to(device)).T).cpu().numpy())
-        for name in classes:
-            function, logits = getattr(m, MEASURES[name].computed_by), values["logits"].numpy()
-            found.put(name, part, lambda here, own: function(truth["logits"][own], logits[here]))  # noqa: B023
-        for key, parts in kept.items():
-            if sets and key in values:
-                parts.append(values[key].numpy()[of_sets[(of_sets >= part.start) & (of_sets < part.stop)] - part.start])
-    _spread(result, where, found.values)
-    for row, index in rows.items():
-        at = np.searchsorted(of_sets, index)
-        for name in sets if index.ndim == 1 else ():
-            if MEASURES[name].computed_by == "inception_score":
-                result[row][name] = Whole(*m.inception_score(np.concatenate(kept["logits"])[at]))
-            elif len(index) > 1:
-                result[row][name] = Whole(m.fid(truth["pooled"], np.concatenate(kept["pooled"])[at]))
+    def parts(self) -> dict[str, np.ndarray]:
+        """Values so far, by pictures."""
+        return {name: np.concatenate(parts) for name, parts in self.found.items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Values (p,) in the order of the pairs, when all pictures have come."""
+        back = np.argsort(self.order)
+        return {name: values[back] for name, values in self.parts().items()}
 
 
 def _pairs(rows: Mapping[R, np.ndarray]) -> tuple[np.ndarray, dict[R, np.ndarray]]:
@@ -285,100 +357,6 @@ def _spread(result: dict[R, dict[str, "np.ndarray | Whole"]], places: Mapping[R,
     for row, place in places.items():
         for name, value in values.items():
             result[row][name] = value[place].astype(float)
-
-
-def chained(pairs: np.ndarray, n: int) -> np.ndarray:
-    """An order of the n truths in which those that are compared with the same picture follow each other.
-
-    The row `chance` compares every picture with a second truth; so ordered, both fall into one batch but for its ends.
-    """
-    pictures, place, counts = np.unique(pairs[:, 1], return_inverse=True, return_counts=True)
-    partners: list[list[int]] = [[] for _ in range(n)]
-    for picture in np.flatnonzero(counts == 2):
-        a, b = pairs[place == picture, 0].tolist()
-        partners[a].append(b)
-        partners[b].append(a)
-    order: list[int] = []
-    seen = np.zeros(n, bool)
-    for start in range(n):
-        here: int | None = start
-        while here is not None and not seen[here]:
-            seen[here] = True
-            order.append(here)
-            here = next((other for other in partners[here] if not seen[other]), None)
-    return np.array(order, int)
-
-
-def paired(
-    truths: PictureSet,
-    pictures: PictureSet,
-    pairs: np.ndarray,
-    prepare: Callable[[torch.Tensor], tuple[Any, torch.Tensor | None]],
-    compare: Callable[[Any, Any], torch.Tensor],
-    batch_size: int,
-    label: str,
-    only_pictures: bool = False,
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """Compare pictures with truths pair by pair, preparing each truth once and each picture once per batch of truths.
-
-    Parameters
-    ----------
-    pairs : int array (p, 2)
-        (truth, picture), sorted by truth.
-    prepare : callable
-        PictureSet (b, 3, H, W) -> what is compared (to be sliced), and a vector per picture or None.
-    compare : callable
-        One prepared truth, one prepared picture -> (1, measures).
-    only_pictures : bool
-        Only the vectors are wanted.
-
-    Returns
-    -------
-    values : array of shape (p, measures)
-    vectors : (truths' vectors (n, d), pictures' vectors (m, d)) or None
-    """
-    values: np.ndarray | None = None
-    vectors: list[dict[int, torch.Tensor]] = [{}, {}]
-    order = chained(pairs, len(truths))
-    together = batch_size if networks.device().type == "cuda" else min(batch_size, MAPS_AT_ONCE)
-    for part in track(list(slices(len(truths), batch_size)), label):
-        own = np.sort(order[part])
-        place = np.flatnonzero(np.isin(pairs[:, 0], own))
-        here = pairs[place]
-        truth: dict[int, Any] = {}
-        for piece in slices(len(own), together):
-            numbers = own[piece]
-            made, vector = prepare(truths.batch(numbers))
-            truth |= {number: made[k : k + 1] for k, number in enumerate(numbers.tolist())}
-            if vector is not None:
-                vectors[0].update(zip(numbers.tolist(), vector, strict=True))
-        needed = np.unique(here[:, 1])
-        if only_pictures:
-            needed = np.array([i for i in needed if i not in vectors[1]], int)
-        for piece in slices(len(needed), together):
-            numbers = needed[piece]
-            made, vector = prepare(pictures.batch(numbers))
-            if vector is not None:
-                vectors[1].update(zip(numbers.tolist(), vector, strict=True))
-            if only_pictures:
-                continue
-            for at in np.flatnonzero(np.isin(here[:, 1], numbers)).tolist():
-                j = np.searchsorted(numbers, here[at, 1])
-                found = compare(truth[here[at, 0]], made[j : j + 1]).cpu().numpy()
-                if values is None:
-                    values = np.empty((len(pairs), found.shape[1]))
-                values[place[at]] = found[0]
-    if values is None:
-        values = np.empty((len(pairs), 1))
-    if not vectors[0]:
-        return values, None
-    count = len(pictures)
-    missing = [i for i in range(count) if i not in vectors[1]]
-    for piece in slices(len(missing), together):
-        made, vector = prepare(pictures.batch(missing[piece]))
-        assert vector is not None
-        vectors[1].update(zip(missing[piece], vector, strict=True))
-    return values, (torch.stack([vectors[0][i] for i in range(len(truths))]).numpy(), torch.stack([vectors[1][i] for i in range(count)]).numpy())
 
 
 def warnings(measured: Mapping[str, Any], n: int) -> list[str]:

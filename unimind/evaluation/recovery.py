@@ -14,7 +14,7 @@ from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
 from unimind.evaluation.neighbours import Ruler, TrainingPictures, embedded, nearest
-from unimind.evaluation.panel import PAIRS_AT_ONCE
+from unimind.evaluation.pairs import PAIRS_AT_ONCE
 from unimind.evaluation.pictures import Joined, PictureSet, slices
 from unimind.evaluation.statistics import with_interval
 from unimind.reconstruction.tested import derangement

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from unimind.blocks import Blocks
 from unimind.data.hdf5 import read_rows
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
@@ -17,13 +18,14 @@ from unimind.evaluation import networks
 from unimind.evaluation.controls import OF_THE_SUBJECT, ROWS, mean_training_image, of_another_image
 from unimind.evaluation.features import panel_of, stored_features
 from unimind.evaluation.measures import MEASURES, of_kind
-from unimind.evaluation.panel import Measured, Panel, Whole, measure, picture_protocol, warnings
+from unimind.evaluation.panel import Measured, Panel, Whole, measured_in, picture_protocol, warnings
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.evaluation.statistics import bootstrap
 from unimind.reconstruction.decoder import Prediction
 from unimind.reconstruction.tested import FIRST
 from unimind.storage import content_hash, whole_directory, write_json
 from unimind.study import Study
+from unimind.training.checkpoint import fingerprint
 
 POOL, REPEATS = 300, 30
 #: Standard deviation of a dimension of the (normalised) image embedding that training pictures do not tell from a constant.
@@ -115,7 +117,8 @@ def score(
 ) -> None:
     """Write the folder of a subject's metrics files, `<method>.json` for every method of the study.
 
-    Truths, controls and their features are read once for all methods; pictures stay on disk and are read a batch at a time.
+    Truths, controls and their features are read once for all methods; pictures stay on disk and are read a batch at a time. What is
+    measured is kept beside `out`, so that a run that was killed goes on where it was, and shared by several processes.
 
     Parameters
     ----------
@@ -131,6 +134,9 @@ def score(
     """
     section = study.evaluation
     panel = panel_of(study, embedding, classifier)
+    given = [*reconstructions, *(path for path in (controls, features, classifier) if path), stimuli, prepared, embeddings, embedding]
+    mark = fingerprint(study, given, __name__, section.batch_size, dataset, subject, panel.protocol())
+    blocks = Blocks(out.with_name(f".{out.name}.partial"), mark)
     with contextlib.ExitStack() as stack:
         files = _opened(reconstructions, stack)
         if {"samples" in file for file in files.values()} != {controls is not None and features is not None}:
@@ -148,7 +154,11 @@ def score(
             rows = {(method, row): index for method, one in found.items() for row, index in one.rows.items()}
             rows |= {("", row): index for row, index in shared.items()}
             sets = PictureSet(truths), PictureSet(pictures)
-            measured = measure(panel, *sets, rows, section.batch_size, lambda network: stored_features(features, stimulus, network))
+            finish = measured_in(blocks, panel, *sets, rows, section.batch_size, lambda network: stored_features(features, stimulus, network))
+        if not blocks.all_made():
+            return
+        if controls is not None:
+            measured = finish()
     with h5py.File(embeddings) as file, h5py.File(prepared) as trials:
         true_embeddings = rows_at(file["embedding"], stimulus)
         training = rows_at(file["embedding"], np.unique(trials["stimulus"][:][trials["split"][:] == 0]))
@@ -185,6 +195,7 @@ def score(
                 "protocol": protocol, "tested": tested, "rows": table, "absent": absent, "absent_rows": absent_rows,
                 "warnings": [*warnings(own["reconstruction"], len(stimulus)), *one.notes],
             })  # fmt: skip
+    blocks.remove()
 
 
 def _other_choice(drawn: int, made: Made) -> str:

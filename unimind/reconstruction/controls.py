@@ -1,7 +1,6 @@
 """Stage `reconstruct-controls`: what a decoder draws without a brain, and the best it could draw with a perfect one."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimind.blocks import Blocks, Work
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import Stimuli
 from unimind.data.shapes import shapes
@@ -20,7 +20,7 @@ from unimind.foundations.generators import as_bytes
 from unimind.foundations.generators.latent import AutoencoderGenerator
 from unimind.foundations.targets import Targets
 from unimind.reconstruction.agreement import as_images, best_sample
-from unimind.reconstruction.draw import drawing_protocol, generator_for, inputs_of_pictures, kept_blocks, true_inputs
+from unimind.reconstruction.draw import drawing_protocol, generator_for, inputs_of_pictures, true_inputs
 from unimind.reconstruction.tested import pictures_tested
 from unimind.storage import whole_file
 from unimind.study import Study
@@ -87,12 +87,13 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         pixels = seen.sha256[order].tolist()
     mark = fingerprint(study, [embeddings, diffusion, autoencoder, embedding], __name__, batch, order.tolist(), pixels)
     label = f"controls of {len(order)} pictures, {count} samples from each true embedding"
-    blocks = kept_blocks(folder, mark, len(order), max(1, batch // count), block, label)
-    if blocks is None:
+    blocks, work = Blocks(folder, mark), Work("pictures", len(order), max(1, batch // count), block, label)
+    blocks.make(work)
+    if not blocks.all_made():
         return
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"] = order
-        for place, content in blocks:
+        for place, content in blocks.read(work):
             for name, values in content.items():
                 if name not in file:
                     file.create_dataset(name, (len(order), *values.shape[1:]), np.uint8, compression="lzf", chunks=(1, *values.shape[1:]))
@@ -113,7 +114,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
                 "absent": json.dumps(absent),
             }
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    blocks.remove()
 
 
 def mean_of_others(values: h5py.Dataset, without: NDArray[np.int64], at_once: int = 4096) -> Tensor:

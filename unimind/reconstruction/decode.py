@@ -1,6 +1,5 @@
 """Stage `decode`: trials of which nobody knows what was seen; predictions, pictures, ranked candidates, and how sure all that is."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unimind.blocks import Blocks, Work
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import FurtherTrials, Order, PreparedSubject, Stimuli
 from unimind.device import on_device
@@ -22,7 +22,7 @@ from unimind.progress import say
 from unimind.reconstruction.agreement import BLOCK, agreement, directions, encoded, mean_of_pairs, mutual, ranked
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder, Prediction
-from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
+from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, norms_for
 from unimind.reconstruction.predict import joined, taken
 from unimind.reconstruction.tested import choice_of_sample, pictures_tested, rule_of_choice
 from unimind.storage import file_hash, whole_file
@@ -185,12 +185,14 @@ def decode(
     files = [prepared, trials, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject, further)
     what = "groups of trials" if asked.average else "trials"
-    blocks = kept_blocks(folder, mark, len(called), max(1, batch // drawn), block, f"{label}: {len(called)} {what} x {drawn} samples")
-    if blocks is None:
+    blocks = Blocks(folder, mark)
+    work = Work("pictures", len(called), max(1, batch // drawn), block, f"{label}: {len(called)} {what} x {drawn} samples")
+    blocks.make(work)
+    if not blocks.all_made():
         return
     kept: dict[str, list[NDArray]] = {"mean": [], "agreement": [], "shown": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
-        for rows, content in blocks:
+        for rows, content in blocks.read(work):
             if "samples" not in file:
                 shape = content["samples"].shape[1:]
                 file.create_dataset("samples", (len(called), *shape), np.uint8, compression="lzf", chunks=(1, 1, *shape[1:]))
@@ -219,5 +221,5 @@ def decode(
             "choice": choice_of_sample(sampling.samples, rule),
             "model_sha256": file_hash(model / "model.safetensors"), "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
+    blocks.remove()
     say(f"{label}: {len(called)} {what} decoded, {int((imagined >= 0).sum())} of them called as one of {len(names)} candidates")

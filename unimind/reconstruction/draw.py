@@ -1,10 +1,7 @@
 """Pictures from predictions by any generator, a batch at a time, and kept as they are drawn."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +15,13 @@ from unimind.foundations.generators import Generator, as_bytes, load_generator
 from unimind.foundations.generators.norms import LENGTH_HELD, RULE, TargetNorms
 from unimind.foundations.targets import Targets
 from unimind.models.embedding_prior import EmbeddingPrior
-from unimind.progress import say, track
+from unimind.progress import track
 from unimind.reconstruction.decoder import Prediction
-from unimind.storage import whole_file
 from unimind.study import Sampling
 from unimind.training.streams import generator as random_generator
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 256
-#: How long a process may wait for the others' pictures, at most: as long as the longest job of a cluster.
-WAIT = timedelta(days=14)
 
 
 def generator_for(diffusion: Path, autoencoder, picture_size: int, embeddings: Path, device: torch.device) -> Generator:
@@ -113,56 +107,3 @@ def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[st
     if prior is not None:
         said["embedding_prior"] = "each picture is drawn from a sample of the embeddings that the regressed one may stand for"
     return {key: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for key, value in said.items()}
-
-
-def kept_blocks(
-    folder: Path, mark: str, count: int, size: int, make: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]], label: str
-) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]] | None:
-    """Make `count` rows of something in blocks of `size`, each written when it is made; then give the blocks back in their order.
-
-    What an earlier run wrote and did not live to finish is not made again; as blocks are always the same, so is the result. Several
-    processes (`RANK` and `WORLD_SIZE`, as torch's launchers set them) deal the blocks out among themselves. When all have
-    theirs, the first goes on; each of the others gets None and has nothing more to do.
-
-    Parameters
-    ----------
-    folder : Path
-        Where blocks are kept. The caller removes it when it has what it wanted.
-    mark : str
-        Blocks of another mark are thrown away.
-    make : function
-        Rows, ascending -> arrays of as many rows.
-    label : str
-        What is made, for progress.
-    """
-    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    blocks = [slice(first, min(first + size, count)) for first in range(0, count, size)]
-    files = {block.start: folder / mark / f"{block.start}.npz" for block in blocks}
-    own = blocks[rank::processes]
-    missing = [block for block in own if not files[block.start].exists()]
-    if rank == 0:
-        for other in folder.glob("*"):
-            if other.name != mark:
-                shutil.rmtree(other)
-        if kept := sum(file.exists() for file in files.values()):
-            say(f"{label}: continuing after {kept} of {len(blocks)} blocks of {size}")
-    shared = f", process {rank + 1} of {processes}" if processes > 1 else ""
-    for block in track(missing, label + shared, total=len(own), start=len(own) - len(missing)):
-        made = make(np.arange(block.start, block.stop))
-        with whole_file(files[block.start]) as temporary:
-            np.savez(temporary, **made)  # type: ignore[arg-type]
-    if processes > 1:
-        _wait_for_all()
-    return None if rank else ((block, _read(files[block.start])) for block in blocks)
-
-
-def _read(file: Path) -> dict[str, NDArray[Any]]:
-    with np.load(file) as stored:
-        return dict(stored)
-
-
-def _wait_for_all() -> None:
-    """Go on when all processes have come so far; over gloo, which needs no card."""
-    torch.distributed.init_process_group("gloo", timeout=WAIT)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

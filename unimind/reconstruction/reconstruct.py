@@ -1,11 +1,11 @@
 """Stage `reconstruct`: test trials in, pictures out, with the shuffled-fMRI control."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.blocks import Blocks, Work
 from unimind.data.hdf5 import NewFile
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.device import on_device
@@ -15,7 +15,7 @@ from unimind.progress import say
 from unimind.reconstruction.agreement import best_sample, encoded, nearest
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, kept_blocks, norms_for
+from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, norms_for
 from unimind.reconstruction.grid import write_grid
 from unimind.reconstruction.predict import REPEATS, Tested, taken, training_features
 from unimind.reconstruction.tested import choice_of_sample, rule_of_choice
@@ -86,14 +86,16 @@ def reconstruct(
     folder = out.with_name(f".{out.name}.partial")
     files = [prepared, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
     mark = fingerprint(study, files, __name__, batch, dataset, subject)
-    blocks = kept_blocks(folder, mark, len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
-    if blocks is None:
+    blocks = Blocks(folder, mark)
+    work = Work("pictures", len(stimulus), max(1, batch // drawn), block, f"{label}: {len(stimulus)} test pictures x {drawn} samples, twice")
+    blocks.make(work)
+    if not blocks.all_made():
         return
     first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
         file["stimulus"], file["predicted_train_nearest"] = stimulus, training[nearest(prediction.features, reference, mean)]
         file["shown"] = np.zeros(len(stimulus), np.int64)
-        for rows, content in blocks:
+        for rows, content in blocks.read(work):
             for name in first:
                 values = content[name]
                 if name not in file:
@@ -121,5 +123,5 @@ def reconstruct(
             truths = pictures_seen.read(stimulus[:SHOWN])
         samples, control = (np.concatenate(first[name]) for name in ("samples", "shuffled"))
         write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:, k]) for k in range(sampling.samples)), ("shuffled fMRI", control)])
-    shutil.rmtree(folder, ignore_errors=True)
+    blocks.remove()
     say(f"{label}: {len(stimulus)} test pictures reconstructed")

@@ -195,7 +195,7 @@ class Losses(Section):
 
     @property
     def compares_rows(self) -> bool:
-        """Whether a loss compares the rows of a batch with each other, so that several processes cannot share them."""
+        """Whether a loss compares the rows of a batch with each other, so that micro-batches cannot share them."""
         return self.siamese + self.softclip > 0
 
     @property

@@ -25,7 +25,7 @@ class Study(Section, Plan):
     threads: Positive = Field(2, description="CPU threads of a training job.")
     processes: Positive = Field(
         1,
-        description="Processes that share the batches of a training, and the pictures that are drawn: one per graphics card of a node. A training whose losses compare the rows of a batch has one.",
+        description="Processes that share the batches of a training, and the pictures that are drawn and measured: one per graphics card of a node.",
     )
     bundle: str | None = Field(
         None,

@@ -183,7 +183,7 @@ def train_on(
     unseen = held_out({key: own})
     losses = AlignmentLosses(stage.losses if others else stage.losses.model_copy(update={"siamese": 0.0}), align.margin, align.temperature, [key])
     trained = train(
-        model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=seed,
+        model, draw=draw, losses=losses, settings=stage.training, **losses.sharing, seed=seed,
         checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=count, samples_per_step=rows, trainable=trainable,
         validate=(lambda module: validation(module.encoder, unseen, everybody, ROWS)) if unseen else None,
     )  # fmt: skip

@@ -97,7 +97,7 @@ def train_aligned(
     unseen = held_out(subjects) if encoder.targets else {}
     losses = AlignmentLosses(stage.losses, stage.margin, stage.temperature, names, stage.shuffle_labels, stage.noise)
     trained = train(
-        model, draw=draw, losses=losses, settings=stage.training, compares_rows=losses.compares_rows, seed=study.seed,
+        model, draw=draw, losses=losses, settings=stage.training, **losses.sharing, seed=study.seed,
         checkpoints=checkpoints, fingerprint=mark, label=label, n_samples=total,
         validate=(lambda module: validation(module.encoder, unseen, subjects, ROWS)) if unseen else None,
     )  # fmt: skip

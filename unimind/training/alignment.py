@@ -15,6 +15,7 @@ from unimind.models.enter import Adapters, Embedders, module_name
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
+from unimind.training.gathering import gathered
 from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.coordinates import coordinate_distance
 from unimind.training.objectives.cycle import Cycle, Reconstruction
@@ -81,33 +82,36 @@ class AlignmentLosses:
     noise: float = 0.0
 
     @property
-    def compares_rows(self) -> bool:
-        """Whether a term compares the rows of a batch with each other."""
-        return self.losses.compares_rows
+    def sharing(self) -> dict[str, Any]:
+        """What `loop.train` is told of rows that are compared with each other."""
+        return {"compares_rows": self.losses.compares_rows, "gathers": ("subject", "coordinates", "partner", "weight")}
 
     def __call__(self, module: Aligned, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         weights, space = self.losses, module.encoder.space
         output = encoded(module.encoder, batch, self.noise * batch["noise"] if self.noise > 0 else None)
-        pooled = output.pooled
-        own, partner, weight = batch["coordinates"], batch["partner"], batch["weight"]
-        seen = weight * own + (1 - weight) * partner
+        pooled, seen = output.pooled, _seen(batch)
         terms: dict[str, Tensor] = {}
-        pairs = cross_subject_pairs(batch["subject"])
+        compared = batch.get("whole", batch)  # rows that are compared with each other: other processes' too
+
+        def among_all(rows: Tensor) -> Tensor:
+            return gathered(rows, len(compared["coordinates"])) if "whole" in batch else rows
+
+        pairs = cross_subject_pairs(compared["subject"])
         if weights.siamese > 0 and pairs:
             first, second = (torch.tensor(side, device=pooled.device) for side in zip(*pairs, strict=True))
-            one, other = (space.target("embedding", space.part(seen[side], "embedding")) for side in (first, second))
-            labels = pseudo_labels(one, other, space.embedding_mean)
-            terms["siamese"] = weights.siamese * Siamese(self.margin)(pooled[first], pooled[second], shuffled(labels) if self.shuffle_labels else labels)
+            one, other = (space.target("embedding", space.part(_seen(compared)[side], "embedding")) for side in (first, second))
+            labels, every = pseudo_labels(one, other, space.embedding_mean), among_all(pooled)
+            terms["siamese"] = weights.siamese * Siamese(self.margin)(every[first], every[second], shuffled(labels) if self.shuffle_labels else labels)
         for name in ("embedding", "latent"):
             if getattr(weights, name) > 0:
                 distance = coordinate_distance(output.coordinates[name], space.part(seen, name), space.part(space.spread[None], name))
                 terms[name] = getattr(weights, name) * distance
         if weights.softclip > 0:
             assert output.retrieval is not None
-            centre = space.part(output.centre, "embedding")
-            found = output.retrieval.float() - centre
-            truth, other = (space.part(side, "embedding") - centre for side in (own, partner))
-            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, truth, other, weight)
+            centre = among_all(space.part(output.centre, "embedding").expand(len(pooled), -1))
+            found = among_all(output.retrieval.float()) - centre
+            truth, other = (space.part(compared[side], "embedding") - centre for side in ("coordinates", "partner"))
+            terms["softclip"] = weights.softclip * SoftClip(self.temperature)(found, truth, other, compared["weight"])
         if module.subject is not None or module.discriminator is not None:
             numbers = torch.tensor([self.subjects.index(name) for name in batch["subject"]], device=pooled.device)
         if module.subject is not None:
@@ -118,18 +122,27 @@ class AlignmentLosses:
         return terms
 
     def _built(self, module: Aligned, signal: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Terms of signals built back, of rows whose subjects have builders."""
+        """Terms of signals built back: means over the rows whose subjects have builders, of which a part of a batch has more or fewer than its share."""
         builders = {name: module.builders[module_name(name)] for name in self.subjects if module_name(name) in module.builders}
-        rows, enter = [row for row, name in enumerate(batch["subject"]) if name in builders], module.encoder.enter
-        if not rows or not isinstance(enter, Embedders):
+        subjects, enter = batch["subject"], module.encoder.enter
+        everybody = batch.get("whole", batch)["subject"]
+        rows, among = ([row for row, name in enumerate(part) if name in builders] for part in (subjects, everybody))
+        if not among or not isinstance(enter, Embedders):
             return {}
-        terms = {}
-        responses, subjects = ([batch[column][row] for row in rows] for column in ("responses", "subject"))
+        own, terms = [subjects[row] for row in rows], {}
+        share = len(rows) / len(subjects) * len(everybody) / len(among)
         if self.losses.reconstruction > 0:
-            terms["reconstruction"] = self.losses.reconstruction * Reconstruction()(enter, builders, signal[rows], responses, subjects)
+            found = Reconstruction()(enter, builders, signal[rows], [batch["responses"][row] for row in rows], own) if rows else signal.new_zeros(())
+            terms["reconstruction"] = self.losses.reconstruction * share * found
         if self.losses.cycle > 0 and len(builders) > 1:
-            terms["cycle"] = self.losses.cycle * Cycle()(enter, builders, signal[rows], [batch["other"][row] for row in rows])
+            found = Cycle()(enter, builders, signal[rows], [batch["other"][row] for row in rows]) if rows else signal.new_zeros(())
+            terms["cycle"] = self.losses.cycle * share * found
         return terms
+
+
+def _seen(batch: Mapping[str, Any]) -> Tensor:
+    """Coordinates of what was seen: of a mixture of two pictures, the same mixture."""
+    return batch["weight"] * batch["coordinates"] + (1 - batch["weight"]) * batch["partner"]
 
 
 def with_others(batch: dict[str, Any], subjects: list[str], step: int, seed: int) -> dict[str, Any]:

@@ -21,8 +21,12 @@ def rows_of(batch: Any) -> int:
 
 def part_of(batch: Any, index: int, parts: int) -> Any:
     """Part `index` of `parts` of a batch's rows; parts differ by one row at most."""
-    rows = rows_of(batch)
-    return between(batch, index * rows // parts, (index + 1) * rows // parts)
+    return between(batch, *bounds_of(rows_of(batch), index, parts))
+
+
+def bounds_of(rows: int, index: int, parts: int) -> tuple[int, int]:
+    """First row of part `index` of `parts`, and the one after its last."""
+    return index * rows // parts, (index + 1) * rows // parts
 
 
 def between(batch: Any, start: int, stop: int) -> Any:

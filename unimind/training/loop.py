@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def train(
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     on_step: Callable[[int], None] | None = None,
     compares_rows: bool = False,
+    gathers: Sequence[str] = (),
 ) -> Trained:
     """Train a module; afterwards it holds the weights to keep (the best validated ones, else the last; EMA where kept).
 
@@ -95,7 +96,10 @@ def train(
     on_step : function, optional
         Called with the number of steps done after each one.
     compares_rows : bool
-        Whether a loss compares the rows of a batch with each other, so that they cannot be shared out.
+        Whether a loss compares the rows of a batch with each other: they are not shared out to micro-batches, and to processes only with `gathers`.
+    gathers : sequence of str
+        Columns that losses know of rows that are not theirs: where a batch is shared out, each part has these columns of the whole batch too,
+        as a dict `whole`. What a process computes of its rows is brought together with the others' by `gathering.gathered`.
 
     Raises
     ------
@@ -109,16 +113,17 @@ def train(
             parameter.requires_grad_(name in wanted)
     accelerator = _accelerator(settings.precision)
     processes = accelerator.num_processes
-    if compares_rows and processes * settings.accumulate > 1:
+    if compares_rows and (settings.accumulate > 1 or (processes > 1 and not gathers)):
         raise InputError(
             f"{label}: its losses compare the rows of a batch with each other, so a batch cannot be shared by {processes} processes x "
-            f"training.accumulate {settings.accumulate}; use one process and training.accumulate: 1"
+            f"training.accumulate {settings.accumulate}; use {'' if gathers else 'one process and '}training.accumulate: 1"
         )
     run = None
     try:
         run = _Run(
-            module, accelerator, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size, rate or (lambda name: 1.0)
-        )
+            module, accelerator, settings, seed, checkpoints, fingerprint, label, n_samples, samples_per_step or settings.batch_size,
+            rate or (lambda name: 1.0), gathers,
+        )  # fmt: skip
         return run.train(draw, losses, validate, on_step, compares_rows)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -145,8 +150,9 @@ class _Run:
         n_samples: int,
         samples: int,
         rate: Callable[[str], float],
+        gathers: Sequence[str],
     ) -> None:
-        self.settings, self.seed, self.label = settings, seed, label
+        self.settings, self.seed, self.label, self.gathers = settings, seed, label, gathers
         self.checkpoint = Checkpoint(checkpoints, fingerprint, settings.checkpoint_minutes, label)
         self.samples = samples
         self.total = settings.total(n_samples, samples)
@@ -227,6 +233,8 @@ class _Run:
             )
         own = range(self.accelerator.process_index * accumulate, (self.accelerator.process_index + 1) * accumulate)
         parts = [part_of(batch, index, processes * accumulate) for index in own]
+        if self.gathers and len(parts) * processes > 1:
+            parts = [part | {"whole": {column: batch[column] for column in self.gathers}} for part in parts]
         return batch, [packed(part, pinned=True) for part in parts] if self.device.type == "cuda" else parts
 
     def _one_step(self, batch: Any, parts: list[Any], losses: Callable) -> dict[str, float]:

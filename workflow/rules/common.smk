@@ -273,10 +273,10 @@ def planned(stage, wildcards):
 
 
 def processes_of(stage):
-    """How many processes share pictures to draw, or a training: one where its losses compare the rows of a batch with each other."""
+    """How many processes share pictures to draw or to measure, or a training: one of a closed form's body, whose step takes milliseconds."""
 
     def number(wildcards):
-        if stage in ("reconstruct", "reconstruct-controls", "decode"):
+        if stage in ("reconstruct", "reconstruct-controls", "decode", "score"):
             return STUDY.processes
         if stage == "foundation":
             whole = wildcards.name in ("embedding", "classifier")
@@ -285,9 +285,8 @@ def processes_of(stage):
             )
         if stage not in ("pretrain", "align", "condition", "adapt"):
             return 1
-        section = getattr(STUDY.method(wildcards.method), stage)
-        losses = getattr(section, "losses", None)
-        return 1 if losses is not None and losses.compares_rows else STUDY.processes
+        closed = stage == "align" and STUDY.method(wildcards.method).closed
+        return 1 if closed else STUDY.processes
 
     return number
 
