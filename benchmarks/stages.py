@@ -7,7 +7,9 @@
 
 The stages themselves run, with their modules, losses and loop, on random files: voxels of NSD's counts, embeddings and
 latents of the foundations' sizes, a UNet of cin256-v2's size. They end after a few steps and write no model. Every row is
-measured in a process of its own; a step is drawing a batch, forward and backward of every micro-batch, clipping and AdamW.
+measured in a process of its own; a step is waiting for its batch, forward and backward of every micro-batch, clipping and AdamW. A
+thread draws the batches of coming steps meanwhile: beside what a step takes stands how long drawing a batch takes, by which a step would be
+longer were it drawn in turn, and the share of a step that was waiting for it.
 
 Memory is the most that tensors take on a GPU, or the growth of the process on a CPU: in a step, and in the validation and
 count of operations before the first one. With `--estimate` nothing is computed: one step runs on tensors without contents, and
@@ -56,6 +58,7 @@ from unimind.storage import save_model, whole_directory
 from unimind.study import Method, Study, Training, parse_study, read_study, resolved
 from unimind.training import loop
 from unimind.training.alignment import Aligned
+from unimind.training.batches import drawn_ahead
 from unimind.training.data import CHANNELS, new_encoder, picture_space
 
 STAGES = ("pretrain", "align", "condition", "adapt")
@@ -236,14 +239,15 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     -------
     dict
         `method`, `stage`, `precision`, `batch` (rows of a step), `micro_batches`, `recomputed` (activations), `parameters`,
-        `trained`, `seconds` (of a step), `samples_per_second`, `busy` (share of a step in which a GPU computes), `memory` (bytes, of a
-        step), `memory_before` (bytes, of what comes before the first step), `failed` (why, or nothing).
+        `trained`, `seconds` (of a step), `drawing` (seconds of drawing a batch), `waiting` (share of a step that waits for it),
+        `samples_per_second`, `busy` (share of a step in which a GPU computes), `memory` (bytes, of a step), `memory_before` (bytes, of
+        what comes before the first step), `failed` (why, or nothing).
     """
     settings = getattr(study.methods[method], stage).training
     found = {
         "method": study.methods[method].label or method, "stage": stage, "precision": settings.precision, "batch": settings.batch_size,
         "micro_batches": settings.accumulate, "recomputed": settings.gradient_checkpointing, "parameters": None, "trained": None, "seconds": None,
-        "samples_per_second": None, "busy": None, "memory": None, "memory_before": None, "failed": "",
+        "drawing": None, "waiting": None, "samples_per_second": None, "busy": None, "memory": None, "memory_before": None, "failed": "",
     }  # fmt: skip
     warm_up(stage)
     watch = Watch(estimate)
@@ -262,6 +266,14 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
 def in_turn(draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int], Any]]:
     """Batches drawn when they are asked for: tensors without contents do not bear another thread's work beside them."""
     yield draw
+
+
+def timed(function: Callable[[int], Any], seconds: list[float], step: int) -> Any:
+    """What a function gives for a step; how long it took is noted."""
+    begun = time.perf_counter()
+    found = function(step)
+    seconds.append(time.perf_counter() - begun)
+    return found
 
 
 class Busy:
@@ -296,6 +308,8 @@ class Watch:
         self.alive: Alive | None = None
         self.device = on_device()
         self.resident = resident()
+        self.drawing: list[float] = []
+        self.waiting: list[float] = []
 
     def train(self, module: nn.Module, *, draw: Callable, validate: Callable | None = None, trainable: Any = None, **more: Any) -> None:
         """As `loop.train`; raises `Enough`."""
@@ -313,6 +327,7 @@ class Watch:
                 seconds = (time.perf_counter() - self.begun) / STEPS
                 if not self.estimate:
                     self.found |= {"seconds": seconds, "samples_per_second": batch_size / seconds}
+                    self.found |= {"drawing": sum(self.drawing[-STEPS:]) / STEPS, "waiting": sum(self.waiting[-STEPS:]) / STEPS / seconds}
                 self.found["memory"] = self.peak()
                 if self.device.type != "cuda":
                     raise Enough
@@ -333,8 +348,16 @@ class Watch:
             if self.estimate:
                 self.alive = stack.enter_context(without_contents(module, draw(0)))
                 stack.enter_context(patch.object(loop, "drawn_ahead", in_turn))
+            else:
+                stack.enter_context(patch.object(loop, "drawn_ahead", self.drawn_ahead))
             self.reset()
             loop.train(module, draw=watched, validate=validate, trainable=trainable, on_step=on_step, **more)
+
+    @contextmanager
+    def drawn_ahead(self, draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int], Any]]:
+        """As the loop's, with the seconds of each drawing and of each wait."""
+        with drawn_ahead(partial(timed, draw, self.drawing), steps) as batch:
+            yield partial(timed, batch, self.waiting)
 
     def peak(self) -> int:
         """Bytes taken at most since `reset`."""
@@ -496,7 +519,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "method": ("method", str), "stage": ("stage", str), "precision": ("precision", str), "batch": ("samples a step", str),
         "micro_batches": ("micro-batches", str), "recomputed": ("recomputed", lambda yes: "yes" if yes else "no"), "parameters": ("parameters", millions),
         "trained": ("trained", millions), "seconds": ("seconds a step", "{:.3g}".format), "samples_per_second": ("samples a second", "{:.3g}".format),
-        "busy": ("card busy", "{:.0%}".format),
+        "drawing": ("seconds of drawing a batch", "{:.2g}".format), "waiting": ("waiting for it", "{:.1%}".format), "busy": ("card busy", "{:.0%}".format),
         "memory": ("memory of a step", gigabytes), "memory_before": ("before the first step", gigabytes), "failed": ("", str),
     }  # fmt: skip
     table = pd.DataFrame([{title: "-" if line.get(key) is None else show(line[key]) for key, (title, show) in columns.items()} for line in rows])
