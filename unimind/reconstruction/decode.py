@@ -206,7 +206,7 @@ def decode(
         names = ranking.names()
         file["condition"], file["label"], file["trials"] = [one for one, _ in called], [one for _, one in called], repeats
         file["shown"], file["embedding"] = chosen, regressed.numpy()
-        if not torch.equal(compared, regressed):
+        if decoder.retrieval:
             file["retrieval"] = compared.numpy()
         file["sample_agreement"], file["trial_agreement"] = sure, agree.numpy()
         file["candidate"], file["similarity"] = ranking.rows[places], values

@@ -109,6 +109,11 @@ class Decoder:
         return bool(self.encoder.heads) and len(self.encoder.mean_pooled) > 0
 
     @property
+    def retrieval(self) -> bool:
+        """Whether pictures are told apart by a head of its own."""
+        return self.encoder.retrieval_head is not None
+
+    @property
     def bottlenecks(self) -> tuple[int, ...]:
         """Numbers of dimensions of the entered signal by which its worth is measured, the last of them all; none where it has no ordered dimensions."""
         whole = self.encoder.space.components["embedding"]

@@ -33,6 +33,8 @@ class Tested(NamedTuple):
     ----------
     stimulus : int (n,)
     prediction : Prediction
+    retrieval : bool
+        Whether pictures are told apart by another embedding than they are drawn from.
     without : Prediction or None
         The same with the body's output replaced by its mean; None where there is no body.
     narrow : dict of int to Tensor
@@ -45,6 +47,7 @@ class Tested(NamedTuple):
 
     stimulus: NDArray[np.int64]
     prediction: Prediction
+    retrieval: bool
     without: Prediction | None
     narrow: dict[int, Tensor]
     another: NDArray[np.int64]
@@ -59,12 +62,7 @@ class Tested(NamedTuple):
         without = predict_pictures(decoder, data, "test", batch, cut=True)[1] if decoder.body else None
         numbers = decoder.bottlenecks if prediction.embedding is not None else ()
         narrow = {number: predict_pictures(decoder, data, "test", batch, dimensions=number)[1].features for number in numbers}
-        return cls(stimulus, prediction, without, narrow, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
-
-    @property
-    def retrieval(self) -> bool:
-        """Whether pictures are told apart by another embedding than they are drawn from."""
-        return self.prediction.embedding is not None and not torch.equal(self.prediction.embedding, self.prediction.features)
+        return cls(stimulus, prediction, decoder.retrieval, without, narrow, derangement(len(stimulus), (seed, 7)), trials_per_picture(data))
 
     def write(self, file: h5py.File) -> None:
         """The predicted embeddings, as `docs/architecture.md` has them."""
