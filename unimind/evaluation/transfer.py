@@ -43,7 +43,9 @@ class Cell(NamedTuple):
     seed: int
 
 
-class _Files(NamedTuple):
+class Files(NamedTuple):
+    """What serving a subject, and measuring what it was served, read: as the stage is given it."""
+
     prepared: Path
     embeddings: Path
     shared: Path | None
@@ -89,7 +91,7 @@ def transfer(
     """
     if study.transfer is None:
         raise InputError("transfer: missing in the study; say there which budgets of trials are wanted")
-    files = _Files(
+    files = Files(
         prepared, embeddings, shared, taught, diffusion, autoencoder, embedding, features, stimuli, training_prepared, training_embeddings, embedding_prior
     )
     settings = study.method(method)
@@ -107,7 +109,7 @@ def transfer(
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
         model, own = _model(study, method, dataset, subject, cell, files, place)
-        result = {"fingerprint": mark, **_measured(study, method, dataset, subject, cell, files, model, own)}
+        result = {"fingerprint": mark, **measured_once(study, method, dataset, subject, cell, files, model, own)}
         write_json(stored, result)
         shutil.rmtree(place, ignore_errors=True)
         finished.setdefault((cell.way, cell.trials), []).append(result)
@@ -141,7 +143,7 @@ def _from_scratch(study: Study, method: str) -> bool:
     return study.transfer.scratch and settings.trained_on is None and settings.adapt is not None and settings.adapt.strategy != "none"
 
 
-def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, place: Path) -> tuple[Path, Path | None]:
+def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, place: Path) -> tuple[Path, Path | None]:
     """One cell's model, and beside a shared one what its closed form makes of the budget; trained where it must be."""
     out, trials, seed = place / "model", cell.trials, str(cell.seed)
     given = (study, method, dataset, subject, files.prepared, files.embeddings)
@@ -159,8 +161,8 @@ def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, fi
     return out, None
 
 
-def _measured(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: _Files, model: Path, own: Path | None) -> dict[str, Any]:
-    """Measures per image and costs of one model."""
+def measured_once(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, model: Path, own: Path | None) -> dict[str, Any]:
+    """Measures per image (`measures`), costs and more of one model: of its predictions, and where the study's `transfer.pictures` asks for it of pictures."""
     assert study.transfer is not None
     settings, batch = study.method(method), study.evaluation.batch_size
     device = on_device()
@@ -217,7 +219,7 @@ def _pictures_of(cell: Cell, data: PreparedSubject) -> np.ndarray:
 
 
 def _entry(
-    study: Study, method: str, dataset: str, subject: str, way: str, trials: str, available: int, parts: list[dict[str, Any]], files: _Files
+    study: Study, method: str, dataset: str, subject: str, way: str, trials: str, available: int, parts: list[dict[str, Any]], files: Files
 ) -> dict[str, Any]:
     """One way and budget; its intervals are over drawings and images."""
     measured = {"reconstruction": {name: np.array([part["measures"][name] for part in parts], float) for name in parts[0]["measures"]}}
