@@ -31,13 +31,16 @@ def holder(folder: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", HOLD], env=environment(folder), text=True, **pipes)
 
 
-def test_every_process_has_a_card_of_its_own_and_a_killed_ones_is_free_again(stand_ins):
-    first = [holder(stand_ins) for _ in range(3)]
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_process_has_a_card_of_its_own_and_a_killed_ones_is_free_again(tmp_path, count):
+    for number in range(count):
+        (tmp_path / str(number)).touch()
+    first = [holder(tmp_path) for _ in range(count)]
     try:
         numbers = [int(process.stdout.readline()) for process in first]
-        assert sorted(numbers) == [0, 1, 2]
-        first.append(late := holder(stand_ins))
-        assert "all 3 graphics cards are in use" in late.stderr.readline()
+        assert sorted(numbers) == list(range(count))
+        first.append(late := holder(tmp_path))
+        assert f"all {count} graphics cards are in use" in late.stderr.readline()
         first[1].send_signal(signal.SIGKILL)
         assert int(late.stdout.readline()) == numbers[1]
     finally:
