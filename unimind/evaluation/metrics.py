@@ -45,22 +45,26 @@ class LowLevel:
 
     plain: torch.Tensor  # (n, 3, 256, 256)
     centred: torch.Tensor  # (n, 3 * 425 * 425), zero mean, unit length (zero where the picture is constant)
+    # of SSIM alone, and (n, 0) without it
     grey: torch.Tensor  # (n, 425, 425)
     mean: torch.Tensor  # (n, 415, 415) local mean of grey
     variance: torch.Tensor  # (n, 415, 415) local variance of grey
 
     @classmethod
-    def of(cls, images: torch.Tensor) -> "LowLevel":
+    def of(cls, images: torch.Tensor, ssim: bool = True) -> "LowLevel":
         """From pictures (n, 3, H, W) in [0, 1]."""
         plain = resize(images, SIDE)
         large = resize(plain, DETAIL)
-        grey = large[:, 0] * _GREY[0] + large[:, 1] * _GREY[1] + large[:, 2] * _GREY[2]
-        mean = _smooth(grey)
+        grey = mean = variance = large.new_empty(len(large), 0)
+        if ssim:
+            grey = large[:, 0] * _GREY[0] + large[:, 1] * _GREY[1] + large[:, 2] * _GREY[2]
+            mean = _smooth(grey)
+            variance = _smooth(grey * grey).sub_(mean * mean)
         flat = large.flatten(1)
         centred = flat.sub_(flat.mean(1, keepdim=True, dtype=torch.float64).float())
         length = (centred * centred).sum(1, keepdim=True, dtype=torch.float64).sqrt()  # half a million terms: single precision is too coarse
         centred.mul_(torch.where(length > 1e-3, 1 / length, 0.0).float())
-        return cls(plain, centred, grey, mean, _smooth(grey * grey).sub_(mean * mean))
+        return cls(plain, centred, grey, mean, variance)
 
     def __getitem__(self, index: slice) -> "LowLevel":
         return LowLevel(self.plain[index], self.centred[index], self.grey[index], self.mean[index], self.variance[index])
@@ -94,12 +98,12 @@ def mse(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     -------
     tensor of shape (n,)
     """
-    return LowLevel.of(truth).mse(LowLevel.of(pictures))
+    return LowLevel.of(truth, ssim=False).mse(LowLevel.of(pictures, ssim=False))
 
 
 def pixcorr(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     """Pearson correlation of the flattened RGB values at 425 x 425, per image (n,); 0 where a picture is constant."""
-    return LowLevel.of(truth).pixcorr(LowLevel.of(pictures))
+    return LowLevel.of(truth, ssim=False).pixcorr(LowLevel.of(pictures, ssim=False))
 
 
 def ssim(truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:

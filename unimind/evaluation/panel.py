@@ -219,7 +219,7 @@ class _Measurement:
             return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in low], 1)
 
         found = paired(
-            self.truths, self.pictures, self.pairs, lambda x: (m.LowLevel.of(x.to(networks.device())), None), compare,
+            self.truths, self.pictures, self.pairs, lambda x: (m.LowLevel.of(x.to(networks.device()), "ssim" in low), None), compare,
             min(self.batch_size, PAIRS_AT_ONCE), "low-level measures", blocks=self.blocks, name="pixels",
         )  # fmt: skip
         return lambda result: _spread(result, self.places, dict(zip(low, found()[0].T, strict=True)))
