@@ -25,6 +25,8 @@ from unimind.reconstruction.agreement import nearest
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.decode import decode
+from unimind.reconstruction.decoder import Prediction
+from unimind.reconstruction.draw import draw, generator_for, norms_for
 from unimind.reconstruction.reconstruct import reconstruct
 from unimind.reconstruction.tested import derangement, pictures_tested
 from unimind.storage import load_model, save_model, whole_directory
@@ -244,6 +246,23 @@ def test_the_shuffled_control_is_drawn_and_chosen_as_the_reconstruction_is(world
     if name != "mindvis":
         assert drawn["shown"].any()
     np.testing.assert_array_equal(control["shuffled"], drawn["samples"][np.arange(TEST), drawn["shown"]])
+
+
+def test_a_prediction_that_is_shrunk_is_drawn_as_one_that_is_not(world):
+    """By the study's own UNet, from embedding and latent: both are brought to how the training pictures' targets lie, whatever their contrast was."""
+    with h5py.File(world / "e.h5") as file:
+        embedding, latent = (torch.from_numpy(file[name][:]) for name in ("embedding", "latent"))
+    sampling, rows, device = Sampling(samples=1, strength=0.5, steps=2), list(range(TEST + 4, IMAGES)), torch.device("cpu")
+    generator = generator_for(world / "diffusion", load_autoencoder(world / "autoencoder"), 32, world / "e.h5", device)
+    norms, found = norms_for(generator, sampling, world / "e.h5", rows), {}
+    assert norms.keys() == {"embedding", "latent"}
+    for contrast in (1.0, 0.3):
+        targets = {name: norms[name].mean + contrast * (values[:3] - norms[name].mean) for name, values in (("embedding", embedding), ("latent", latent))}
+        prediction = Prediction(targets, targets["embedding"], None)
+        found[contrast] = draw(generator, prediction, norms, sampling, [(0, row, 0) for row in range(3)]).astype(int)
+        found["as it is", contrast] = draw(generator, prediction, {}, sampling, [(0, row, 0) for row in range(3)]).astype(int)
+    assert abs(found[1.0] - found[0.3]).max() <= 1 and abs(found["as it is", 1.0] - found["as it is", 0.3]).mean() > 0.1
+    assert norms_for(generator, sampling, world / "e.h5", rows[:1]) == {}
 
 
 def test_a_prior_changes_what_is_drawn_from_and_nothing_that_is_predicted(world):
@@ -491,7 +510,11 @@ def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(wo
         responses = np.stack([file["responses"][:][file["stimulus"][:] == image].mean(0) for image in range(TEST)])
     found, _ = encoder.enter.taken("d-subj01")
     coordinates = torch.from_numpy(responses @ found.weight + found.bias)
-    latent = encoder.space.target("latent", encoder.space.part(coordinates, "latent"))
+    with h5py.File(world / "e.h5") as file:
+        seen = torch.from_numpy(file["latent"][:][TEST + 4 :]).flatten(1)
+    away = encoder.space.target("latent", encoder.space.part(coordinates, "latent")).flatten(1) - seen.mean(0)
+    latent = seen.mean(0) + away * ((seen - seen.mean(0)).square().sum(1).mean().sqrt() / away.norm(dim=1, keepdim=True))
+    latent = latent * latent.norm(dim=1, keepdim=True).clamp(seen.norm(dim=1).min(), seen.norm(dim=1).max()) / latent.norm(dim=1, keepdim=True)
     decoded = load_autoencoder(world / "autoencoder").decode(latent.view(TEST, 4, 8, 8)).clamp(0, 1).permute(0, 2, 3, 1).detach().numpy() * 255
     assert result["samples"].shape[1] == 3 and not result["shown"].any()
     assert np.abs(result["samples"] - decoded[:, None]).max() < 0.51 and result["predicted"].shape == (TEST, 12)

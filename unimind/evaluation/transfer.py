@@ -184,7 +184,7 @@ def measured_once(study: Study, method: str, dataset: str, subject: str, cell: C
         coder = load_autoencoder(files.autoencoder).to(device)
         generator = generator_for(files.diffusion, coder, study.picture_size, files.embeddings, device)
         decoder.prepare(generator)
-        norms = norms_for(generator, files.embeddings, known)
+        norms = norms_for(generator, settings.sampling, files.embeddings, known)
         prior = None if files.embedding_prior is None else load_embedding_prior(files.embedding_prior).to(device)
         pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label, prior)
         with h5py.File(files.stimuli) as file:

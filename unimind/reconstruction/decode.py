@@ -157,7 +157,7 @@ def decode(
         if not np.array_equal(own.stored, data.stored):
             raise InputError(f"{trials}: holds other voxels than {prepared}; run prepare-further again")
         training = own.images("train")
-        mean, norms = training_mean(embeddings, training), norms_for(generator, embeddings, training)
+        mean, norms = training_mean(embeddings, training), norms_for(generator, sampling, embeddings, training)
         group, called = data.groups(asked.average)
         normalisation = str(data.attributes["normalisation"])
         prediction, repeats = predict_groups(decoder, data, group, batch)

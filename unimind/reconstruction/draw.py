@@ -1,7 +1,7 @@
 """Pictures from predictions by any generator, a batch at a time, and kept as they are drawn."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from unimind.training.streams import generator as random_generator
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 256
+#: What generators take that pictures have themselves; a condition stage's outputs are no picture's.
+FROM_PICTURES = ("embedding", "tokens")
 
 
 def generator_for(diffusion: Path, autoencoder, picture_size: int, embeddings: Path, device: torch.device) -> Generator:
@@ -31,12 +33,20 @@ def generator_for(diffusion: Path, autoencoder, picture_size: int, embeddings: P
     return load_generator(diffusion, autoencoder, picture_size, device, shape)
 
 
-def norms_for(generator: Generator, embeddings: Path, rows: Sequence[int] | NDArray) -> dict[str, TargetNorms]:
-    """How some pictures' targets lie, of those whose length counts with the generator."""
-    if not generator.raw:
-        return {}
+def norms_of(generator: Generator, sampling: Sampling, count: int, pieces: Callable[[str], Iterable[NDArray[np.float32]]]) -> dict[str, TargetNorms]:
+    """How the targets of `count` pictures lie, of those that pictures are drawn from: what the generator takes, and the latent that drawing starts at.
+
+    `pieces` gives a target's values by the name it is stored under. One picture has no distribution: predictions stay as they are then.
+    """
+    taken = {name: _long(name) if generator.raw else name for name in generator.takes if name in FROM_PICTURES and sampling.strength > 0}
+    names = taken | ({"latent": "latent"} if sampling.strength < 1 else {})
+    return {name: TargetNorms.of(pieces(stored)) for name, stored in names.items()} if count > 1 else {}
+
+
+def norms_for(generator: Generator, sampling: Sampling, embeddings: Path, rows: Sequence[int] | NDArray) -> dict[str, TargetNorms]:
+    """As `norms_of`, of some pictures of a stimulus file, whose targets are read in pieces."""
     with Targets(embeddings) as targets:
-        return {name: TargetNorms.of(targets.in_pieces(_long(name), rows, READ_AT_ONCE)) for name in generator.takes}
+        return norms_of(generator, sampling, len(rows), lambda name: targets.in_pieces(name, rows, READ_AT_ONCE))
 
 
 def true_inputs(generator: Generator, targets: Targets, rows: NDArray) -> dict[str, Tensor]:
@@ -61,7 +71,7 @@ def _long(name: str) -> str:
 def inputs_of(
     generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], keys: Sequence[tuple], prior: EmbeddingPrior | None
 ) -> dict[str, Tensor]:
-    """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures' where their length counts.
+    """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures'.
 
     With a prior over embeddings, a sample of the embedding in the place of its regressed mean, of noise of each picture's own.
     """
@@ -71,7 +81,7 @@ def inputs_of(
     if prior is not None:
         noise = torch.stack([torch.randn(prior.size, generator=random_generator("embedding prior", *key)) for key in keys])
         sampled = prior.sample(found["embedding"], noise.to(found["embedding"].device))
-        return {"embedding": norms["embedding"].within(sampled) if norms else sampled}
+        return {"embedding": norms["embedding"].within(sampled) if "embedding" in norms else sampled}
     return {name: norms[name].apply(values, unit=name == "embedding") if name in norms else values for name, values in found.items()}
 
 
@@ -81,10 +91,14 @@ def draw(
 ) -> NDArray[np.uint8]:  # fmt: skip
     """One picture per row of a prediction on the generator's device, all in one batch: uint8 (n, H, W, 3).
 
-    `keys` seed each picture's own noise. Below full strength drawing starts from the predicted latent; with 0 nothing else is looked at.
+    `keys` seed each picture's own noise. Below full strength drawing starts from the predicted latent, brought to the distribution of real
+    pictures' as well; with 0 nothing else is looked at.
     """
+    start = prediction.latent if sampling.strength < 1 else None
+    if start is not None and "latent" in norms:
+        start = norms["latent"].apply(start, unit=False)
     inputs = inputs_of(generator, prediction, norms, keys, prior) if sampling.strength else None
-    return as_bytes(generator.draw(inputs, keys, sampling, prediction.latent if sampling.strength < 1 else None))
+    return as_bytes(generator.draw(inputs, keys, sampling, start))
 
 
 def draw_pictures(
@@ -102,8 +116,8 @@ def draw_pictures(
 def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms], prior: EmbeddingPrior | None = None) -> dict[str, Any]:
     """How pictures were drawn, as attributes of an HDF5 file: texts and numbers, and what has parts as JSON."""
     said = generator.protocol(sampling)
-    if norms and sampling.strength:
-        said["norms"] = {name: own.protocol(LENGTH_HELD if prior is not None else RULE) for name, own in norms.items()}
+    if norms:
+        said["norms"] = {name: own.protocol(LENGTH_HELD if prior is not None and name == "embedding" else RULE) for name, own in norms.items()}
     if prior is not None:
         said["embedding_prior"] = "each picture is drawn from a sample of the embeddings that the regressed one may stand for"
     return {key: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for key, value in said.items()}

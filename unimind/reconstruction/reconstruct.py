@@ -58,7 +58,7 @@ def reconstruct(
         tested = Tested.of(decoder, data, batch, study.seed)
         stimulus, prediction, another = tested.stimulus, tested.prediction, tested.another
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
-        norms = norms_for(generator, embeddings, data.images("train"))
+        norms = norms_for(generator, sampling, embeddings, data.images("train"))
         drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
         rule = rule_of_choice(sampling, prediction.embedding is not None)
         if rule == "encoding":

@@ -21,7 +21,6 @@ from unimind.evaluation.metrics import correlations, two_way
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.embed import AT_ONCE, targets_of
 from unimind.foundations.generators import load_generator
-from unimind.foundations.generators.norms import TargetNorms
 from unimind.models.embedding_prior import EmbeddingPrior, load_embedding_prior
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Context
@@ -29,7 +28,7 @@ from unimind.models.prior import TaughtPrior
 from unimind.models.space import PictureSpace
 from unimind.reconstruction.agreement import agreement
 from unimind.reconstruction.decoder import Decoder, Prediction
-from unimind.reconstruction.draw import draw
+from unimind.reconstruction.draw import draw, norms_of
 from unimind.storage import read_json
 from unimind.study import Method, Study, parse_study
 from unimind.training.enter import closed_form_of, load_taught
@@ -134,7 +133,8 @@ class SubjectDecoder(BaseEstimator):
         coordinates = loaded.space.coordinates(embedding, latent).numpy()
         found = closed_form_of(loaded.settings, SUBJECT, loaded.space, loaded.prior, coordinates, means, self.seed)
         self.map_, self.context_ = found, Context.of(coordinates, loaded.space)
-        self.norms_ = _norms(loaded, raw)
+        of_pictures = {"embedding": embedding, "raw": raw, "latent": latent}
+        self.norms_ = norms_of(loaded.generator, loaded.settings.sampling, len(place), lambda name: [of_pictures[name].numpy()])
         self.mean_embedding_ = embedding.mean(0).numpy()
         self.n_features_in_, self.n_pictures_ = values.shape[1], len(place)
         return self
@@ -239,8 +239,8 @@ def _pixels(pictures: Sequence[Any] | NDArray) -> list[NDArray[np.uint8]]:
 
 
 @torch.no_grad()
-def _targets(loaded: _Loaded, pixels: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Image embeddings (n, d), the same with the length the network gives them where it has one, and latents (n, c, h, w), on the CPU."""
+def _targets(loaded: _Loaded, pixels: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Image embeddings (n, d), the same with the length that the network gives them, and latents (n, c, h, w), on the CPU."""
     device, found = on_device(), []
     for start in range(0, len(pixels), AT_ONCE):
         images = np.stack([to_square(one, loaded.study.picture_size) for one in pixels[start : start + AT_ONCE]])
@@ -248,14 +248,8 @@ def _targets(loaded: _Loaded, pixels: list[NDArray[np.uint8]]) -> tuple[Tensor, 
         own = targets_of(batch, loaded.embedder) | {"latent": loaded.autoencoder.encode(batch)}
         found.append({name: values.float().cpu() for name, values in own.items()})
     joined = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-    raw = joined["embedding"] * joined["norm"][:, None] if "norm" in joined else None
+    raw = joined["embedding"] * joined["norm"][:, None] if "norm" in joined else joined["embedding"]
     return joined["embedding"], raw, joined["latent"]
-
-
-def _norms(loaded: _Loaded, raw: Tensor | None) -> dict[str, TargetNorms]:
-    if not loaded.generator.raw or raw is None:
-        return {}
-    return {"embedding": TargetNorms.of([raw.numpy()])}
 
 
 @lru_cache(maxsize=2)

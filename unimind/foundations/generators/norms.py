@@ -1,7 +1,8 @@
-"""Predicted targets brought to the distribution that a frozen generator knows: that of real pictures' targets.
+"""Predicted targets brought to the distribution that generators know: that of real pictures' targets.
 
-A regression to the mean predicts vectors that lie too close to the mean, and a contrastive head unit vectors; a frozen generator
-was trained on neither. The rule, for each prediction on its own, so that no other test picture matters:
+A regression to the mean predicts vectors that lie too close to the mean, and a contrastive head unit vectors; a generator
+was trained on neither, and drawing that starts at a shrunk latent starts at a picture without contrast. The rule, for each prediction
+on its own, so that no other test picture matters:
 
 1. A prediction of the unit vector is multiplied by the training pictures' mean length.
 2. Its deviation from the training pictures' mean is stretched or shrunk to the root mean square deviation of the training pictures:
