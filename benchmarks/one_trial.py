@@ -97,7 +97,7 @@ def measured_in_a_run(given: argparse.Namespace) -> None:
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
         tests, training = data.trials("test"), data.images("train")
         responses = data.read(np.resize(tests, WARM_UP + given.trials), decoder.order)[:, None].repeat(decoder.channels, 1)
-    norms, mean = norms_for(generator, targets, training), training_mean(targets, training).to(device)
+    norms, mean = norms_for(generator, sampling, targets, training), training_mean(targets, training).to(device)
     with Targets(targets) as file:
         blocks = directions(torch.from_numpy(file.read("embedding", np.arange(len(file)))).to(device), mean).split(BLOCK)
 

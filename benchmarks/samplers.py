@@ -50,7 +50,7 @@ def main() -> None:
     settings = study.methods[method]
     with PreparedSubject(results / f"prepared/{given.dataset}/{given.subject}.h5") as data:
         stimulus, prediction = predict_pictures(decoder, data, "test", study.evaluation.batch_size)
-        norms = norms_for(generator, results / "embeddings" / own, data.images("train"))
+        norms = norms_for(generator, settings.sampling, results / "embeddings" / own, data.images("train"))
     with h5py.File(results / "prepared" / own) as file:
         truths = PictureSet(rows_at(file["images"], stimulus))
     classifier = results / "foundations/classifier" if study.foundations.classifier else None

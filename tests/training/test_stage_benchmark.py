@@ -139,6 +139,6 @@ def test_the_table(study):
     columns = [cell.strip() for cell in head.strip("|").split("|")]
     assert columns == [
         "method", "stage", "precision", "samples a step", "micro-batches", "recomputed", "parameters", "trained", "seconds a step", "samples a second",
-        "card busy", "memory of a step", "before the first step", "",
+        "seconds of drawing a batch", "waiting for it", "card busy", "memory of a step", "before the first step", "",
     ]  # fmt: skip
     assert [cell.strip() for cell in line.strip("|").split("|")][:6] == ["MinD-Vis", "pretrain", "bf16", str(BATCH), "1", "no"]
