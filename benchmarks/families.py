@@ -22,14 +22,10 @@ import h5py
 import numpy as np
 
 from unimind.data.prepare import prepare
-from unimind.data.prepared import PreparedSubject
 from unimind.data.split import split
-from unimind.device import on_device
 from unimind.errors import InputError
-from unimind.evaluation.score import Predicted, embedding_measures, rows_at
 from unimind.evaluation.statistics import bootstrap
-from unimind.reconstruction.decoder import Decoder
-from unimind.reconstruction.predict import predict_pictures
+from unimind.evaluation.transfer import Cell, Files, measured_once
 from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.adapt import adapt
@@ -61,6 +57,8 @@ class Family:
         (self.dataset,) = study.datasets
         content = resolved(study)
         content["datasets"][self.dataset] |= {"test_pictures": rule}
+        content["evaluation"]["metrics"] = ["identification"]
+        content["transfer"] = (content.get("transfer") or {}) | {"pictures": False}
         self.study, self.folder, self.results = parse_study(content), folder, Path(study.results)
         self.tested: dict[str, int] = {}
         stimuli = {self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs()}
@@ -109,33 +107,33 @@ class Family:
                 align(self.view("align", method, group=group), method, group, None if signals else files[0], files[1], signals, None, place / "kept", shared)
             for subject in self.asked():
                 if shared is None:
-                    found.setdefault(method, {})[subject] = self.measured(entered[subject], None, subject)
+                    found.setdefault(method, {})[subject] = self.measured(method, subject, entered[subject])
                 elif settings.closed:
-                    found.setdefault(f"{method}, closed form alone", {})[subject] = self.measured(entered[subject], None, subject)
-                    found.setdefault(method, {})[subject] = self.measured(shared, entered[subject], subject)
+                    found.setdefault(f"{method}, closed form alone", {})[subject] = self.measured(method, subject, entered[subject])
+                    found.setdefault(method, {})[subject] = self.measured(method, subject, shared, entered[subject])
                 elif subject in members:
-                    found.setdefault(method, {})[subject] = self.measured(shared, None, subject)
+                    found.setdefault(method, {})[subject] = self.measured(method, subject, shared)
                 else:
                     seen, out = self.view("adapt", method, dataset=self.dataset, subject=subject), place / subject
                     adapt(
                         seen, method, self.dataset, subject, self.prepared[subject], self.embeddings[subject], shared, place / "kept", out, None, None, *files
                     )
-                    found.setdefault(method, {})[subject] = self.measured(out, None, subject)
+                    found.setdefault(method, {})[subject] = self.measured(method, subject, out)
         return found
 
     def asked(self) -> list[str]:
         """Subjects with enough test pictures."""
         return [subject for _, subject in self.study.pairs() if self.tested[self.study.stimuli(self.dataset, subject)] >= FEWEST]
 
-    def measured(self, model: Path, entered: Path | None, subject: str) -> dict[int, float]:
-        decoder = Decoder(model, entered, self.dataset, subject).to(on_device())
-        with PreparedSubject(self.prepared[subject]) as data, h5py.File(self.embeddings[subject]) as file:
-            stimulus, prediction = predict_pictures(decoder, data, "test", self.study.evaluation.batch_size)
-            truth, training = rows_at(file["embedding"], stimulus), rows_at(file["embedding"], data.images("train"))
-        predicted, found = Predicted.of(prediction), dict[str, dict[str, Any]](reconstruction={})
-        assert predicted is not None
-        embedding_measures(["identification"], found, truth, {"reconstruction": predicted}, training, self.results / "foundations/embedding", self.study.seed)
-        return dict(zip(stimulus.tolist(), np.asarray(found["reconstruction"]["identification"], float).tolist(), strict=True))
+    def measured(self, method: str, subject: str, model: Path, entered: Path | None = None) -> dict[int, float]:
+        """Identification of a subject's test pictures, as the comparison over budgets measures it."""
+        files = Files(
+            prepared=self.prepared[subject], embeddings=self.embeddings[subject], shared=None, taught=None, diffusion=None, autoencoder=None,
+            embedding=self.results / "foundations/embedding", features=None, stimuli=self.stimuli[self.study.stimuli(self.dataset, subject)],
+            training_prepared=[], training_embeddings=[], embedding_prior=None,
+        )  # fmt: skip
+        found = measured_once(self.study, method, self.dataset, subject, Cell("entered", "all", self.study.seed), files, model, entered)
+        return dict(zip(found["stimulus"], found["measures"]["identification"], strict=True))
 
 
 def shown(values: list[np.ndarray], sign: str = "") -> str:
