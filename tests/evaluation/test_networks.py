@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from unimind.errors import InputError
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
+from unimind.evaluation.features import stored_features
 from unimind.evaluation.panel import Panel, measure, truth_features
 from unimind.evaluation.pictures import PictureSet, resize
 
@@ -202,6 +203,24 @@ def test_lpips_is_the_packages(kind, architecture, name, images, tmp_path):
     with torch.inference_mode():
         expected = theirs(a * 2 - 1, b * 2 - 1).flatten()
     torch.testing.assert_close(m.squared_distance(ours(images)[0], ours(other)[0]), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_squeezenet_alone_is_what_it_is_beside_its_maps_and_takes_truths_from_the_features(tiny, tmp_path, monkeypatch):
+    torch.save(random_weights("squeezenet1_1").state_dict(), tmp_path / "squeezenet.pth")
+    changed = {"metrics": ["squeezenet", "lpips_squeeze"], "squeezenet": str(tmp_path / "squeezenet.pth")}
+    tiny.study = tiny.study.model_copy(update={"evaluation": tiny.study.evaluation.model_copy(update=changed)})
+    features = tiny.features()
+    pictures, truths = PictureSet(tiny.noisy(40, 0)), PictureSet(tiny.images[tiny.test])
+    panels = [Panel.of(wanted, None, str(tmp_path / "squeezenet.pth")) for wanted in (["squeezenet"], ["squeezenet", "lpips_squeeze"])]
+    assert panels[0].protocol()["squeezenet"] == panels[1].protocol()["squeezenet"]
+    rows = {"all": np.arange(tiny.n_test)}
+    with_maps = measure(panels[1], truths, pictures, rows)["all"]
+    with monkeypatch.context() as context:
+        context.setattr(truths, "batch", None)
+        alone = measure(panels[0], truths, pictures, rows, 64, lambda network: stored_features(features, tiny.test, network))["all"]
+    np.testing.assert_array_equal(alone["squeezenet"], with_maps["squeezenet"])
+    np.testing.assert_allclose(alone["similarity"], with_maps["similarity"], atol=1e-4)
+    assert 0.5 < alone["squeezenet"].mean() and alone["similarity"].std() > 0
 
 
 def test_perceptual_distance_is_unweighted_lpips(images, tmp_path, fakes):

@@ -8,6 +8,7 @@ import numpy as np
 from unimind.data.hdf5 import NewFile, read_rows
 from unimind.errors import InputError
 from unimind.evaluation import networks
+from unimind.evaluation.measures import MEASURES
 from unimind.evaluation.panel import Panel, truth_features
 from unimind.evaluation.pictures import Joined, PictureSet
 from unimind.progress import say
@@ -25,10 +26,13 @@ def panel_of(study: Study, embedding: Path, classifier: Path | None) -> Panel:
 def features(study: Study, stimuli: Path, prepared: list[Path], embedding: Path, classifier: Path | None, out: Path) -> None:
     """Write `out`: `stimulus` (n,), and one group per network with its features (n, d) and attributes `shown_as`, `sha256`.
 
-    Of all pictures that may be tested on (`pictures_tested`), so that a new subject finds its own among them.
+    Of all pictures that may be tested on (`pictures_tested`), so that a new subject finds its own among them. SqueezeNet's are among
+    them, though `score` makes them anew where it makes its maps: `transfer` compares with them the pictures of every budget.
     """
-    panel = panel_of(study, embedding, classifier)
-    for name, reason in panel.absent.items():
+    section = study.evaluation
+    compared = [name for name in section.metrics if MEASURES[name].kind != "maps"]
+    panel = Panel.of(compared, section.weights, section.squeezenet, embedding, classifier)
+    for name, reason in panel_of(study, embedding, classifier).absent.items():
         say(f"{name} will be absent: {reason}")
     stimulus = pictures_tested(stimuli, prepared)
     with h5py.File(stimuli) as file:

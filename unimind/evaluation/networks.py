@@ -351,6 +351,23 @@ def study_classifier(directory: Path, measures: tuple[str, ...]) -> Network:
     return Network("classifier", foundation_name(directory), model_hash(directory), None, measures, load)
 
 
+def shown_pooled(sha256: str) -> str:
+    """The name of SqueezeNet where its last maps are averaged."""
+    return f"{shown('squeezenet', sha256)}, pooled features"
+
+
+def pooled_squeezenet(path: Path, sha256: str) -> Network:
+    """The averages of SqueezeNet 1.1's last maps, as `lpips("squeeze", ...)` gives them beside its distances."""
+
+    def load() -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        from torchvision.models import squeezenet1_1
+
+        layers = _frozen(squeezenet1_1(weights=None), read_weights(path), path).features
+        return lambda x: {"squeezenet": layers(x).mean((2, 3))}
+
+    return Network("squeezenet", shown_pooled(sha256), sha256, SIDE, ("squeezenet",), load, IMAGENET)
+
+
 def embedding_kind(directory: Path) -> str:
     return str(read_json(directory / "config.json").get("kind", ""))
 

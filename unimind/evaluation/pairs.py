@@ -59,7 +59,7 @@ def paired(
     Parameters
     ----------
     pairs : int array (p, 2)
-        (truth, picture), sorted by truth. None at all where only vectors are wanted.
+        (truth, picture), sorted by truth.
     prepare : callable
         Pictures (b, 3, H, W) -> what is compared (to be sliced), and a vector per picture or None.
     compare : callable

@@ -83,8 +83,10 @@ class Panel:
         squeeze = networks.find_squeezenet(squeezenet)
         if isinstance(squeeze, str):
             absent |= {"squeezenet": squeeze, "lpips_squeeze": squeeze}
-        elif {"squeezenet", "lpips_squeeze"} & set(wanted):
+        elif "lpips_squeeze" in wanted:
             panel.squeeze = networks.lpips("squeeze", *squeeze)
+        elif "squeezenet" in wanted:
+            vectors.append(networks.pooled_squeezenet(*squeeze))
         if "lpips" in wanted:
             alex = networks.find("alexnet", weights)
             if isinstance(alex, str):
@@ -108,9 +110,8 @@ class Panel:
         for name, maps in (("lpips", self.lpips), ("lpips_squeeze", self.squeeze), ("squeezenet", self.squeeze), ("perceptual_distance", self.perceptual)):
             if maps is not None and name in self.wanted:
                 result[name] = maps.protocol()
-        if "squeezenet" in result:
-            pooled = f"{networks.shown('squeezenet', result['squeezenet']['sha256'])}, pooled features"
-            result["squeezenet"] = {**result["squeezenet"], "network": pooled}
+        if self.squeeze is not None and "squeezenet" in self.wanted:
+            result["squeezenet"] |= {"network": networks.shown_pooled(self.squeeze.sha256)}
         return dict(sorted(result.items()))
 
     @property
@@ -228,7 +229,7 @@ class _Measurement:
         """Distances of a network's feature maps, and two-way identification by the last one's average."""
         distances, pooled = [name for name in names if name != "squeezenet"], "squeezenet" in names
         found = paired(
-            self.truths, self.pictures, self.pairs if distances else np.empty((0, 2), int), maps, lambda a, b: m.squared_distance(a, b)[:, None],
+            self.truths, self.pictures, self.pairs, maps, lambda a, b: m.squared_distance(a, b)[:, None],
             min(self.batch_size, PAIRS_AT_ONCE), maps.shown_as, pooled, self.blocks, names[0],
         )  # fmt: skip
 
