@@ -8,8 +8,8 @@
 The stages themselves run, with their modules, losses and loop, on random files: voxels of NSD's counts, embeddings and
 latents of the foundations' sizes, a UNet of cin256-v2's size. They end after a few steps and write no model. Every row is
 measured in a process of its own; a step is waiting for its batch, forward and backward of every micro-batch, clipping and AdamW. A
-thread draws the batches of coming steps meanwhile: beside what a step takes stands how long drawing a batch takes, by which a step would be
-longer were it drawn in turn, and the share of a step that was waiting for it.
+thread draws the batches of coming steps meanwhile. Every second step draws its batch itself, before it begins, as the others would without
+that thread: what both kinds take stands beside each other, with the time that drawing takes and the share of a step that was waiting for it.
 
 Memory is the most that tensors take on a GPU, or the growth of the process on a CPU: in a step, and in the validation and
 count of operations before the first one. With `--estimate` nothing is computed: one step runs on tensors without contents, and
@@ -73,7 +73,7 @@ UNET: dict[str, Any] = {
 }  # fmt: skip
 #: Pictures a subject trains on. Held out are enough for the largest batch of a validation where there is room, two where a CPU must compute them.
 TRAINED, HELD_OUT, FEW = 64, 256, 2
-#: Steps timed after the first one, which allocates.
+#: Steps of each kind timed after the first one, which allocates.
 STEPS = 3
 
 
@@ -239,7 +239,8 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     -------
     dict
         `method`, `stage`, `precision`, `batch` (rows of a step), `micro_batches`, `recomputed` (activations), `parameters`,
-        `trained`, `seconds` (of a step), `drawing` (seconds of drawing a batch), `waiting` (share of a step that waits for it),
+        `trained`, `seconds` (of a step), `in_turn` (of one that draws its own batch), `drawing` (seconds of that), `waiting` (share of a step
+        that waits for its batch),
         `samples_per_second`, `busy` (share of a step in which a GPU computes), `memory` (bytes, of a step), `memory_before` (bytes, of
         what comes before the first step), `failed` (why, or nothing).
     """
@@ -247,7 +248,7 @@ def row(study: Study, method: str, stage: str, dataset: str, folder: Path, estim
     found = {
         "method": study.methods[method].label or method, "stage": stage, "precision": settings.precision, "batch": settings.batch_size,
         "micro_batches": settings.accumulate, "recomputed": settings.gradient_checkpointing, "parameters": None, "trained": None, "seconds": None,
-        "drawing": None, "waiting": None, "samples_per_second": None, "busy": None, "memory": None, "memory_before": None, "failed": "",
+        "in_turn": None, "drawing": None, "waiting": None, "samples_per_second": None, "busy": None, "memory": None, "memory_before": None, "failed": "",
     }  # fmt: skip
     warm_up(stage)
     watch = Watch(estimate)
@@ -321,18 +322,19 @@ class Watch:
         def on_step(step: int) -> None:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            if step == 1:
-                self.begun = time.perf_counter()
-            if step == (2 if self.estimate else 1 + STEPS):
-                seconds = (time.perf_counter() - self.begun) / STEPS
+            ends.append(time.perf_counter())
+            if step == (2 if self.estimate else 1 + 2 * STEPS):
                 if not self.estimate:
-                    self.found |= {"seconds": seconds, "samples_per_second": batch_size / seconds}
-                    self.found |= {"drawing": sum(self.drawing[-STEPS:]) / STEPS, "waiting": sum(self.waiting[-STEPS:]) / STEPS / seconds}
+                    took = np.diff(ends)
+                    in_turn, seconds = took[::2].mean(), took[1::2].mean()
+                    self.found |= {"seconds": seconds, "in_turn": in_turn, "samples_per_second": batch_size / seconds}
+                    self.found |= {"drawing": np.mean(self.drawing), "waiting": np.mean(self.waiting[1:]) / seconds}
                 self.found["memory"] = self.peak()
                 if self.device.type != "cuda":
                     raise Enough
+            if step == 2 + 2 * STEPS:
                 busy.start()
-            if step == 2 + STEPS:
+            if step == 3 + 2 * STEPS:
                 self.found["busy"] = busy.stop()
                 raise Enough
 
@@ -344,20 +346,21 @@ class Watch:
             return draw(step) if self.alive is None else self.alive.batch
 
         asked: list[int] = []
+        ends: list[float] = []
         with ExitStack() as stack:
             if self.estimate:
                 self.alive = stack.enter_context(without_contents(module, draw(0)))
                 stack.enter_context(patch.object(loop, "drawn_ahead", in_turn))
             else:
-                stack.enter_context(patch.object(loop, "drawn_ahead", self.drawn_ahead))
+                stack.enter_context(patch.object(loop, "drawn_ahead", self.alternating))
             self.reset()
             loop.train(module, draw=watched, validate=validate, trainable=trainable, on_step=on_step, **more)
 
     @contextmanager
-    def drawn_ahead(self, draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int], Any]]:
-        """As the loop's, with the seconds of each drawing and of each wait."""
-        with drawn_ahead(partial(timed, draw, self.drawing), steps) as batch:
-            yield partial(timed, batch, self.waiting)
+    def alternating(self, draw: Callable[[int], Any], steps: range) -> Iterator[Callable[[int], Any]]:
+        """Batches of the first step and every second after it drawn ahead as the loop does, the others in turn; with the seconds of drawings and waits."""
+        with drawn_ahead(draw, steps[::2]) as batch:
+            yield lambda step: timed(batch, self.waiting, step) if step in steps[::2] else timed(draw, self.drawing, step)
 
     def peak(self) -> int:
         """Bytes taken at most since `reset`."""
@@ -518,7 +521,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "method": ("method", str), "stage": ("stage", str), "precision": ("precision", str), "batch": ("samples a step", str),
         "micro_batches": ("micro-batches", str), "recomputed": ("recomputed", lambda yes: "yes" if yes else "no"), "parameters": ("parameters", millions),
-        "trained": ("trained", millions), "seconds": ("seconds a step", "{:.3g}".format), "samples_per_second": ("samples a second", "{:.3g}".format),
+        "trained": ("trained", millions), "seconds": ("seconds a step", "{:.3g}".format), "in_turn": ("drawing in turn", "{:.3g}".format),
+        "samples_per_second": ("samples a second", "{:.3g}".format),
         "drawing": ("seconds of drawing a batch", "{:.2g}".format), "waiting": ("waiting for it", "{:.1%}".format), "busy": ("card busy", "{:.0%}".format),
         "memory": ("memory of a step", gigabytes), "memory_before": ("before the first step", gigabytes), "failed": ("", str),
     }  # fmt: skip

@@ -138,7 +138,7 @@ def test_the_table(study):
     head, _, line = stages.markdown(rows).splitlines()
     columns = [cell.strip() for cell in head.strip("|").split("|")]
     assert columns == [
-        "method", "stage", "precision", "samples a step", "micro-batches", "recomputed", "parameters", "trained", "seconds a step", "samples a second",
-        "seconds of drawing a batch", "waiting for it", "card busy", "memory of a step", "before the first step", "",
+        "method", "stage", "precision", "samples a step", "micro-batches", "recomputed", "parameters", "trained", "seconds a step", "drawing in turn",
+        "samples a second", "seconds of drawing a batch", "waiting for it", "card busy", "memory of a step", "before the first step", "",
     ]  # fmt: skip
     assert [cell.strip() for cell in line.strip("|").split("|")][:6] == ["MinD-Vis", "pretrain", "bf16", str(BATCH), "1", "no"]
