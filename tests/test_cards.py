@@ -26,9 +26,9 @@ def environment(folder: Path) -> dict[str, str]:
     return inherited | {"UNIMIND_CARDS": str(folder), "PYTHONPATH": str(ROOT)}
 
 
-def holder(folder: Path) -> subprocess.Popen:
+def holder(folder: Path, more: dict[str, str] | None = None) -> subprocess.Popen:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, "-c", HOLD], env=environment(folder), text=True, **pipes)
+    return subprocess.Popen([sys.executable, "-c", HOLD], env=environment(folder) | (more or {}), text=True, **pipes)
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -49,13 +49,51 @@ def test_every_process_has_a_card_of_its_own_and_a_killed_ones_is_free_again(tmp
             process.wait()
 
 
-def test_a_card_is_taken_once_by_a_process_and_left_to_the_scheduler(stand_ins):
-    """A second call gives the same card; SLURM hands out its cards itself; one card alone is nobody's."""
+def test_a_card_is_taken_once_by_a_process_and_one_alone_is_nobodys(stand_ins):
+    """A second call gives the same card; one of several processes has its launcher's."""
     twice = "from unimind.cards import take_card; print(take_card(), take_card())"
     (stand_ins / "alone").mkdir()
     (stand_ins / "alone/0").touch()
-    for folder, more, expected in ((stand_ins, {}, "0 0"), (stand_ins, {"SLURM_JOB_ID": "7"}, "None None"), (stand_ins / "alone", {}, "None None")):
+    for folder, more, expected in ((stand_ins, {}, "0 0"), (stand_ins, {"LOCAL_RANK": "1"}, "None None"), (stand_ins / "alone", {}, "None None")):
         assert subprocess.check_output([sys.executable, "-c", twice], env=environment(folder) | more, text=True).strip() == expected
+
+
+def test_processes_of_one_slurm_allocation_take_different_cards_and_those_of_another_do_not_wait_for_them(stand_ins, tmp_path):
+    """An interactive allocation shows all its cards to every process; another job's cards have the same numbers and are others."""
+    own = {"TMPDIR": str(tmp_path)}
+    jobs = [{"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8"}, {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1"}]
+    started = [holder(stand_ins, own | job) for job in jobs]
+    try:
+        assert sorted(int(process.stdout.readline()) for process in started[:2]) == [0, 1]
+        assert [process.stdout.readline() for process in started[2:]] == ["0\n", "0\n"]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_launcher_takes_all_its_cards_or_none(stand_ins):
+    """Two jobs of two cards each on three: whoever comes second waits without holding one, and a third that needs one is not kept waiting."""
+
+    def launched(count):
+        program = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-m", "unimind.cards", str(count), *program], env=environment(stand_ins), text=True, **pipes)
+
+    started = [launched(2)]
+    try:
+        assert started[0].stdout.readline() == "0,1\n"
+        started.append(launched(2))
+        assert "of 3 graphics cards too many are in use; waiting for 2 free ones" in started[1].stderr.readline()
+        started.append(holder(stand_ins))
+        assert started[2].stdout.readline() == "2\n"
+        started[0].send_signal(signal.SIGKILL)
+        assert started[1].stdout.readline() == "0,1\n"
+        assert "processes: 5 given, but there are 3 graphics cards here" in launched(5).communicate(timeout=30)[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(

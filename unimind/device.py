@@ -14,8 +14,8 @@ from unimind.errors import InputError
 def on_device(device: torch.device | str | None = None) -> torch.device:
     """A device: the one given, else the one that `UNIMIND_DEVICE` names (cpu, cuda, cuda:1), else a GPU where there is one.
 
-    Of several GPUs that nobody has chosen from, this process takes a free one and keeps it (`cards.take_card`); where a scheduler
-    has chosen several for as many processes, the one of its place among them (`LOCAL_RANK`).
+    Of several GPUs that nobody has chosen from, this process takes a free one and keeps it (`cards.take_card`); where several were taken
+    for as many processes, the one of its place among them (`LOCAL_RANK`).
 
     Raises
     ------

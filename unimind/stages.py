@@ -154,6 +154,8 @@ def _foundation(study: "Study", names: Names) -> Iterable[str]:
     yield from ("foundations.{name}", "bundle")
     if names["name"] in study.networks() and study.is_trained(names["name"]):
         yield from ("foundations.drawn", "picture_size", "seed")
+        if names["name"] == "diffusion" and getattr(study.foundations.diffusion, "pictures", "") == "training":
+            yield "datasets.*: validation_fraction"
 
 
 #: Where a foundation that is not trained in the study comes from, by its kind.

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, draw, kinds
+from unimind.data.prepare import assign_splits
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Condition
 from unimind.foundations.study_clip import CONTEXT, Words
@@ -126,7 +127,7 @@ def test_words_close_with_the_largest_number():
     assert tokens.shape == (1, CONTEXT) and tokens[0].argmax() == 4 and tokens[0, 4] == words.size - 1 and tokens[0, 5:].sum() == 0
 
 
-def test_training_targets_leave_every_test_picture_out(tmp_path):
+def test_training_targets_leave_every_test_and_validation_picture_out(tmp_path):
     def write(name, hashes, test):
         n = len(hashes)
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
@@ -139,8 +140,13 @@ def test_training_targets_leave_every_test_picture_out(tmp_path):
 
     write("one", ["1", "2", "3"], [False, True, False])
     write("two", ["3", "4", "5"], [True, False, False])
-    _, vectors = _training_targets([tmp_path / "one.h5", tmp_path / "two.h5"], [tmp_path / "one.e.h5", tmp_path / "two.e.h5"])
-    assert vectors.ravel().tolist() == [1.0, 4.0, 5.0]
+    files = [tmp_path / "one.h5", tmp_path / "two.h5"], [tmp_path / "one.e.h5", tmp_path / "two.e.h5"]
+    assert _training_targets(*files, 0.0, 0)[1].ravel().tolist() == [1.0, 4.0, 5.0]
+    many = [str(number) for number in range(200)]
+    write("many", many, [False] * 200)
+    split = assign_splits(np.array(many), np.zeros(200, int), [], [], 0.3, 7).split
+    kept = _training_targets([tmp_path / "many.h5"], [tmp_path / "many.e.h5"], 0.3, 7)[1].ravel().long().tolist()
+    assert kept == np.flatnonzero(split == 0).tolist() and 100 < len(kept) < 180, "a validation picture of a subject trains the UNet"
 
 
 def test_drawn_pictures_are_what_the_captions_say():

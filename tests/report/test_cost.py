@@ -63,8 +63,16 @@ def test_counts_of_a_tiny_study_by_hand():
     # one run of 120 volumes in windows of 10: 12 samples, the last one held out, of two people
     assert found(parts, "pretrain", method="mindvis").steps == math.ceil(5 * 2 * 11 / 4)
     assert found(parts, "condition", method="mindvis", group="simulated-subj01").steps == 4
-    # two samples and the shuffled control of ten pictures
-    assert found(parts, "reconstruct", method="unimind", subject="subj03").written == 10 * 3 * 32 * 32 * 3
+    # two samples and the shuffled control of ten pictures, in blocks and then in one file
+    drawn = found(parts, "reconstruct", method="unimind", subject="subj03")
+    assert (drawn.written, drawn.lies) == (2 * 10 * 3 * 32 * 32 * 3, 10 * 3 * 32 * 32 * 3)
+    # what a training holds is read once, however many steps it makes: responses, and 16 numbers and a latent of 4 x 8 x 8 of every picture
+    size = study.methods["mindvis"].enter.size
+    assert found(parts, "pretrain", method="mindvis").read == 2 * 12 * size * 4
+    assert found(parts, "align", method="unimind-vit").read == 2 * 120 * 120 * 4 + 2 * 40 * 4 * (16 + 4 * 8 * 8)
+    crop, batch = study.methods["mindvis"].condition.crop, study.methods["mindvis"].condition.training.batch_size
+    latents = 4 * batch * (4 * 4 * 8 * 8 + crop * 3 * 32 * 32)
+    assert found(parts, "condition", method="mindvis", group="simulated-subj01").read == 120 * 120 * 4 + latents
     # 16 numbers of the embedding, a latent of 4 x 8 x 8
     assert found(parts, "embed").written == 410 * 4 * (16 + 4 * 8 * 8)
 
@@ -109,7 +117,7 @@ def test_prepared_files_count_where_they_are(tmp_path):
     parts = costs(study, tmp_path)
     assert found(parts, "prepare", subject="subj01").written == 30 * 7 * 4
     assert found(parts, "align", method="unimind-vit").steps == math.ceil(3 * (20 + 40) / 8)
-    assert found(parts, "reconstruct", method="unimind", subject="subj01").written == 6 * 3 * 32 * 32 * 3
+    assert found(parts, "reconstruct", method="unimind", subject="subj01").lies == 6 * 3 * 32 * 32 * 3
     written = found(parts, "stimuli").written
     assert written == 30 * 32 * 32 * 3 and (folder / "stimuli.h5").stat().st_size == pytest.approx(written, rel=0.25)  # noise does not compress
 

@@ -23,7 +23,7 @@ from torch import nn
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion
-from unimind.foundations.diffusion import Diffusion
+from unimind.foundations.diffusion import Diffusion, noised
 from unimind.foundations.study_autoencoder import StudyAutoencoder
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.decoder import Decoder
@@ -299,28 +299,37 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pictures, share):
     """Each of a share of the samples is the latent of four fifths of the picture's side, brought back to size; without crops nothing is encoded."""
-    encodings, batches = [], []
+    encodings, batches, trained = [], [], []
     encode = StudyAutoencoder.encode
 
     def counted(self, images):
         encodings.append(images)
         return encode(self, images)
 
+    def noised_latent(latent, *more):
+        trained.append(latent)
+        return noised(latent, *more)
+
     def look(module, *, draw, losses, **more):
-        batches.extend(draw(step) for step in range(4))
+        for step in range(4):
+            batches.append(draw(step))
+            assert not encodings or step, "pictures are encoded where batches are drawn, away from the device"
+            losses(module.train(), batches[-1])
         raise Watched
 
     places = [pictures / "autoencoder", [pictures / "stimuli.h5"] * 2] if share else [None, None]
-    with patch.object(StudyAutoencoder, "encode", counted), patch("unimind.training.condition.train", look), pytest.raises(Watched):
-        condition(study_of({"batch_size": 50}, crop=share), "m", "sim", *files_of(files), None, None, diffusion, *places, tmp_path / "c", tmp_path / "out")
+    study = study_of({"batch_size": 50}, crop=share).model_copy(update={"picture_size": 8})
+    watched = patch("unimind.training.condition.train", look), patch("unimind.training.condition.noised", noised_latent)
+    with patch.object(StudyAutoencoder, "encode", counted), watched[0], watched[1], pytest.raises(Watched):
+        condition(study, "m", "sim", *files_of(files), None, None, diffusion, *places, tmp_path / "c", tmp_path / "out")
     with h5py.File(files / "embeddings.h5") as file, h5py.File(pictures / "stimuli.h5") as stimuli:
         whole, images = torch.from_numpy(file["latent"][:]), stimuli["images"][:]
     if not share:
-        assert not encodings and all(torch.equal(batch["latent"], whole[batch["index"]]) for batch in batches)
+        assert not encodings and all(torch.equal(latents, whole[batch["index"]]) for latents, batch in zip(trained, batches, strict=True))
         return
     coder, cropped, corners = load_autoencoder(pictures / "autoencoder"), 0, set()
-    for batch in batches:
-        for latent, index in zip(batch["latent"], batch["index"].tolist(), strict=True):
+    for latents, batch in zip(trained, batches, strict=True):
+        for latent, index in zip(latents, batch["index"].tolist(), strict=True):
             if torch.equal(latent, whole[index]):
                 continue
             found = []

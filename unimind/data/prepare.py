@@ -141,7 +141,7 @@ def assign_splits(
     by_all = np.isin(names, list(tests))
     moved = own & ~by_all & np.isin(names, list(trained))
     test = (own & ~moved) | by_all
-    place = np.array([_unit_hash(name, seed) for name in names])
+    place = np.array([unit_hash(name, seed) for name in names])
     candidates = np.zeros(len(names), bool)
     candidates[position[hints != DROP]] = True
     candidates &= ~test
@@ -155,8 +155,8 @@ def assign_splits(
     return Splits(split.astype(np.int8), int(moved.sum()), int((by_all & ~own & shown).sum()))
 
 
-def _unit_hash(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the image and the seed alone."""
+def unit_hash(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image and the seed alone: below `validation_fraction` for validation images."""
     return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
 
 

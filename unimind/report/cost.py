@@ -429,7 +429,10 @@ class _Known:
             if training.epochs and self.study.foundations.diffusion.pictures == "training":  # type: ignore[union-attr]
                 steps = UNKNOWN
             unet, side, context = self.diffusion
-            return self._training(job, training, steps, unet.work(side, context), 3.0, self._row(0))
+            pictures = sum(self.pictures(dataset, self.study.stimuli(dataset, subject)) for dataset, subject in self.study.pairs("train"))
+            drawn = self.study.foundations.diffusion.pictures != "training"  # type: ignore[union-attr]
+            read = self.targets(self.study.foundations.drawn.count if drawn else pictures)
+            return self._training(job, training, steps, unet.work(side, context), 3.0, read)
         own = {"embedding": self.embedder[0], "autoencoder": self._both_halves(), "diffusion": self.diffusion and self.diffusion[0].work(*self.diffusion[1:])}[
             name
         ]
@@ -458,7 +461,7 @@ class _Known:
         return Cost(job, flops=own.flops * count, launches=launches, precision=precision, read=read, written=written, card=card)
 
     def _training(
-        self, job: Job, training: Training, steps: float, own: Work, passes: float, row: float, trained: float | None = None, validated: int = 0
+        self, job: Job, training: Training, steps: float, own: Work, passes: float, read: float, trained: float | None = None, validated: int = 0
     ) -> Cost:
         """A training.
 
@@ -468,8 +471,8 @@ class _Known:
             One sample forward.
         passes : float
             Forward passes that forward and backward are worth.
-        row : float
-            Bytes read of a sample.
+        read : float
+            Bytes, of all steps.
         trained : int, optional
             Parameters that learn; by default all.
         validated : int
@@ -486,14 +489,35 @@ class _Known:
         moments = 12 + 4 + (4 if training.ema else 0)  # gradient, AdamW's two, the best weights
         return Cost(
             job, steps=steps, flops=steps * training.batch_size * own.flops * passes * VALIDATION, launches=steps * launches * VALIDATION,
-            precision=training.precision, read=steps * training.batch_size * row, written=parameters, checkpoint=4 * trained * (5 if training.ema else 4),
+            precision=training.precision, read=read, written=parameters, checkpoint=4 * trained * (5 if training.ema else 4),
             minutes_apart=training.checkpoint_minutes, card=parameters + moments * trained + max(kept, forward), host=LIBRARIES + 2 * parameters,
         )  # fmt: skip
 
-    def _row(self, voxels: float) -> float:
-        """Bytes of a training sample: a response and the picture's targets."""
+    def targets(self, pictures: float) -> float:
+        """Bytes of some pictures' embeddings and latents."""
         channels, side = self.latent
-        return 4 * (voxels + self.embedder[1] + channels * side**2)
+        return 4 * pictures * (self.embedder[1] + channels * side**2)
+
+    def entered(self, method: str, pairs: Sequence[tuple[str, str]]) -> float:
+        """Bytes that a training reads of subjects before its first step: their signals where the method enters in closed form, else their responses."""
+        read = self.signals if self.study.method(method).closed else lambda method, pair: self.responses(*pair)
+        return sum(read(method, pair) for pair in pairs)
+
+    def signals(self, method: str, pair: tuple[str, str]) -> float:
+        """Bytes of a training subject's signals: a quarter of the pictures from each context, and all of them from the folds (`training.enter`)."""
+        if not self.contexts(method, pair):
+            return 0.0
+        train, unseen = self.trained_pictures([pair], method), _number(self.extent(*pair).validation)
+        asked = max(train // 4, min(350, train)) + unseen
+        return 4 * self.coordinates * (len(self.contexts(method, pair)) * asked + train + unseen)
+
+    def contexts(self, method: str, pair: tuple[str, str]) -> list[float]:
+        """Sizes of the contexts, but the folds, that a closed form is fitted to for signals to train on."""
+        train = self.trained_pictures([pair], method)
+        asked_for = self.study.method(method).scope == "subject" or self.study.role(*pair) == "train"
+        if not self.study.signals(method) or math.isnan(train) or not asked_for:
+            return []
+        return CONTEXTS * [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= 0.75 * train * (FOLDS - 1) / FOLDS]
 
     # --- stages: methods ---
 
@@ -508,7 +532,8 @@ class _Known:
             forward = work.vit(1, size, method.body, 1 - method.pretrain.mask if masked else 1.0, True)
         else:
             forward = work.convmixer(1, size, method.body, True)
-        cost = self._training(job, training, _steps(training, count, training.batch_size), forward, 3.0, 4 * size, validated=training.batch_size)
+        steps = _steps(training, count, training.batch_size)
+        cost = self._training(job, training, steps, forward, 3.0, 4 * size * len(section.subjects) * own, validated=training.batch_size)
         return replace(cost, host=cost.host + 2 * 4 * size * (0 if math.isnan(count) else count))
 
     @property
@@ -544,15 +569,14 @@ class _Known:
             return alone if ridge is enter else alone + work.decoded(pictures, voxels, self.coordinates, features, components, SKETCH)
 
         fits = [n]
-        if self.study.signals(name) and not math.isnan(n) and (self.study.method(name).scope == "subject" or self.study.role(*pair) == "train"):
-            largest = self.trained_pictures([pair], name) * (FOLDS - 1) / FOLDS
-            sizes = [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= 0.75 * largest]
-            fits += CONTEXTS * sizes + FOLDS * [largest]
+        if sizes := self.contexts(name, pair):
+            fits += sizes + FOLDS * [self.trained_pictures([pair], name) * (FOLDS - 1) / FOLDS]
         rank = 0 if ridge is enter else min(n, SKETCH) + features
         size = max(rank, min(n, voxels) if ridge else 0)
         card = 8 * (3 * size**2 + BLOCK * (2 * n + 3 * (components + rank if rank else 0)))
         return Cost(
-            job, flops=sum(map(once, fits)), precision="fp64", read=self.responses(*pair), written=4 * voxels * self.coordinates, card=card,
+            job, flops=sum(map(once, fits)), precision="fp64", read=self.responses(*pair) + self.targets(n),
+            written=4 * voxels * self.coordinates + self.signals(name, pair), card=card,
         )  # fmt: skip
 
     def _group(self, job: Job) -> tuple[Method, list[tuple[str, str]], float, float, float]:
@@ -567,16 +591,9 @@ class _Known:
         method, members, count, voxels, held = self._group(job)
         assert method.align is not None
         training, own = method.align.training, self.encoder(method, voxels)
-        cost = self._training(
-            job, training, _steps(training, count, training.batch_size), own, 3.0, self._row(self._entering(method, voxels)), validated=VALIDATED
-        )
+        read = self.entered(job.names["method"], members) + self.targets(count)
+        cost = self._training(job, training, _steps(training, count, training.batch_size), own, 3.0, read, validated=VALIDATED)
         return replace(cost, host=cost.host + held)
-
-    def _entering(self, method: Method, voxels: float) -> float:
-        """Numbers read of a response."""
-        if method.closed:
-            return self.coordinates
-        return voxels * (CHANNELS if method.responses()["repeats"] == "channels" else 1)
 
     def _condition(self, job: Job) -> Cost:
         method, members, count, voxels, held = self._group(job)
@@ -591,11 +608,13 @@ class _Known:
         kept = drawn if not stage.train_encoder else drawn + encoder
         own = replace(drawn + encoder, flops=flops, outputs=kept.outputs)
         trained = work.adapted(unet) + (encoder.parameters if stage.train_encoder else 0)
-        cost = self._training(
-            job, stage.training, _steps(stage.training, count, stage.training.batch_size), own, 1.0, self._row(self._entering(method, voxels)), trained,
-        )  # fmt: skip
+        channels, latent = self.latent
+        steps, batch = _steps(stage.training, count, stage.training.batch_size), stage.training.batch_size
+        read = self.entered(job.names["method"], members) + steps * batch * (4 * channels * latent**2 + stage.crop * 3 * self.study.picture_size**2)
+        cost = self._training(job, stage.training, steps, own, 1.0, read, trained)
+        crops = (steps * coder.layers * KERNELS, 4 * coder.parameters) if coder else (0, 0)
         written = 4 * (encoder.parameters + work.adapted(unet))
-        return replace(cost, written=written, host=cost.host + held)
+        return replace(cost, written=written, host=cost.host + held, launches=cost.launches + crops[0], card=cost.card + crops[1])
 
     def _adapt(self, job: Job) -> Cost:
         pair = job.names["dataset"], job.names["subject"]
@@ -609,7 +628,8 @@ class _Known:
         if stage.strategy == "none":
             return Cost(job, read=self.responses(*pair), written=4 * own.parameters)
         trained = 0.1 * own.parameters if stage.strategy == "low-rank" else own.parameters  # at most: ranks are small
-        cost = self._training(job, stage.training, _steps(stage.training, count, rows), own, 3.0, self._row(self._entering(method, voxels)), trained, VALIDATED)
+        read = self.responses(*pair) + self.targets(count)
+        cost = self._training(job, stage.training, _steps(stage.training, count, rows), own, 3.0, read, trained, VALIDATED)
         return replace(cost, host=cost.host + _known(self.responses(*pair)))
 
     def _embedding_prior(self, job: Job) -> Cost:
@@ -618,7 +638,7 @@ class _Known:
         training, dim = method.embedding_prior.training, int(_known(self.embedder[1]))
         width = method.embedding_prior.width
         own = work.linear(2 * dim, width) + work.linear(width, width) * method.embedding_prior.depth + work.linear(width, dim)
-        return self._training(job, training, _steps(training, count, training.batch_size), own, 3.0, 4 * 2 * dim)
+        return self._training(job, training, _steps(training, count, training.batch_size), own, 3.0, 4 * dim * count)
 
     # --- stages: pictures ---
 
@@ -634,7 +654,8 @@ class _Known:
         tested, drawn = _number(self.extent(*pair).test), method.sampling.samples if method.sampling.strength else 1
         own = _sum(self.drawn(method), self.embedder[0] if drawn > 1 else NOTHING)
         pictures = tested * (method.sampling.samples + 1) * 3 * self.study.picture_size**2
-        return self._passes(job, 2 * tested * drawn, own, read=self.responses(*pair), written=pictures, precision=self._drawing(method))
+        cost = self._passes(job, 2 * tested * drawn, own, read=self.responses(*pair), written=2 * pictures, precision=self._drawing(method))
+        return replace(cost, kept=pictures)  # blocks are kept until the file that they are put together in is whole
 
     def _drawing(self, method: Method) -> str:
         return self.study.foundations.diffusion.precision if self.study.foundations.frozen else method.sampling.precision  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimind.data.hdf5 import read_rows
 from unimind.data.prepared import Stimuli
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion
@@ -105,22 +106,24 @@ def condition(
                 trials = subjects[name][0]
                 chosen = at_places(len(trials.images("train")), places, study.seed, name, "condition")
                 images, responses = trials.draw("train", chosen, step, study.seed)
-                own = read_rows(latents[name], images)
+                parts[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": torch.from_numpy(read_rows(latents[name], images))}
                 if coder is not None:
-                    own = with_crops(own, pictures[name], images, coder, stage.crop, generator(study.seed, name, "crop", step))
-                parts[name] = {"index": torch.as_tensor(images), "responses": responses, "latent": own}
+                    parts[name]["crop"] = cut_crops(pictures[name], images, stage.crop, generator(study.seed, name, "crop", step))
             batch = joined(parts)
             return batch | draw_noise(batch["latent"], len(alphas), stage.drop, generator(study.seed, "noise", step))
 
         def losses(model: ConditionedDiffusion, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-            mixed, target = noised(batch["latent"], batch["noise"], batch["timestep"], alphas.to(batch["latent"].device), kind)
+            latent = batch["latent"]
+            if coder is not None and model.training:
+                latent = with_crops(latent, batch["crop"], coder.to(latent.device), study.picture_size)
+            mixed, target = noised(latent, batch["noise"], batch["timestep"], alphas.to(latent.device), kind)
             return {"diffusion": functional.mse_loss(model(batch, mixed).float(), target)}
 
         held_out = []
         for name, (trials, _) in subjects.items():
             images, responses = trials.all("validation", limit=128)
             if len(images):
-                part = {"responses": responses, "latent": read_rows(latents[name], images)}
+                part = {"responses": responses, "latent": torch.from_numpy(read_rows(latents[name], images))}
                 noise = [draw_noise(part["latent"], len(alphas), 0.0, generator(study.seed, name, "held-out noise", again)) for again in range(2)]
                 held_out += [(name, part | own) for own in noise]
 
@@ -200,25 +203,27 @@ def read_subject_head(aligned: Path) -> dict[str, Tensor]:
 CROP = 0.8
 
 
-def with_crops(latents: Tensor, stimuli: Stimuli, images: NDArray, coder: nn.Module, share: float, random: torch.Generator) -> Tensor:
-    """Latents (n, c, h, w), a share of them of a random crop of the picture, brought back to its size."""
-    chosen = torch.rand(len(images), generator=random) < share
+def cut_crops(stimuli: Stimuli, images: NDArray, share: float, random: torch.Generator) -> list[Tensor]:
+    """A random crop of each of a share of the pictures, uint8 (3, CROP H, CROP W); an empty tensor for the others."""
+    chosen = (torch.rand(len(images), generator=random) < share).numpy()
     places = torch.rand(len(images), 2, generator=random)
-    rows = chosen.nonzero()[:, 0]
-    if not len(rows):
+    found = [torch.empty(0, dtype=torch.uint8)] * len(images)
+    for row, picture in zip(chosen.nonzero()[0].tolist(), torch.from_numpy(stimuli.read(images[chosen])).permute(0, 3, 1, 2), strict=True):
+        side = picture.shape[-1]
+        cut = max(1, round(CROP * side))
+        top, left = (places[row] * (side - cut + 1)).long().clamp_max(side - cut).tolist()
+        found[row] = picture[:, top : top + cut, left : left + cut].clone()
+    return found
+
+
+def with_crops(latents: Tensor, crops: list[Tensor], coder: nn.Module, side: int) -> Tensor:
+    """Latents (n, c, h, w), and in the place of those that have a crop the crop's, which is brought to `side` pixels and encoded."""
+    rows = [row for row, crop in enumerate(crops) if crop.numel()]
+    if not rows:
         return latents
-    pixels = torch.from_numpy(stimuli.read(images[rows.numpy()])).permute(0, 3, 1, 2).float() / 255
-    side = pixels.shape[-1]
-    cut = max(1, round(CROP * side))
-    corners = (places[rows] * (side - cut + 1)).long().clamp_max(side - cut).tolist()
-    crops = torch.stack([picture[:, top : top + cut, left : left + cut] for picture, (top, left) in zip(pixels, corners, strict=True)])
+    pixels = torch.stack([crops[row] for row in rows]).float() / 255
     with torch.no_grad():
-        encoded_crops = coder.encode(functional.interpolate(crops, size=(side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1))
+        encoded_crops = coder.encode(functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1))
     latents = latents.clone()
     latents[rows] = encoded_crops.to(latents.dtype)
     return latents
-
-
-def read_rows(latents: h5py.Dataset, images: NDArray) -> Tensor:
-    """Latents (n, c, h, w) of some pictures."""
-    return torch.stack([torch.from_numpy(latents[int(image)]) for image in images])

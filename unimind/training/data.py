@@ -281,22 +281,23 @@ def turns(names: Sequence[str], size: int, step: int) -> dict[str, Tensor]:
     return {name: places for name, places in own.items() if len(places)}
 
 
-def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One batch of several subjects' rows.
 
     Parameters
     ----------
     parts : mapping
-        Subject -> columns (n, ...), the same for all subjects.
+        Subject -> columns (n, ...), the same for all subjects: tensors, and lists of rows that may differ in size.
 
     Returns
     -------
     dict
-        `subject`, list of str; `responses`, list of (R, V), whose lengths differ between subjects; the other columns as tensors.
+        `subject`, list of str; `responses`, list of (R, V), whose lengths differ between subjects; columns of lists as lists, the others as tensors.
     """
-    columns = {key: [part[key] for part in parts.values()] for key in next(iter(parts.values()))}
-    batch: dict[str, Any] = {key: torch.cat(own) for key, own in columns.items() if key != "responses"}
-    batch["responses"] = [row for own in columns["responses"] for row in own]
+    batch: dict[str, Any] = {}
+    for key, first in next(iter(parts.values())).items():
+        listed = key == "responses" or isinstance(first, list)
+        batch[key] = [row for part in parts.values() for row in part[key]] if listed else torch.cat([part[key] for part in parts.values()])
     batch["subject"] = [name for name, part in parts.items() for _ in part["responses"]]
     return batch
 

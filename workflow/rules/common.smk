@@ -223,7 +223,7 @@ def launcher(stage, wildcards, threads):
     if processes == 1:
         return "python"
     return (
-        "python -m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0"
+        f"python -m unimind.cards {processes} python -m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0"
         f" --num_processes {processes} --num_cpu_threads_per_process {max(1, threads // processes)}"
         " --gpu_ids all --mixed_precision no --dynamo_backend no"
     )

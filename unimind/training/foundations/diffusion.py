@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unimind.data.prepare import unit_hash
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
@@ -37,8 +38,8 @@ def _drawn_targets(study: Study, autoencoder: Path, embedding: Path) -> tuple[Te
     return torch.cat(latents), torch.cat(embeddings)
 
 
-def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tensor, Tensor]:
-    """Latents and embeddings of pictures that are no test picture in any of the files, and left out in none."""
+def _training_targets(stimuli: list[Path], embeddings: list[Path], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Latents and embeddings of pictures that are no test picture in any of the files, left out in none, and not among the validation pictures."""
     with_test: set[str] = set()
     rows = []
     for stimulus, embedding in zip(stimuli, embeddings, strict=True):
@@ -50,7 +51,7 @@ def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tens
     latents, vectors = [], []
     for names, latent, vector in rows:
         for index, name in enumerate(names):
-            if name not in seen:
+            if name not in seen and unit_hash(name, seed) >= fraction:
                 seen.add(name)
                 latents.append(latent[index])
                 vectors.append(vector[index])
@@ -58,7 +59,9 @@ def _training_targets(stimuli: list[Path], embeddings: list[Path]) -> tuple[Tens
 
 
 def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: list[Path], embeddings: list[Path], checkpoints: Path, out: Path) -> None:
-    """Velocity prediction on the latents of drawn pictures, or of the study's training pictures, with condition dropout; noisy timesteps more often.
+    """Velocity prediction on latents, with condition dropout; noisy timesteps more often.
+
+    Of drawn pictures, or of those that the study's subjects may be trained on: no test picture and no validation picture of any subject.
 
     The sketch learns beside it, by its squared error.
     """
@@ -67,7 +70,8 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
     if settings.pictures == "drawn":
         latents, vectors = _drawn_targets(study, autoencoder, embedding)
     else:
-        latents, vectors = _training_targets(stimuli, embeddings)
+        fraction = max(section.validation_fraction for section in study.datasets.values())
+        latents, vectors = _training_targets(stimuli, embeddings, fraction, study.seed)
     held_out = len(latents) // 32
     torch.manual_seed(study.seed)
     order = torch.randperm(len(latents))
