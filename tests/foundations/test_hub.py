@@ -5,10 +5,12 @@ import shutil
 
 import diffusers
 import pytest
+import tiny_pipelines
 import torch
+import transformers
 
 from unimind.errors import InputError
-from unimind.foundations import external
+from unimind.foundations import external, load_diffusion
 from unimind.storage import read_json, write_json
 from unimind.study import HubAutoencoder, HubDiffusion
 
@@ -88,6 +90,24 @@ def test_unet_keeps_its_weights_and_schedule(repository, tmp_path):
     assert config["kind"] == "hub" and config["unet"]["cross_attention_dim"] == 6 and not any(key.startswith("_") for key in config["unet"])
     schedule = diffusers.DDIMScheduler.from_config(config["scheduler"])
     torch.testing.assert_close(schedule.betas, diffusers.PNDMScheduler.from_pretrained(repository / "scheduler").betas)
+
+
+def test_without_a_condition_a_unet_draws_from_its_pipelines_empty_prompt(tmp_path):
+    torch.manual_seed(1)
+    folder = tmp_path / "sd"
+    tiny_pipelines.text(folder)
+    tiny_pipelines.unet(folder, 12)
+    schedule = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    schedule.save_pretrained(folder / "scheduler")
+    text = {"tokenizer": transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")}
+    text["text_encoder"] = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
+    pipe = diffusers.StableDiffusionPipeline(vae=None, unet=None, scheduler=schedule, safety_checker=None, feature_extractor=None, **text)
+    _, negative = pipe.encode_prompt("a", torch.device("cpu"), 1, True)
+    built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "out")
+    torch.testing.assert_close(load_diffusion(tmp_path / "out").null().context, negative)
+    shutil.rmtree(folder / "text_encoder")
+    unet, _ = built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "without")
+    assert load_diffusion(tmp_path / "without").null() is None and unet.config.cross_attention_dim == 12
 
 
 def test_the_hubs_cache_is_used_offline(repository, tmp_path, monkeypatch):

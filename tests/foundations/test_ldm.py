@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from unimind.errors import InputError
-from unimind.foundations import external
-from unimind.foundations.ldm import SCHEDULER, account, convert_unet, convert_vq
+from unimind.foundations import external, parameters_of
+from unimind.foundations.generators import load_generator
+from unimind.foundations.ldm import SCHEDULER, account, build_ldm_unet, convert_unet, convert_vq
 from unimind.foundations.weights import read_checkpoint
-from unimind.storage import read_json
-from unimind.study import LdmAutoencoder, LdmDiffusion
+from unimind.storage import read_json, whole_directory
+from unimind.study import LdmAutoencoder, LdmDiffusion, Sampling
 
 REFERENCE = Path(os.environ.get("UNIMIND_REAL_DATA", "")) / "reference" / "ldm"
 needs_reference = pytest.mark.skipif(not (REFERENCE / "README.md").exists(), reason="reference/ldm is absent (UNIMIND_REAL_DATA)")
@@ -91,6 +92,26 @@ def test_every_key_of_the_full_checkpoint_is_used_or_left_on_purpose():
         if network is UNet2DConditionModel:
             assert round(sum(value.numel() for value in weights.values()) / 1e6, 1) == 400.9
     assert config["block_out_channels"] == [128, 256, 512] and config["num_vq_embeddings"] == 8192
+
+
+@needs_reference
+def test_the_null_class_is_the_last_of_1001(checkpoint, unet_state, vq_state, tmp_path):
+    """The published checkpoint's class embedder has a row more than ImageNet has classes; one of other classes says nothing of none."""
+    shapes = json.loads((REFERENCE / "cin256.keys.json").read_text())
+    assert shapes["cond_stage_model.embedding.weight"] == [1001, 512]
+    classes = torch.randn(1001, 24)
+    torch.save({"state_dict": unet_state | vq_state | {"cond_stage_model.embedding.weight": classes}}, tmp_path / "null.ckpt")
+    for file, expected in ((checkpoint, None), (tmp_path / "null.ckpt", classes[None, 1000:])):
+        with whole_directory(tmp_path / file.stem) as temporary:
+            build_ldm_unet(LdmDiffusion(kind="ldm", checkpoint=str(file)), temporary)
+        generator = load_generator(tmp_path / file.stem, None, 8)
+        if expected is None:
+            assert generator.null() is None
+            with pytest.raises(InputError, match="came without what it learned to draw from without a condition"):
+                generator.draw(None, [(1,)], Sampling(steps=2))
+        else:
+            torch.testing.assert_close(generator.null().context, expected)
+            assert not generator.null().time.any() and parameters_of(tmp_path / file.stem) == sum(p.numel() for p in generator.diffusion.parameters())
 
 
 @needs_reference

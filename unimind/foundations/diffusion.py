@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
 from unimind.errors import InputError
+from unimind.foundations.hub import NULL_CONTEXT
 from unimind.storage import load_model
 
 
@@ -155,6 +156,8 @@ class Diffusion(nn.Module):
         Whether the UNet also sees where it is (CoordConv; Liu et al. 2018): a small network then learns places sooner.
     sketch : Sketch or None
         What the UNet sees of the picture to be expected under the condition.
+    nothing : Tensor or None
+        Context (1, tokens, context_dim) that a UNet not trained here learned to draw from without a condition, where it is known.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class Diffusion(nn.Module):
         self.unet = build_unet(unet)
         self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
         self.sketch = Sketch(self.time_dim, latent_shape, **sketch) if sketch else None
+        self.register_buffer("nothing", None, persistent=False)
 
     @property
     def context_dim(self) -> int:
@@ -189,12 +193,11 @@ class Diffusion(nn.Module):
             )
         self.latent_shape = tuple(shape)
 
-    def null(self) -> Condition:
-        """The condition of unconditional samples, one row: the conditioner's own, or zeros where there is none."""
+    def null(self) -> Condition | None:
+        """The condition of unconditional samples, one row: the conditioner's own, or that of the null class or the empty prompt; None where it is not known."""
         if self.conditioner is not None:
             return self.conditioner.null()
-        weight = self.unet.time_embedding.linear_2.weight
-        return Condition(weight.new_zeros(1, 1, self.context_dim), weight.new_zeros(1, self.time_dim))
+        return None if self.nothing is None else Condition(self.nothing, self.nothing.new_zeros(1, self.time_dim))
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass."""
@@ -237,6 +240,8 @@ def load_diffusion_model(directory: Path) -> Diffusion:
         unet = config["unet"]
         shape = config.get("latent_shape") or (unet["in_channels"], unet["sample_size"], unet["sample_size"])
         model = Diffusion(config["name"], unet, config["scheduler"], tuple(shape), None)
+        if (nothing := state.pop(NULL_CONTEXT, None)) is not None:
+            model.nothing = nothing[None]
         state = {f"unet.{name}": tensor for name, tensor in state.items()}
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from unimind.errors import InputError
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 _AUTOENCODERS = ("AutoencoderKL", "VQModel")
+
+
+#: Where a UNet's file has the context that it draws from without a condition.
+NULL_CONTEXT = "null.context"
+TOKENIZER = ("tokenizer/*.json", "tokenizer/merges.txt")
 
 
 def network_files(subfolder: str, variant: str | None = None, stem: str = "diffusion_pytorch_model") -> list[str]:
@@ -79,10 +85,13 @@ def load_autoencoder(directory: Path) -> DiffusersAutoencoder:
     return DiffusersAutoencoder(network, config["name"]).eval().requires_grad_(False)
 
 
-def save_unet(directory: Path, kind: str, name: str, unet: Any, scheduler: dict[str, Any], sources: dict[str, str]) -> None:
-    """Write a diffusers UNet and the configuration of its noise schedule into `directory` (an open `whole_directory`)."""
+def save_unet(
+    directory: Path, kind: str, name: str, unet: Any, scheduler: dict[str, Any], sources: dict[str, str], nothing: Tensor | None = None
+) -> None:  # fmt: skip
+    """Write a diffusers UNet, the configuration of its noise schedule and, where it is known, the context (tokens, d) it learned to draw from
+    without a condition into `directory` (an open `whole_directory`)."""
     config = {"kind": kind, "role": "diffusion", "name": name, "unet": _plain(unet.config), "scheduler": _plain(scheduler), "sources": sources}
-    save_model(directory, unet.state_dict(), config)
+    save_model(directory, unet.state_dict() | ({} if nothing is None else {NULL_CONTEXT: nothing}), config)
 
 
 def load_unet(directory: Path) -> "UNet2DConditionModel":
@@ -90,6 +99,7 @@ def load_unet(directory: Path) -> "UNet2DConditionModel":
     from diffusers import UNet2DConditionModel
 
     state, config = load_model(directory)
+    state.pop(NULL_CONTEXT, None)
     unet = UNet2DConditionModel.from_config(config["unet"])
     unet.load_state_dict(state)
     return unet.eval().requires_grad_(False)
@@ -111,6 +121,8 @@ def build_hub_autoencoder(settings: HubAutoencoder, directory: Path) -> None:
 def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
     """Get a UNet and its noise schedule from the hub, its cache or a local folder of the same layout, and write them into `directory`.
 
+    With what the repository's own text encoder makes of the empty prompt, where it has one: the UNet draws from that without a condition.
+
     Raises
     ------
     InputError
@@ -118,9 +130,8 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
     """
     import diffusers
 
-    folder = repository_folder(
-        settings.repository, settings.revision, [*network_files(settings.subfolder), "scheduler/scheduler_config.json"], f"{settings.subfolder}/config.json"
-    )
+    patterns = [*network_files(settings.subfolder), "scheduler/scheduler_config.json", *network_files("text_encoder", None, "model"), *TOKENIZER]
+    folder = repository_folder(settings.repository, settings.revision, patterns, f"{settings.subfolder}/config.json")
     unet = _read(folder / settings.subfolder, "foundations.diffusion", ("UNet2DConditionModel",))
     try:
         scheduler = diffusers.DDIMScheduler.load_config(folder / "scheduler")
@@ -128,7 +139,23 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
         raise InputError(
             f"{folder / 'scheduler' / 'scheduler_config.json'}: missing or broken; a UNet is of no use without its noise schedule, get the repository again"
         ) from None
-    save_unet(directory, settings.kind, _name(settings), unet, scheduler, _sources(folder / settings.subfolder))
+    nothing = _of_empty_prompt(folder, unet.config.cross_attention_dim)
+    save_unet(directory, settings.kind, _name(settings), unet, scheduler, _sources(folder / settings.subfolder), nothing)
+
+
+def _of_empty_prompt(folder: Path, width: int) -> Tensor | None:
+    """What a repository's text encoder makes of the empty prompt, (tokens, width); None where it has none that fits."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, TypeError):
+        return None
+    words = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        found = encoder.eval()(words)[0][0]
+    return found if found.shape[1] == width else None
 
 
 def _name(settings: HubAutoencoder | HubDiffusion) -> str:

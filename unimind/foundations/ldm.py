@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
+CLASSES, IMAGENET = "cond_stage_model.embedding.weight", 1000
 #: Noise schedule of cin256-v2. CompVis's "linear" interpolates the square roots of beta, which diffusers calls "scaled_linear";
 #: its samplers begin one step late and end at the first step's alpha.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "prediction_type": "epsilon",
     "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
 }  # fmt: skip
-#: Left behind on purpose: the class embedder (fMRI takes its place), the discriminator and perceptual loss the first stage was trained
+#: Left behind on purpose: the class embedder but for its null class (fMRI takes its place), the discriminator and perceptual loss the first stage was trained
 #: with, tables derived from the noise schedule, counters of the moving average.
 UNUSED = re.compile(
     r"cond_stage_model\.|first_stage_model\.loss\.|model_ema\.(decay|num_updates)$"
@@ -159,7 +160,7 @@ def build_ldm_autoencoder(settings: LdmAutoencoder, directory: Path) -> None:
     from diffusers import VQModel
 
     file = local_file(settings.checkpoint, "a latent-diffusion checkpoint")
-    network = _filled(VQModel, file, convert_vq)
+    network = _filled(VQModel, file, read_checkpoint(file), convert_vq)
     save_autoencoder(directory, settings.kind, f"VQ-f{2 ** (len(network.config.block_out_channels) - 1)} of {file.stem}", network, {file.name: file_hash(file)})
 
 
@@ -168,13 +169,19 @@ def build_ldm_unet(settings: LdmDiffusion, directory: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     file = local_file(settings.checkpoint, "a latent-diffusion checkpoint")
-    unet = _filled(UNet2DConditionModel, file, convert_unet)
-    save_unet(directory, settings.kind, f"latent diffusion {file.stem}", unet, SCHEDULER, {file.name: file_hash(file)})
-
-
-def _filled(network: Any, file: Path, convert: Any) -> Any:
-    """The diffusers network with the checkpoint's weights in it."""
     state = read_checkpoint(file)
+    unet = _filled(UNet2DConditionModel, file, state, convert_unet)
+    save_unet(directory, settings.kind, f"latent diffusion {file.stem}", unet, SCHEDULER, {file.name: file_hash(file)}, null_class(state))
+
+
+def null_class(state: "dict[str, Tensor]") -> "Tensor | None":
+    """Context (1, d) that a class-conditional UNet learned for no class: of cin256-v2's classes, ImageNet's 1000 and one more, the last; None without it."""
+    classes = state.get(CLASSES)
+    return classes[-1:].float() if classes is not None and len(classes) == IMAGENET + 1 else None
+
+
+def _filled(network: Any, file: Path, state: "dict[str, Tensor]", convert: Any) -> Any:
+    """The diffusers network with the checkpoint's weights in it."""
     try:
         account(state)
         _check_schedule(state)

@@ -17,7 +17,7 @@ from unimind.data.shapes import shapes
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.generators import as_bytes
-from unimind.foundations.generators.latent import AutoencoderGenerator
+from unimind.foundations.generators.latent import AutoencoderGenerator, UNetGenerator
 from unimind.foundations.targets import Targets
 from unimind.reconstruction.agreement import as_images, best_sample
 from unimind.reconstruction.draw import drawing_protocol, generator_for, inputs_of_pictures, true_inputs
@@ -49,6 +49,8 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
         absent["embedding-ceiling"] = f"{generator.name} takes no image embedding"
     if isinstance(generator, AutoencoderGenerator):
         absent["unconditional"] = f"{generator.name} draws nothing without a predicted latent"
+    if isinstance(generator, UNetGenerator) and generator.null() is None:
+        absent["unconditional"] = f"{generator.name} came without what it learned to draw from without a condition (a null class, the empty prompt)"
 
     def round_trip(images: Tensor) -> NDArray[np.uint8]:
         with torch.no_grad():

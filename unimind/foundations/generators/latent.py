@@ -84,8 +84,8 @@ class UNetGenerator:
         conditioner = self.diffusion.conditioner
         return {} if conditioner is None else {"embedding": (int(conditioner.arguments["dim"]),)}
 
-    def null(self) -> Condition:
-        """The condition of pictures drawn without inputs, of one row."""
+    def null(self) -> Condition | None:
+        """The condition of pictures drawn without inputs, of one row; None where the UNet came without one."""
         return self.diffusion.null() if self._null is None else self._null
 
     @torch.no_grad()
@@ -94,6 +94,10 @@ class UNetGenerator:
         check_inputs(self, inputs, keys)
         null = self.null()
         if inputs is None:
+            if null is None:
+                raise InputError(
+                    f"{self.name}: came without the condition that it draws from without any (a null class, or a text encoder for the empty prompt)"
+                )
             condition = null.expand(len(keys))
             sampling = sampling.model_copy(update={"guidance": 1.0})
         elif "context" in inputs:
