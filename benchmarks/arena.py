@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from unimind.data.prepared import Stimuli
 from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.transfer import OF_PICTURES, Cell, Files, measured_once
 from unimind.foundations import parameters_of
@@ -115,9 +116,15 @@ class Arena:
             entries += read_json(out)["entries"]
         return entries
 
-    def training_subjects(self, method: str) -> dict[str, list[np.ndarray]]:
-        """Values (1, pictures) of every training subject's test pictures, by measure."""
+    def pictures(self, dataset: str, subject: str, stimulus: list[int]) -> list[str]:
+        """What makes a subject's pictures the same as others': the SHA-256 of their pixels."""
+        with Stimuli(self.place(layout.STIMULI, dataset=dataset, stimuli=self.study.stimuli(dataset, subject))) as file:
+            return file.sha256[stimulus].tolist()
+
+    def training_subjects(self, method: str) -> tuple[dict[str, list[np.ndarray]], list[list[str]]]:
+        """Values (1, pictures) of every training subject's test pictures, by measure, and these pictures."""
         found: dict[str, list[np.ndarray]] = {}
+        pictures = []
         for dataset, subject in self.study.pairs("train"):
             entered = self.study.entered(method, dataset, subject) if self.study.shares(method) else None
             model = Path(self.study.results) / self.study.serving_model(method, dataset, subject)
@@ -125,9 +132,10 @@ class Arena:
             files = Files(shared=None, taught=None, training_prepared=[], training_embeddings=[], embedding_prior=None, **given)
             own = Path(self.study.results) / entered if entered else None
             measured = measured_once(self.study, method, dataset, subject, Cell("entered", "all", self.study.seed), files, model, own)
+            pictures.append(self.pictures(dataset, subject, measured["stimulus"]))
             for name, values in measured["measures"].items():
                 found.setdefault(name, []).append(np.asarray(values, float)[None])
-        return found
+        return found, pictures
 
 
 def per_drawing(entry: dict[str, Any], measure: str, drawings: int) -> np.ndarray:
@@ -136,9 +144,9 @@ def per_drawing(entry: dict[str, Any], measure: str, drawings: int) -> np.ndarra
     return np.atleast_2d(np.array(values.get("per_drawing", values["per_image"]), float))[:drawings]
 
 
-def interval(values: list[np.ndarray], seed: int) -> tuple[float, float, float]:
-    """Mean over subjects, and its interval, of values (drawings, pictures) each."""
-    low, high = bootstrap(values, 2000, seed, drawings=True)
+def interval(values: list[np.ndarray], pictures: list[list[str]], seed: int) -> tuple[float, float, float]:
+    """Mean over subjects, and its interval, of values (drawings, pictures) each; subjects that were shown the same picture share it."""
+    low, high = bootstrap(values, 2000, seed, pictures, drawings=True)
     return float(np.mean([one.mean() for one in values])), float(low), float(high)
 
 
@@ -170,16 +178,19 @@ def main() -> None:
     for method in methods:
         label, seconds, entries = study.method(method).label or method, arena.train(method), arena.transfer(method)
         by = {budget: [one for one in entries if one["budget"] == budget and one["method"] == method] for budget in budgets}
-        known = arena.training_subjects(method) if method in study.methods else {}
+        known, seen = arena.training_subjects(method) if method in study.methods else ({}, [])
+        pictures_of = {budget: [arena.pictures(one["dataset"], one["subject"], one["stimulus"]) for one in own] for budget, own in by.items()}
         for measure in given.measures:
             of = {budget: [per_drawing(one, measure, drawings) for one in own] for budget, own in by.items()}
-            cells = [shown(interval(of[budget], study.seed)) for budget in budgets] + [shown(interval(known[measure], study.seed)) if known else "-"]
+            cells = [shown(interval(of[budget], pictures_of[budget], study.seed)) for budget in budgets]
+            cells.append(shown(interval(known[measure], seen, study.seed)) if known else "-")
             lines[measure, "values"].append(f"| {label} | {' | '.join(cells)} |")
             if method == REFERENCE:
                 reference |= {(measure, budget): values for budget, values in of.items()}
             elif reference:
-                paired = ([a - b for a, b in zip(of[budget], reference[measure, budget], strict=True)] for budget in budgets)
-                lines[measure, "differences"].append(f"| {label} | {' | '.join(shown(interval(one, study.seed), '+') for one in paired)} |")
+                paired = {budget: [a - b for a, b in zip(of[budget], reference[measure, budget], strict=True)] for budget in budgets}
+                cells = [shown(interval(own, pictures_of[budget], study.seed), "+") for budget, own in paired.items()]
+                lines[measure, "differences"].append(f"| {label} | {' | '.join(cells)} |")
             print(measure, lines[measure, "values"][-1], flush=True)
         costs = {key: np.mean([one["costs"][key] for one in by["all"]]) for key in ("parameters", "trainable_parameters", "seconds")}
         costs["parameters"] -= parameters_of(arena.place(layout.FOUNDATION, name="diffusion"))

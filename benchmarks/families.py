@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from unimind.data.prepare import prepare
+from unimind.data.prepared import Stimuli
 from unimind.data.split import split
 from unimind.errors import InputError
 from unimind.evaluation.statistics import bootstrap
@@ -34,8 +35,10 @@ from unimind.training.enter import enter, teach
 
 #: Test pictures that a subject has at least.
 FEWEST = 10
-#: Test pictures' identification by stimulus index: of a method, then of a subject.
-Scores = dict[str, dict[str, dict[int, float]]]
+#: Identification of one subject's test pictures by what makes them the same in every session, the SHA-256 of their pixels.
+Pictures = dict[str, float]
+#: By method and subject.
+Scores = dict[str, dict[str, Pictures]]
 
 
 def tests_of(stimuli: Path) -> int:
@@ -125,7 +128,7 @@ class Family:
         """Subjects with enough test pictures."""
         return [subject for _, subject in self.study.pairs() if self.tested[self.study.stimuli(self.dataset, subject)] >= FEWEST]
 
-    def measured(self, method: str, subject: str, model: Path, entered: Path | None = None) -> dict[int, float]:
+    def measured(self, method: str, subject: str, model: Path, entered: Path | None = None) -> Pictures:
         """Identification of a subject's test pictures, as the comparison over budgets measures it."""
         files = Files(
             prepared=self.prepared[subject], embeddings=self.embeddings[subject], shared=None, taught=None, diffusion=None, autoencoder=None,
@@ -133,13 +136,16 @@ class Family:
             training_prepared=[], training_embeddings=[], embedding_prior=None,
         )  # fmt: skip
         found = measured_once(self.study, method, self.dataset, subject, Cell("entered", "all", self.study.seed), files, model, entered)
-        return dict(zip(found["stimulus"], found["measures"]["identification"], strict=True))
+        with Stimuli(files.stimuli) as pictures:
+            names = pictures.sha256[found["stimulus"]].tolist()
+        return dict(zip(names, found["measures"]["identification"], strict=True))
 
 
-def shown(values: list[np.ndarray], sign: str = "") -> str:
-    """Mean over subjects that were asked of means over pictures, and its interval."""
-    values = [one for one in values if len(one)]
-    low, high = bootstrap(values, 2000, 0)
+def shown(scores: list[Pictures], sign: str = "") -> str:
+    """Mean over subjects that were asked of means over pictures, and its interval; subjects that were shown the same picture share it."""
+    scores = [one for one in scores if one]
+    values = [np.array(list(one.values())) for one in scores]
+    low, high = bootstrap(values, 2000, 0, [list(one) for one in scores])
     return f"{np.mean([one.mean() for one in values]):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
@@ -164,10 +170,10 @@ def main() -> None:
         print(f"\n| {study.name}, {'training subjects' if role == 'train' else 'new subjects'} ({len(subjects)}) | random | far | clusters | random - far |")
         print("|---|---|---|---|---|")
         for method in found["random"]:
-            own = {name: [np.array(list(scores[method].get(subject, {}).values())) for subject in subjects] for name, scores in found.items()}
-            clusters = [np.concatenate([values[k] for name, values in own.items() if name.startswith("cluster")]) for k in range(len(subjects))]
-            both = [found["random"][method][subject] for subject in subjects], [found["far"][method][subject] for subject in subjects]
-            lost = [np.array([one[picture] - other[picture] for picture in other if picture in one]) for one, other in zip(*both, strict=True)]
+            own = {name: [scores[method].get(subject, {}) for subject in subjects] for name, scores in found.items()}
+            clusters = [dict(pair for name, of in own.items() if name.startswith("cluster") for pair in of[k].items()) for k in range(len(subjects))]
+            both = zip(own["random"], own["far"], strict=True)
+            lost = [{picture: one[picture] - other[picture] for picture in other if picture in one} for one, other in both]
             print(f"| {method} | {shown(own['random'])} | {shown(own['far'])} | {shown(clusters)} | {shown(lost, '+')} |", flush=True)
     counts = {name: f"{np.mean([len(values) for values in next(iter(scores.values())).values()]):.0f}" for name, scores in found.items()}
     print("\nTest pictures a subject: " + ", ".join(f"{name} {count}" for name, count in counts.items()))

@@ -134,6 +134,7 @@ EDITS = {
     ),  # fmt: skip
     "new subject": ("datasets.simulated.new_subjects", "subj04", {"overview"}),
     "threads": ("threads", 1, None),
+    "how often a checkpoint is written": ("methods.unimind-vit.align.training.checkpoint_minutes", 3, None),
 }
 
 

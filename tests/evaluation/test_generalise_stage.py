@@ -75,6 +75,17 @@ def test_the_words_say_which_fault_is_which_and_clean_decoders_raise_none(tmp_pa
     assert "knowing the category alone" in found["methods"]["categorical"]["findings"][0]["text"]
 
 
+def test_a_decoder_whose_outputs_differ_in_two_dimensions_alone_is_told(tmp_path, foundations):
+    """Every picture and prediction is another one; what they vary in is a plane of the embedding."""
+    planted = Planted(tmp_path, 11)
+    read = planted.read(0.1)
+    axes = np.linalg.svd(read - read.mean(0), full_matrices=False)[2][:2]
+    flat = read.mean(0) + (read - read.mean(0)) @ axes.T @ axes
+    found = checked(planted, foundations, planted.write("flat", planted.noisy(planted.truth, 20), flat))["methods"]["flat"]
+    assert alarms(found["findings"]) == ["collapse"] and found["spread"]["effective_rank"] == pytest.approx(2, abs=0.3)
+    assert "its outputs vary in 2.0 effective dimensions, the test pictures' targets in" in found["findings"][0]["text"]
+
+
 @pytest.mark.parametrize(("duplicates", "alarm"), [(0, False), (2, False), (10, True)])
 def test_near_duplicates_of_training_pictures_are_found_one_by_one(tmp_path, foundations, duplicates, alarm):
     planted = Planted(tmp_path, 5, duplicates=duplicates)
@@ -152,6 +163,7 @@ def test_the_words_name_no_fault_where_there_is_none():
         "copies": {"pictures": 0.1, "predictions": 0.0}, "spread": {"count": 50, "different": {"pictures": 50, "predictions": 49}},
         "groups": {"within": {"value": 0.7, "ci_low": 0.6}, "between": {"value": 0.8, "ci_low": 0.7}, "one_output_each": False},
     }  # fmt: skip
+    fine["spread"] |= {"effective_rank": 16.0, "effective_rank_of_targets": 173.2}
     assert [finding["kind"] for finding in of_method(fine)] == ["clean"]
 
 

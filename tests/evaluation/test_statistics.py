@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unimind.evaluation.statistics import bootstrap, holm, paired_test
+from unimind.evaluation.statistics import bootstrap, drawn_test, holm, paired_test
 
 
 def test_bootstrap_agrees_with_scipys():
@@ -105,6 +105,16 @@ def test_intervals_over_budgets_count_the_drawings_as_well_as_the_images(count, 
     assert np.mean((low < 0) & (high > 0)) == pytest.approx(cover, abs=0.02)
     assert np.mean((alone[0] < 0) & (alone[1] > 0)) < 0.86, "images alone give intervals that are too short"
     assert np.median((high - low) / (alone[1] - alone[0])) == pytest.approx(np.sqrt(2), abs=0.15)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_test_over_budgets_counts_the_drawings_too(count):
+    """As above, and nothing differs: the test over images alone rejects three times as often as it says."""
+    random = np.random.default_rng(10)
+    values = random.normal(0, np.sqrt(count / 40), (count, 1, 1000)) + random.normal(size=(40, 1000)) + random.normal(0, 0.3, (count, 40, 1000))
+    assert np.mean(drawn_test([values], 1000) < 0.05) < 0.065
+    assert np.mean(paired_test([values.mean(0)], 999) < 0.05) > 0.13
+    assert np.mean(drawn_test([values + 2], 1000) < 0.05) > 0.9
 
 
 def test_one_drawing_gives_the_interval_over_images():

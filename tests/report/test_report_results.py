@@ -79,6 +79,13 @@ def test_values_are_printed_with_their_digits(name, value, shown):
         ({"kind": "study-clip"}, ["identification", "study_clip"], "study_clip", "study_clip"),
         ({"kind": "squeezenet"}, ["squeezenet", "alexnet5", "lpips_squeeze"], "lpips_squeeze", "alexnet5"),
         ({"kind": "open-clip", "model": "ViT-L-14", "pretrained": "openai"}, ["clip", "inception"], "clip", "inception"),
+        (
+            {"kind": "clip-vision", "repository": "x/stable-diffusion-2-1-unclip-small", "subfolder": "image_encoder"},
+            ["clip", "inception"],
+            "clip",
+            "inception",
+        ),
+        ({"kind": "clip-vision"}, ["clip", "inception"], "identification", "clip"),
         ({"kind": "open-clip", "model": "ViT-B-32-quickgelu", "pretrained": "openai"}, ["clip", "inception"], "identification", "clip"),
     ],
 )

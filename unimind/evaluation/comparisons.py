@@ -8,7 +8,7 @@ import numpy as np
 
 from unimind.evaluation.measures import MEASURES, NAMES
 from unimind.evaluation.rows import Row, grouped, known_images
-from unimind.evaluation.statistics import bootstrap, holm, paired_test
+from unimind.evaluation.statistics import bootstrap, drawn_test, holm, paired_test
 from unimind.study import Study
 
 COLUMNS = ["study", "dataset", "subject", "metric", "method_a", "method_b", "difference", "ci_low", "ci_high", "p", "p_holm", "n", "protocol"]
@@ -22,7 +22,8 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Paired tests of every two methods of the same subject (or average) and protocol.
 
     Holm's adjustment is over all pairs of methods and all measures of the subject and protocol: over all that may be bold in
-    one block of a table. Intervals of differences count drawings of trials too; the tests are over images.
+    one block of a table. Intervals of differences count drawings of trials too, and where there are several, p is the larger one of the test
+    over images and of that over images and drawings.
     """
     result = []
     for (dataset, subject, protocol), members in grouped([row for row in rows if row.is_method], lambda row: (row.dataset, row.subject, row.protocol)).items():
@@ -34,6 +35,8 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
             together = [np.stack([values[k] for values in found.values()], -1) for k in whose]  # per subject (d, n, tests)
             low, high = bootstrap(together, study.evaluation.bootstrap, study.seed, images, drawings=True)
             p = paired_test([values.mean(0) for values in together], max(FLIPS, FLIPS_PER_TEST * len(found)), study.seed, images)
+            if min(len(values) for values in together) > 1:
+                p = np.fmax(p, drawn_test(together, study.evaluation.bootstrap, study.seed, images))
             for k, ((metric, a, b), values) in enumerate(found.items()):
                 result.append({
                     "study": study.name, "dataset": dataset, "subject": subject, "metric": metric, "method_a": a, "method_b": b,

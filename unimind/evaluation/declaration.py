@@ -114,7 +114,8 @@ def _of_method(study: Study, dataset: str, subject: str, scored: Mapping[str, An
     elif (dataset, subject) in members and own.shares:
         used = "among others"
     else:
-        used = "adapted" if own.adapt is not None else "closed form" if own.closed else "nothing"
+        trained = own.adapt is not None and own.adapt.strategy != "none"
+        used = "adapted" if trained else "closed form" if own.closed or own.adapt is not None else "nothing"
     return MethodDeclaration(
         method=name, trained_on_this_subject=used, training_subjects=len(members), trials_of_this_subject=0 if used == "nothing" else trials,
         samples=scored["protocol"].get("samples_per_stimulus", 0), choice_of_sample=scored["protocol"].get("choice_of_sample", "none is drawn"),

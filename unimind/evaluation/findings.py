@@ -13,6 +13,9 @@ KNOWN = 0.05
 COPIED = 0.25
 #: Share of different outputs among all below which a method answers with few of them.
 DIFFERENT = 0.5
+#: Effective dimensions below which outputs vary in few, and the share of the targets' below which that is not the pictures': ridge regression
+#: of 24 units reaches 16 of 173.
+FEW, OF_TARGETS = 4.0, 1 / 3
 #: Share of the score between groups, both above chance, below which the score within groups is none.
 WITHIN = 0.2
 #: What alarms of a method are called where they are shown, in this order.
@@ -62,10 +65,19 @@ def of_method(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     if different < DIFFERENT * spread["count"] and not (only_groups and groups["one_output_each"]):
         what = "picture" if kind == "pictures" else "prediction"
         findings.append(("collapse", f"to {spread['count']} test pictures it gives only {different} different {what}{'' if different == 1 else 's'}"))
+    elif spread["effective_rank"] < min(FEW, OF_TARGETS * spread["effective_rank_of_targets"]) and not only_groups:
+        few, many = (f"{spread[name]:.1f}" for name in ("effective_rank", "effective_rank_of_targets"))
+        findings.append(("collapse", f"its outputs vary in {few} effective dimensions, the test pictures' targets in {many}"))
     if findings:
         return [{"kind": kind, "alarm": True, "text": f"{text}."} for kind, text in findings]
     if groups["between"]["value"] is None:
         return [{"kind": "ungrouped", "alarm": False, "text": "no two test pictures are of different categories, so whether it knows more is not checked."}]
     if not reads:
         return [{"kind": "unread", "alarm": False, "text": "it does not tell pictures of different categories apart."}]
-    return [{"kind": "clean", "alarm": False, "text": "it returns no training pictures, gives different outputs, and knows more than the category."}]
+    return [
+        {
+            "kind": "clean",
+            "alarm": False,
+            "text": "it returns no training pictures, gives different outputs in more than a few dimensions, and knows more than the category.",
+        }
+    ]

@@ -193,6 +193,10 @@ def ordered(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (NAMES.index(name) if name in MEASURES else len(NAMES), name))
 
 
+#: In names of repositories whose image encoder is OpenAI's CLIP ViT-L/14: its own, and of the smaller unCLIP.
+OPENAI_VIT_L_14 = ("clip-vit-large-patch14", "unclip-small")
+
+
 def circular(embedding: Any) -> frozenset[str]:
     """Measures computed by the network that is also the target of the prediction, and by which samples are chosen.
 
@@ -202,7 +206,8 @@ def circular(embedding: Any) -> frozenset[str]:
         `foundations.embedding` of a study.
     """
     clip = getattr(embedding, "model", "").startswith("ViT-L-14") and getattr(embedding, "pretrained", "") == "openai"
-    network = {"study-clip": "study-clip", "squeezenet": "squeezenet", "open-clip": "clip" if clip else None}.get(embedding.kind)
+    clip |= any(name in getattr(embedding, "repository", "").lower() for name in OPENAI_VIT_L_14)
+    network = {"study-clip": "study-clip", "squeezenet": "squeezenet"}.get(embedding.kind, "clip" if clip else None)
     return frozenset(name for name, measure in MEASURES.items() if measure.network in ("target", network) and measure.network)
 
 

@@ -370,7 +370,9 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         if isinstance(data.get(key), dict):
             data[key].pop(file, None)
     if data.get("mask"):
-        data["mask"] = Path(data["mask"]).name.partition(".")[0]  # which voxels, not where the file lies
+        data["mask"] = _stem(data["mask"])
+    for roi in data["rois"].values() if isinstance(data.get("rois"), dict) else ():
+        roi |= {"file": _stem(roi["file"])} if roi.get("file") else {}
     if section.source == "simulated":
         data |= {"study_seed": study.seed}
     content = {
@@ -390,3 +392,8 @@ def protocol_of(study: Study, dataset: str, subject: str, panel: Panel, embeddin
         **({} if made.samples is None else {"samples_per_stimulus": made.samples, "choice_of_sample": made.choice_of_sample}),
     }
     return {"id": content_hash(content)[:8], **content}, tested
+
+
+def _stem(path: str) -> str:
+    """Which voxels a file has, not where it lies and in what form."""
+    return Path(path).name.partition(".")[0]

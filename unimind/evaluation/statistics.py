@@ -132,6 +132,38 @@ def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, see
     return (1 + extreme) / (1 + permutations)
 
 
+def drawn_test(
+    differences: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0, images: Images | None = None
+) -> np.ndarray:  # fmt: skip
+    """Two-sided test of a mean difference over images and over drawings of the trials that methods got.
+
+    Student's t of the mean over its standard error by the pigeonhole bootstrap (`bootstrap`), with the degrees of freedom of Satterthwaite
+    (1946): the variance between drawings has one less than there are drawings, the rest one less than there are images.
+
+    Parameters
+    ----------
+    differences : list of arrays of shape (d, n_subject, m)
+        One per subject, of d > 1 drawings; NaN where there is none.
+    images : list of lists of length n_subject, optional
+        As for `bootstrap`.
+
+    Returns
+    -------
+    p : array of shape (m,)
+        NaN where nothing varies.
+    """
+    from scipy.stats import t
+
+    images = images or _own(differences, 1)
+    whole = np.nanvar(resampled_means(differences, images, resamples, seed, True), axis=0)
+    means = [np.nanmean(values, 1) for values in differences]
+    drawn = sum(own.var(0, ddof=1) / len(own) for own in means) / len(means) ** 2
+    rest = np.maximum(whole - drawn, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = whole**2 / (drawn**2 / sum(len(own) - 1 for own in means) + rest**2 / (len(_numbered(images)) - 1))
+        return 2 * t.sf(np.abs(np.mean([own.mean(0) for own in means], axis=0)) / np.sqrt(whole), freedom)
+
+
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's step-down adjustment of p-values (m,) for their number; NaN stays NaN and does not count."""
     p = np.asarray(p, float)

@@ -235,6 +235,16 @@ def whole(study: Study) -> Study:
     return study._scope.study if type(study) is View else study
 
 
+#: How often a training writes its checkpoint: what it comes to does not depend on that.
+WITHOUT_EFFECT = "checkpoint_minutes"
+
+
 def declared(study: Study) -> dict[str, Any]:
     """What the result of the stage that sees a study depends on; everything where it is no view."""
-    return study._scope.part() if type(study) is View else resolved(study)
+    return _with_effect(study._scope.part() if type(study) is View else resolved(study))
+
+
+def _with_effect(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _with_effect(value) for key, value in content.items() if key != WITHOUT_EFFECT}
+    return [_with_effect(value) for value in content] if isinstance(content, list) else content
