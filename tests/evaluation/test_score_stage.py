@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from unimind.errors import InputError
 from unimind.evaluation.controls import ROWS
+from unimind.evaluation.metrics import mse, pixcorr
 from unimind.evaluation.pictures import Joined
 from unimind.evaluation.score import _opened
 from unimind.evaluation.statistics import bootstrap
@@ -210,7 +211,7 @@ def test_beside_the_chosen_sample_stands_the_mean_over_all_samples(scored):
     tiny, files = scored
     content = json.loads(files["good", "subj01"].read_text())
     entry = content["rows"]["samples-mean"]["study_clip"]
-    assert "mse" not in content["rows"]["samples-mean"], "pair measures are taken of the shown sample alone"
+    assert not {"ssim", "lpips", "perceptual_distance"} & set(content["rows"]["samples-mean"]), "maps are compared of the shown sample alone"
     with h5py.File(tiny.path("good-subj01.h5")) as file:
         samples = file["samples"][:][np.argsort(file["stimulus"][:])]
     sets = (tiny.images[tiny.test], *samples.swapaxes(0, 1))
@@ -220,6 +221,11 @@ def test_beside_the_chosen_sample_stands_the_mean_over_all_samples(scored):
         r = [[np.corrcoef(truth[other], sample[picture])[0, 1] for other in range(8)] for sample in drawn]
         expected.append(np.mean([np.mean([v < of[picture] for k, v in enumerate(of) if k != picture]) for of in r]))
     np.testing.assert_allclose(entry["per_image"], expected, atol=1e-6)
+    as_tensors = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in sets]
+    for name, function in (("mse", mse), ("pixcorr", pixcorr)):
+        of_samples = np.mean([function(as_tensors[0], sample).numpy() for sample in as_tensors[1:]], 0)
+        np.testing.assert_allclose(content["rows"]["samples-mean"][name]["per_image"], of_samples, rtol=1e-4)
+        assert not np.allclose(content["rows"]["reconstruction"][name]["per_image"], of_samples)
     assert [entry["ci_low"], entry["ci_high"]] == pytest.approx(list(bootstrap(np.array(expected), 300)), abs=1e-6)
 
 

@@ -22,6 +22,8 @@ from unimind.evaluation.pictures import SIDE, PictureSet, slices
 from unimind.progress import say, track
 
 COMPARED = of_kind("two-way", "distance")  # through the correlations of feature vectors
+#: Of the measures of pixels the one that is taken of the shown sample alone: it costs five times the others.
+OF_ONE_SAMPLE = "ssim"
 R = TypeVar("R", bound=Hashable)
 
 
@@ -164,8 +166,8 @@ def measure(
     Returns
     -------
     dict
-        row -> measure -> array of the row's shape, or `Whole`. Rows with samples get only the measures that compare feature
-        vectors: the pair measures would cost as much again for every sample. Beside the measures, `similarity`: the
+        row -> measure -> array of the row's shape, or `Whole`. Rows with samples get the measures that compare feature vectors and those of
+        pixels but SSIM; maps would cost as much again for every sample. Beside the measures, `similarity`: the
         correlation of each picture's features with its truth's, in the network of `Panel.similarity`.
     """
     return measured_in(Blocks(), panel, truths, pictures, rows, batch_size, stored)()
@@ -213,17 +215,26 @@ class _Measurement:
     def pixels(self) -> Callable[[dict], None]:
         """Measures of the pictures' own values."""
         low = [name for name in of_kind("pixels") if name in self.panel.wanted]
-        if not low:
-            return lambda result: None
+        of_samples = {row: index for row, index in self.rows.items() if index.ndim > 1}
+        finish = [self._pixels("pixels", low, self.pairs, self.places)] if low else []
+        if of_samples and (cheap := [name for name in low if name != OF_ONE_SAMPLE]):
+            finish.append(self._pixels("pixels-samples", cheap, *_pairs(of_samples)))
 
+        def put_into(result: dict) -> None:
+            for put in finish:
+                put(result)
+
+        return put_into
+
+    def _pixels(self, work: str, names: list[str], pairs: np.ndarray, places: Mapping[Any, np.ndarray]) -> Callable[[dict], None]:
         def compare(a: m.LowLevel, b: m.LowLevel) -> torch.Tensor:
-            return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in low], 1)
+            return torch.stack([getattr(a, MEASURES[name].computed_by)(b) for name in names], 1)
 
         found = paired(
-            self.truths, self.pictures, self.pairs, lambda x: (m.LowLevel.of(x.to(networks.device()), "ssim" in low), None), compare,
-            min(self.batch_size, PAIRS_AT_ONCE), "low-level measures", blocks=self.blocks, name="pixels",
+            self.truths, self.pictures, pairs, lambda x: (m.LowLevel.of(x.to(networks.device()), OF_ONE_SAMPLE in names), None), compare,
+            min(self.batch_size, PAIRS_AT_ONCE), "low-level measures", blocks=self.blocks, name=work,
         )  # fmt: skip
-        return lambda result: _spread(result, self.places, dict(zip(low, found()[0].T, strict=True)))
+        return lambda result: _spread(result, places, dict(zip(names, found()[0].T, strict=True)))
 
     def maps(self, names: list[str], maps: networks.Maps) -> Callable[[dict], None]:
         """Distances of a network's feature maps, and two-way identification by the last one's average."""
