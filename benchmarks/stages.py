@@ -47,7 +47,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from unimind.data.prepared import write_prepared, write_unpaired
 from unimind.device import on_device
 from unimind.errors import InputError
-from unimind.foundations.hub import save_unet
+from unimind.foundations.hub import save_autoencoder, save_unet
 from unimind.foundations.ldm import SCHEDULER
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Adapters, Context, subject_key
@@ -71,6 +71,8 @@ UNET: dict[str, Any] = {
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3], "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
     "transformer_layers_per_block": 1, "cross_attention_dim": 512, "attention_head_dim": 1, "use_linear_projection": False,
 }  # fmt: skip
+#: cin256-v2's first stage, which encodes MinD-Vis's crops: widths, and how much smaller latents are than pictures.
+VQ_WIDTHS, VQ_FACTOR = (128, 256, 512), 4
 #: Pictures a subject trains on. Held out are enough for the largest batch of a validation where there is room, two where a CPU must compute them.
 TRAINED, HELD_OUT, FEW = 64, 256, 2
 #: Steps of each kind timed after the first one, which allocates.
@@ -92,6 +94,7 @@ def shrunk(size: int, factor: float, multiple: int = 1) -> int:
 def resized(study: Study, factor: float, batch: int | None, precision: str | None) -> Study:
     """The study with its lengths and widths divided by `factor`, and each training a few steps long."""
     content = resolved(study)
+    content["picture_size"] = VQ_FACTOR * unet_config(factor)["sample_size"]
     for method in content["methods"].values():
         enter, body = method["enter"], method["body"]
         if "size" in enter:
@@ -100,8 +103,6 @@ def resized(study: Study, factor: float, batch: int | None, precision: str | Non
             body["width"] = shrunk(body["width"], factor, body.get("heads", 8))
         if "decoder_width" in body:
             body["decoder_width"] = shrunk(body["decoder_width"], factor, 4)
-        if method["condition"]:
-            method["condition"]["crop"] = 0.0  # crops are encoded where batches are drawn, by an autoencoder that is not here
         for stage in STAGES:
             if method.get(stage):
                 training = method[stage]["training"]
@@ -134,6 +135,7 @@ def voxels(study: Study, dataset: str, subject: str, factor: float) -> int:
 
 def write_files(folder: Path, study: Study, dataset: str, factor: float, held_out: int, stages: list[str], methods: list[str]) -> None:
     """Random files of everything the stages read, for one data set's subjects."""
+    from diffusers.models.autoencoders.vq_model import VQModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     random = np.random.default_rng(0)
@@ -154,6 +156,14 @@ def write_files(folder: Path, study: Study, dataset: str, factor: float, held_ou
     if "condition" in stages:
         with whole_directory(folder / "diffusion") as temporary:
             save_unet(temporary, "ldm", "random", UNet2DConditionModel.from_config(unet), SCHEDULER, {})
+        widths = [shrunk(width, factor, 4) for width in VQ_WIDTHS]
+        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3, "layers_per_block": 2}
+        coder = VQModel(**blocks, block_out_channels=widths, latent_channels=3, num_vq_embeddings=64, norm_num_groups=math.gcd(32, widths[0]))
+        with whole_directory(folder / "autoencoder") as temporary:
+            save_autoencoder(temporary, "ldm", "random", coder, {})
+        with h5py.File(folder / "stimuli.h5", "w") as file:
+            file["images"] = random.integers(0, 256, (n, study.picture_size, study.picture_size, 3), np.uint8)
+            file["id"], file["sha256"], file["test"] = [str(i) for i in range(n)], [f"{i:064d}" for i in range(n)], np.zeros(n, bool)
     space = picture_space([folder / "embeddings.h5"], [np.arange(TRAINED)])
     for name in methods:
         method = study.methods[name]
@@ -211,7 +221,8 @@ def call(study: Study, method: str, stage: str, dataset: str, folder: Path) -> C
         return partial(run, study, method, name, **files, pretrained=None, **places)
     if stage == "condition":
         encoder = folder / method if study.methods[method].align is not None else None
-        return partial(run, study, method, name, **files, encoder=encoder, diffusion=folder / "diffusion", autoencoder=None, stimuli=None, **places)
+        crops = {"autoencoder": folder / "autoencoder", "stimuli": [folder / "stimuli.h5"] * len(members)}
+        return partial(run, study, method, name, **files, encoder=encoder, diffusion=folder / "diffusion", **crops, **places)
     subject = [*study.datasets[dataset].new_subjects, *study.datasets[dataset].training_subjects][0]
     training = {"training_prepared": prepared, "training_embeddings": embeddings}
     return partial(

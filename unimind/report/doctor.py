@@ -150,9 +150,10 @@ def _conda(study: Study) -> Iterator[Finding]:
 def _disk(study: Study) -> Iterator[Finding]:
     free = shutil.disk_usage(_existing(Path(study.results))).free / GB
     whole = total(costs(study, Path()))
-    need = whole.kept / GB
-    about = f"at least {need:.0f}" if whole.unknown else f"about {need:.0f}"
-    lacking = f"; this study fills {about} GB (`unimind plan`), run elsewhere with --directory"
+    there = sum(file.stat().st_size for file in Path(study.results).rglob("*") if file.is_file()) / GB
+    need = max(0.0, whole.kept / GB - there)
+    about = f"{'at least' if whole.unknown else 'about'} {need:.0f}"
+    lacking = f"; this study fills {about} GB{' more' if there >= 0.5 else ''} (`unimind plan`), run elsewhere with --directory"
     yield Finding("ok" if free >= need else "note", "free disk", f"{free:.0f} GB here" + ("" if free >= need else lacking))
 
 

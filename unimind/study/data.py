@@ -17,7 +17,7 @@ class RandomPictures(Section):
 
 
 class FarPictures(Section):
-    """The test pictures of `random`, far from every training picture: those near to one are left out. Equal in number and difficulty."""
+    """The test pictures of `random`, far from every training picture: those near to one are left out. Equal in number and difficulty, but for new subjects with pictures of their own."""
 
     rule: Literal["far"]
     share: float = Field(0.2, gt=0, lt=1, description="As for `random`: the same pictures with the same share and seed.")
