@@ -1,13 +1,13 @@
 """A rehearsal at NSD's true size: the stages of a study on data of that size, and whether each keeps within the memory that its job asks for.
 
-    python benchmarks/rehearsal.py                          # about 25 CPU-minutes and 5 GB of disk, on a card where there is one
+    python benchmarks/rehearsal.py                          # about 40 CPU-minutes and 5 GB of disk, on a card where there is one
     python benchmarks/rehearsal.py --stages teach enter     # only these, and what they need
     python benchmarks/rehearsal.py --shrink 20              # all sizes divided, to see that it runs
 
 One subject's data are simulated: 30 000 trials of 15 724 voxels in a prepared file, written a block of trials at a time; the pictures,
 embeddings and latents of those it was shown, in files of all 73 000 (the others are holes); and a tiny CLIP, autoencoder, UNet and AlexNet
 with random weights. The other training subjects are the same files again. Each stage runs in a process of its own, in its true batches:
-nothing is smaller but the networks, the number of training steps and of sampling steps.
+nothing is smaller but the networks, the number of training steps and of sampling steps. Beside what is measured stands the plan, of true size.
 """
 
 import argparse
@@ -16,9 +16,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apart import measured
+
+if TYPE_CHECKING:
+    from unimind.report.cost import Cost
 
 #: NSD: trials, voxels of subject 1's nsdgeneral, pictures of all subjects, test pictures (three trials each), training subjects of eight.
 SIZES = {"trials": 30000, "voxels": 15724, "pictures": 73000, "tested": 982}
@@ -162,6 +165,16 @@ def calls(folder: Path) -> list[tuple[str, str, list[str]]]:
     return [(stage, what, [stage, "--study", study, *words]) for stage, what, words in found]
 
 
+def planned(folder: Path, stage: str, what: str) -> "Cost":
+    """What `unimind plan` says of a stage's job for subject 1, or for all of them."""
+    from unimind.report.cost import costs
+    from unimind.study import parse_study
+
+    method = what.partition(",")[0].partition(":")[0]
+    found = [cost for cost in costs(parse_study(study_of(folder))) if cost.job.stage == stage and cost.job.names.get("subject", "subj01") == "subj01"]
+    return next(cost for cost in found if cost.job.names.get("method", method) == method)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where data and results are written and stay; by default a temporary one, removed at the end")
@@ -178,23 +191,23 @@ def main() -> None:
             script = f"import sys; sys.path.insert(0, {place!r}); import rehearsal, pathlib; rehearsal.write(pathlib.Path({str(folder)!r}), {sizes!r})"
             rows.append(("data written", "", None, measured([], script)))
             (folder / "study.json").write_text(json.dumps(study_of(folder)))
-        from unimind.stages import STAGES as DECLARED
-
         for stage, what, words in calls(folder):
             if stage in given.stages:
-                rows.append((stage, what, DECLARED[stage].memory / 1000, measured(words, RUN)))  # type: ignore[arg-type]
+                rows.append((stage, what, planned(folder, stage, what), measured(words, RUN)))  # type: ignore[arg-type]
                 print(f"{stage}, {what}: {rows[-1][-1]['peak'] / 1e9:.2f} GB, {rows[-1][-1]['cpu']:.0f} CPU s", file=sys.stderr)
     finally:
         if given.folder is None:
             shutil.rmtree(folder)
     size = "" if given.shrink == 1 else f", divided by {given.shrink:g}"
     print(f"{SIZES['trials']} trials x {SIZES['voxels']} voxels, {SIZES['pictures']} pictures, {SIZES['tested']} of them tested{size}\n")
-    print("| stage | | memory asked for [GB] | peak [GB] | CPU [s] | wall [s] | read [GB] | written [GB] |\n|---|---|---|---|---|---|---|---|")
-    for stage, what, asked, took in rows:
-        read, written = ("-" if took[key] is None else f"{took[key] / 1e9:.2f}" for key in ("read", "written"))
-        memory = f"{'-' if asked is None else f'{asked:.0f}'} | {took['peak'] / 1e9:.2f}"
+    print("| stage | | memory planned and asked for [GB] | peak [GB] | CPU [s] | wall [s] | read, planned [GB] | read | written, planned [GB] | written |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for stage, what, plan, took in rows:
+        planned_bytes = {"read": None, "written": None} if plan is None else {"read": plan.read, "written": plan.written}
+        read, written = (" | ".join("-" if value is None else f"{value / 1e9:.2f}" for value in (planned_bytes[key], took[key])) for key in planned_bytes)
+        memory = f"{'-' if plan is None else f'{plan.host / 1e9:.0f}'} | {took['peak'] / 1e9:.2f}"
         print(f"| {stage} | {what} | {memory} | {took['cpu']:.0f} | {took['seconds']:.0f} | {read} | {written} |")
-    if beyond := [f"{stage} ({what})" for stage, what, asked, took in rows if asked is not None and took["peak"] / 1e9 > asked]:
+    if beyond := [f"{stage} ({what})" for stage, what, plan, took in rows if plan is not None and took["peak"] > plan.host]:
         sys.exit(f"more memory than their jobs ask for: {', '.join(beyond)}")
 
 
