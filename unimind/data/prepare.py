@@ -1,6 +1,5 @@
 """The stage `prepare`: whatever a laboratory has, to one prepared file per subject."""
 
-import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from unimind.bundle import read_bundle
 from unimind.data.manifest import read_manifest
 from unimind.data.normalise import PER_SESSION, Moments, session_zscores
 from unimind.data.order import anatomical_order
-from unimind.data.prepared import SPLITS, Stimuli, write_prepared
+from unimind.data.prepared import SPLITS, Stimuli, unit_hash, write_prepared
 from unimind.data.sources import open_source
 from unimind.data.sources.base import DROP, TEST, TRAIN, VALIDATION, RawSubject, Trials
 from unimind.errors import InputError
@@ -153,11 +152,6 @@ def assign_splits(
     shown = np.zeros(len(names), bool)
     shown[position[hints == TRAIN]] = True
     return Splits(split.astype(np.int8), int(moved.sum()), int((by_all & ~own & shown).sum()))
-
-
-def unit_hash(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the image and the seed alone: below `validation_fraction` for validation images."""
-    return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
 
 
 def _why_left_out(section: AnyDataset) -> str:

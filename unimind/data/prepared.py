@@ -1,5 +1,6 @@
 """Prepared files: what every stage after `prepare` reads, whatever laboratory the data came from."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -526,6 +527,11 @@ def count_repeats(stimulus: ArrayLike) -> NDArray[np.int32]:
     repeats = np.empty(len(position), np.int32)
     repeats[by_value] = np.arange(len(position)) - starts
     return repeats
+
+
+def unit_hash(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image and the seed alone: below `validation_fraction` for validation images."""
+    return int.from_bytes(hashlib.sha256(f"validation {seed} {name}".encode()).digest()[:6]) / 2**48
 
 
 class Stimuli(_File):

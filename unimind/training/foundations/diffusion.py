@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimind.data.prepare import unit_hash
+from unimind.data.prepared import unit_hash
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
