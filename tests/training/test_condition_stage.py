@@ -318,7 +318,7 @@ def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pict
         raise Watched
 
     places = [pictures / "autoencoder", [pictures / "stimuli.h5"] * 2] if share else [None, None]
-    study = study_of({"batch_size": 50}, crop=share).model_copy(update={"picture_size": 8})
+    study = study_of({"batch_size": 50}, crop=share)
     watched = patch("unimind.training.condition.train", look), patch("unimind.training.condition.noised", noised_latent)
     with patch.object(StudyAutoencoder, "encode", counted), watched[0], watched[1], pytest.raises(Watched):
         condition(study, "m", "sim", *files_of(files), None, None, diffusion, *places, tmp_path / "c", tmp_path / "out")

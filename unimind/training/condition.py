@@ -94,6 +94,7 @@ def condition(
             network.take_latents(latents[name].shape[1:], str(path))
             if stage.crop > 0 and stimuli:
                 pictures[name] = stack.enter_context(Stimuli(stimuli[number]))
+        side = next((file.images.shape[1] for file in pictures.values()), 0)
         coder = load_autoencoder(autoencoder) if stage.crop > 0 and autoencoder is not None else None
         model = starting_model(study, method, network, subjects, space, encoder)
         names = trained_names(model)
@@ -115,7 +116,7 @@ def condition(
         def losses(model: ConditionedDiffusion, batch: Mapping[str, Any]) -> dict[str, Tensor]:
             latent = batch["latent"]
             if coder is not None and model.training:
-                latent = with_crops(latent, batch["crop"], coder.to(latent.device), study.picture_size)
+                latent = with_crops(latent, batch["crop"], coder.to(latent.device), side)
             mixed, target = noised(latent, batch["noise"], batch["timestep"], alphas.to(latent.device), kind)
             return {"diffusion": functional.mse_loss(model(batch, mixed).float(), target)}
 
