@@ -78,6 +78,7 @@ NOT_RUN = {
     "python benchmarks/arena.py config/config.yaml config/additions/rivals_of_embedded.yaml --measures identification pixcorr study_clip": "minutes",
     "python benchmarks/families.py config/macaque_v4.yaml config/additions/rivals_of_macaque.yaml --methods mindeye2 mindbridge": "recordings and minutes",
     "python benchmarks/ablations.py config/macaque_v4.yaml": "recordings and minutes",
+    "python benchmarks/ablations.py": "the same",
     "python benchmarks/linear_share.py config/config.yaml": "the embedded study, finished",
     "python benchmarks/mindvis.py": "the embedded study, finished, and minutes",
     "python benchmarks/mindvis.py config/config.yaml": "the same",

@@ -302,23 +302,22 @@ def test_the_nearest_picture_agrees_best(monkeypatch, block):
     assert nearest(features, reference, mean).tolist() == expected
 
 
-def reconstruct_until(root, name, blocks, out, rank=0, processes=1, cards=None, port=None):
-    """A reconstruction, or one process's part of it, that dies of SIGKILL before its next block; one picture a block. Notes its card and its pictures."""
-    from unimind import cards as taken
+def reconstruct_until(root, name, blocks, out, rank=0, processes=1, port=None):
+    """A reconstruction, or one process's part of it, that dies of SIGKILL before its next block; one picture a block. Notes its pictures."""
     from unimind.reconstruction import reconstruct as module
 
     if processes > 1:
         del os.environ["UNIMIND_DEVICE"]
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ |= {"UNIMIND_CARDS": str(cards), "CUDA_VISIBLE_DEVICES": ""}
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     made, draw = [], module.draw
 
     def counted(*given):
         if len(made) == 2 * blocks:  # the picture, then its control
             os.kill(os.getpid(), signal.SIGKILL)
         made.append(int(given[4][0][1]))
-        if cards is not None:
-            (root / f"{out}.{rank}").write_text(json.dumps({"cards": list(taken._taken), "pictures": made}))
+        if processes > 1:
+            (root / f"{out}.{rank}").write_text(json.dumps(made))
         return draw(*given)
 
     module.draw = counted
@@ -336,31 +335,22 @@ def test_a_killed_reconstruction_goes_on_where_it_was_with_equal_bits(world, cap
     assert not list(world.glob(".*partial"))
 
 
-@pytest.fixture
-def two_cards(tmp_path):
-    (tmp_path / "cards").mkdir()
-    for number in range(2):
-        (tmp_path / "cards" / str(number)).touch()
-    return tmp_path / "cards"
-
-
-def shared(world, out, cards, blocks):
+def shared(world, out, blocks):
     """Two processes that reconstruct together, each until it has made so many blocks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [started(reconstruct_until, world, "unimind", blocks[rank], out, rank, 2, cards, port) for rank in range(2)]
+    return [started(reconstruct_until, world, "unimind", blocks[rank], out, rank, 2, port) for rank in range(2)]
 
 
-def test_two_cards_draw_what_one_draws_with_equal_bits(world, two_cards, capsys):
+def test_two_processes_draw_what_one_draws_with_equal_bits(world, capsys):
     expected = pictures(world, "unimind", make_study(batch_size=2))
-    for process in shared(world, "both.h5", two_cards, (-1, -1)):
+    for process in shared(world, "both.h5", (-1, -1)):
         process.join()
         assert process.exitcode == 0
     first, second = (json.loads((world / f"both.h5.{rank}").read_text()) for rank in range(2))
-    assert sorted(first["cards"] + second["cards"]) == [0, 1]
-    assert first["pictures"] == [0, 0, 2, 2, 4, 4, 6, 6] and second["pictures"] == [1, 1, 3, 3, 5, 5, 7, 7]  # each picture, and its control
-    first, second = shared(world, "cut.h5", two_cards, (-1, 1))
+    assert first == [0, 0, 2, 2, 4, 4, 6, 6] and second == [1, 1, 3, 3, 5, 5, 7, 7]  # each picture, and its control
+    first, second = shared(world, "cut.h5", (-1, 1))
     assert killed(second)
     first.join(1)
     assert first.is_alive() and not (world / "cut.h5").exists()  # it waits for what the other has not made
@@ -524,8 +514,9 @@ def test_a_unet_without_image_conditioning_has_no_embedding_ceiling(world, uncon
     draw_controls(world, unconditioned)
     with h5py.File(world / "controls.h5") as file:
         reasons = json.loads(file.attrs["absent"])
-        assert "embedding_ceiling" not in file and "shapes/embedding_ceiling" not in file and len(file["unconditional"]) == TEST
-    assert set(reasons) == {"embedding-ceiling"} and "takes no image embedding" in reasons["embedding-ceiling"]
+        assert not {"embedding_ceiling", "unconditional"} & set(file) and "shapes/embedding_ceiling" not in file and len(file["autoencoder_ceiling"]) == TEST
+    assert set(reasons) == {"embedding-ceiling", "unconditional"} and "takes no image embedding" in reasons["embedding-ceiling"]
+    assert "came without what it learned to draw from without a condition" in reasons["unconditional"], "zeros are nothing that it ever saw"
 
 
 def test_controls(world):

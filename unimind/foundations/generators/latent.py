@@ -92,12 +92,12 @@ class UNetGenerator:
     def draw(self, inputs: Mapping[str, Tensor] | None, keys: Sequence[tuple], sampling: Sampling, start: Tensor | None = None) -> Tensor:
         """Pictures (n, 3, H, W) in [0, 1]; see `foundations.generators`."""
         check_inputs(self, inputs, keys)
+        if start is not None and sampling.strength == 0:
+            return decoded(self.autoencoder, start)
         null = self.null()
         if inputs is None:
             if null is None:
-                raise InputError(
-                    f"{self.name}: came without the condition that it draws from without any (a null class, or a text encoder for the empty prompt)"
-                )
+                raise InputError(f"{self.name}: came without what it learned to draw from without a condition (a null class, the empty prompt)")
             condition = null.expand(len(keys))
             sampling = sampling.model_copy(update={"guidance": 1.0})
         elif "context" in inputs:
