@@ -8,6 +8,7 @@ import pytest
 import tiny_pipelines
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from unimind.errors import InputError
 from unimind.foundations import external, load_diffusion
@@ -103,8 +104,14 @@ def test_without_a_condition_a_unet_draws_from_its_pipelines_empty_prompt(tmp_pa
     text["text_encoder"] = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
     pipe = diffusers.StableDiffusionPipeline(vae=None, unet=None, scheduler=schedule, safety_checker=None, feature_extractor=None, **text)
     _, negative = pipe.encode_prompt("a", torch.device("cpu"), 1, True)
-    built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "out")
+    _, config = built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "out")
     torch.testing.assert_close(load_diffusion(tmp_path / "out").null().context, negative)
+    weights = folder / "text_encoder" / "model.safetensors"
+    assert config["sources"]["text_encoder/model.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    state = load_file(weights)
+    save_file({name: value for name, value in state.items() if "final_layer_norm" not in name}, weights, {"format": "pt"})
+    with pytest.raises(InputError, match="text_encoder: its weights' file lacks .*final_layer_norm"):
+        built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "broken")
     shutil.rmtree(folder / "text_encoder")
     unet, _ = built(HubDiffusion(kind="hub", repository=str(folder)), tmp_path / "without")
     assert load_diffusion(tmp_path / "without").null() is None and unet.config.cross_attention_dim == 12

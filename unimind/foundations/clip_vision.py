@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimind.errors import InputError
-from unimind.foundations.hub import network_files, repository_folder
+from unimind.foundations.hub import network_files, refuse_other_keys, repository_folder
 from unimind.storage import file_hash, load_model, read_json, save_model
 from unimind.study import ClipVisionEmbedding
 
@@ -117,15 +117,6 @@ def read_encoder(folder: Path, variant: str | None, key: str) -> nn.Module:
         raise InputError(f"{folder}: no whole CLIP image encoder in safetensors there ({reason}); get the repository again") from None
     refuse_other_keys(folder, found)
     return network.eval()
-
-
-def refuse_other_keys(folder: Path, found: dict[str, Any]) -> None:
-    """InputError where a network's file lacked weights or had others: `found` is the libraries' `loading_info`."""
-    foreign = [str(name) for name in found["unexpected_keys"] if not str(name).endswith("position_ids")]  # a table of numbers from 0, of older files
-    for what, names in (("lacks", found["missing_keys"]), ("has another shape of", found["mismatched_keys"]), ("has the foreign", foreign)):
-        if names:
-            first = sorted(name if isinstance(name, str) else str(name[0]) for name in names)[0]
-            raise InputError(f"{folder}: its weights' file {what} {first} ({len(names)} such); get the repository again, or name another")
 
 
 def build_clip_vision(settings: ClipVisionEmbedding, directory: Path) -> None:

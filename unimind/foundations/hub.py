@@ -22,7 +22,6 @@ _AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 #: Where a UNet's file has the context that it draws from without a condition.
 NULL_CONTEXT = "null.context"
-TOKENIZER = ("tokenizer/*.json", "tokenizer/merges.txt")
 
 
 def network_files(subfolder: str, variant: str | None = None, stem: str = "diffusion_pytorch_model") -> list[str]:
@@ -130,7 +129,7 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
     """
     import diffusers
 
-    patterns = [*network_files(settings.subfolder), "scheduler/scheduler_config.json", *network_files("text_encoder", None, "model"), *TOKENIZER]
+    patterns = [*network_files(settings.subfolder), "scheduler/scheduler_config.json", *text_encoder_files()]
     folder = repository_folder(settings.repository, settings.revision, patterns, f"{settings.subfolder}/config.json")
     unet = _read(folder / settings.subfolder, "foundations.diffusion", ("UNet2DConditionModel",))
     try:
@@ -140,22 +139,59 @@ def build_hub_unet(settings: HubDiffusion, directory: Path) -> None:
             f"{folder / 'scheduler' / 'scheduler_config.json'}: missing or broken; a UNet is of no use without its noise schedule, get the repository again"
         ) from None
     nothing = _of_empty_prompt(folder, unet.config.cross_attention_dim)
-    save_unet(directory, settings.kind, _name(settings), unet, scheduler, _sources(folder / settings.subfolder), nothing)
+    sources = _sources(folder / settings.subfolder)
+    if nothing is not None:
+        sources |= {f"text_encoder/{file.name}": file_hash(file) for file in sorted((folder / "text_encoder").glob("model*.safetensors"))}
+    save_unet(directory, settings.kind, _name(settings), unet, scheduler, sources, nothing)
 
 
 def _of_empty_prompt(folder: Path, width: int) -> Tensor | None:
-    """What a repository's text encoder makes of the empty prompt, (tokens, width); None where it has none that fits."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, TypeError):
+    """What a repository's text encoder makes of the empty prompt, (tokens, width); None where there is none, or it is another UNet's."""
+    if not (folder / "text_encoder" / "config.json").is_file():
         return None
+    encoder, tokenizer = read_text_encoder(folder)
     words = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
-        found = encoder.eval()(words)[0][0]
+        found = encoder(words)[0][0]
     return found if found.shape[1] == width else None
+
+
+def text_encoder_files(number: str = "", variant: str | None = None) -> list[str]:
+    """Patterns of a text encoder's files and its tokenizer's in a repository; `number` is _2 for the second."""
+    return [*network_files(f"text_encoder{number}", variant, "model"), *(f"tokenizer{number}/{name}" for name in ("*.json", "merges.txt"))]
+
+
+def read_text_encoder(repository: Path, number: str = "", projected: bool = False, variant: str | None = None) -> tuple[Any, Any]:
+    """A repository's text encoder, in single precision and evaluation mode, and its tokenizer.
+
+    Raises
+    ------
+    InputError
+        Either is not whole, or a weight is missing, foreign or of another shape.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder = repository / f"text_encoder{number}"
+    cls = CLIPTextModelWithProjection if projected else CLIPTextModel
+    try:
+        encoder, found = cls.from_pretrained(
+            folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(repository / f"tokenizer{number}", local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{folder}: no whole text encoder in safetensors, or no tokenizer beside it ({reason}); get the repository again") from None
+    refuse_other_keys(folder, found)
+    return encoder.eval(), tokenizer
+
+
+def refuse_other_keys(folder: Path, found: dict[str, Any]) -> None:
+    """InputError where a network's file lacked weights or had others: `found` is the libraries' `loading_info`."""
+    foreign = [str(name) for name in found["unexpected_keys"] if not str(name).endswith("position_ids")]  # a table of numbers from 0, of older files
+    for what, names in (("lacks", found["missing_keys"]), ("has another shape of", found["mismatched_keys"]), ("has the foreign", foreign)):
+        if names:
+            first = sorted(name if isinstance(name, str) else str(name[0]) for name in names)[0]
+            raise InputError(f"{folder}: its weights' file {what} {first} ({len(names)} such); get the repository again, or name another")
 
 
 def _name(settings: HubAutoencoder | HubDiffusion) -> str:

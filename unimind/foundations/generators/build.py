@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unimind.errors import InputError
-from unimind.foundations.clip_vision import of_zero_picture, quiet, read_encoder, refuse_other_keys, safetensors_of
-from unimind.foundations.hub import network_files, repository_folder
+from unimind.foundations.clip_vision import of_zero_picture, quiet, read_encoder, safetensors_of
+from unimind.foundations.hub import network_files, read_text_encoder, refuse_other_keys, repository_folder, text_encoder_files
 from unimind.foundations.weights import read_safetensors
 from unimind.storage import file_hash, read_json, write_json
 from unimind.study import AutoencoderAlone, Frozen, IpAdapterGenerator, KandinskyGenerator, UnclipGenerator
@@ -81,8 +81,7 @@ class _Repository:
         patterns = [pattern for name in names for pattern in network_files(name, self.variant)]
         patterns += ["scheduler/scheduler_config.json", "image_noising_scheduler/scheduler_config.json", "model_index.json"]
         for number in ("", "_2") if settings.kind != "kandinsky-2.2" else ():
-            patterns += [*network_files(f"text_encoder{number}", self.variant, "model")]
-            patterns += [f"tokenizer{number}/{name}" for name in ("*.json", "merges.txt")]
+            patterns += text_encoder_files(number, self.variant)
         self.folder = repository_folder(settings.repository, settings.revision, patterns, "unet/config.json")
         self.name = Path(settings.repository).name if Path(settings.repository).is_dir() else settings.repository
 
@@ -134,21 +133,9 @@ class _Repository:
 
     def text(self, number: str, projected: bool) -> tuple[Any, Any]:
         """A text encoder, in single precision, and its tokenizer."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-        folder = self.folder / f"text_encoder{number}"
-        cls = CLIPTextModelWithProjection if projected else CLIPTextModel
-        try:
-            encoder, found = cls.from_pretrained(
-                folder, variant=self.variant, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / f"tokenizer{number}", local_files_only=True)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{folder}: no whole text encoder in safetensors, or no tokenizer beside it ({reason}); get the repository again") from None
-        refuse_other_keys(folder, found)
+        found = read_text_encoder(self.folder, number, projected, self.variant)
         self.hashed(self.folder, f"text_encoder{number}", "model")
-        return encoder.eval(), tokenizer
+        return found
 
 
 def _ip_adapter(settings: IpAdapterGenerator, repository: _Repository) -> tuple[dict[str, Tensor], dict[str, Any]]:
