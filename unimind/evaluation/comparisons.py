@@ -8,7 +8,7 @@ import numpy as np
 
 from unimind.evaluation.measures import MEASURES, NAMES
 from unimind.evaluation.rows import Row, grouped, known_images
-from unimind.evaluation.statistics import bootstrap, drawn_test, holm, paired_test
+from unimind.evaluation.statistics import drawn_test, ends, holm, paired_test, resampled_means
 from unimind.study import Study
 
 COLUMNS = ["study", "dataset", "subject", "metric", "method_a", "method_b", "difference", "ci_low", "ci_high", "p", "p_holm", "n", "protocol"]
@@ -33,10 +33,11 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 continue
             whose = range(len(images))
             together = [np.stack([values[k] for values in found.values()], -1) for k in whose]  # per subject (d, n, tests)
-            low, high = bootstrap(together, study.evaluation.bootstrap, study.seed, images, drawings=True)
+            resampled = resampled_means(together, images, study.evaluation.bootstrap, study.seed, drawings=True)
+            low, high = ends(resampled)
             p = paired_test([values.mean(0) for values in together], max(FLIPS, FLIPS_PER_TEST * len(found)), study.seed, images)
             if min(len(values) for values in together) > 1:
-                p = np.fmax(p, drawn_test(together, study.evaluation.bootstrap, study.seed, images))
+                p = np.fmax(p, drawn_test(together, resampled, images))
             for k, ((metric, a, b), values) in enumerate(found.items()):
                 result.append({
                     "study": study.name, "dataset": dataset, "subject": subject, "metric": metric, "method_a": a, "method_b": b,

@@ -83,7 +83,11 @@ def bootstrap(
     low, high : arrays of shape () or (m,)
     """
     subjects = [np.asarray(v, float) for v in values] if isinstance(values, (list, tuple)) else [np.asarray(values, float)]
-    means = resampled_means(subjects, images or _own(subjects, int(drawings)), resamples, seed, drawings)
+    return ends(resampled_means(subjects, images or _own(subjects, int(drawings)), resamples, seed, drawings))
+
+
+def ends(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval that resampled means (resamples, ...) span."""
     low, high = np.nanquantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)  # NaN: a draw without an image of some subject
     return low, high
 
@@ -132,9 +136,7 @@ def paired_test(differences: Sequence[np.ndarray], permutations: int = 4999, see
     return (1 + extreme) / (1 + permutations)
 
 
-def drawn_test(
-    differences: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0, images: Images | None = None
-) -> np.ndarray:  # fmt: skip
+def drawn_test(differences: Sequence[np.ndarray], resampled: np.ndarray, images: Images | None = None) -> np.ndarray:
     """Two-sided test of a mean difference over images and over drawings of the trials that methods got.
 
     Student's t of the mean over its standard error by the pigeonhole bootstrap (`bootstrap`), with the degrees of freedom of Satterthwaite
@@ -144,6 +146,8 @@ def drawn_test(
     ----------
     differences : list of arrays of shape (d, n_subject, m)
         One per subject, of d > 1 drawings; NaN where there is none.
+    resampled : array of shape (resamples, m)
+        Their `resampled_means`, drawings counted.
     images : list of lists of length n_subject, optional
         As for `bootstrap`.
 
@@ -155,7 +159,7 @@ def drawn_test(
     from scipy.stats import t
 
     images = images or _own(differences, 1)
-    whole = np.nanvar(resampled_means(differences, images, resamples, seed, True), axis=0)
+    whole = np.nanvar(resampled, axis=0)
     means = [np.nanmean(values, 1) for values in differences]
     drawn = sum(own.var(0, ddof=1) / len(own) for own in means) / len(means) ** 2
     rest = np.maximum(whole - drawn, 0)
