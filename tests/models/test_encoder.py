@@ -257,3 +257,34 @@ def test_an_encoder_comes_back_from_disk(enter, tmp_path):
     if enter == "adapter":
         z = torch.randn(3, encoder.space.size)
         assert torch.equal(again.enter.expected(z), encoder.enter.expected(z))
+
+
+@pytest.mark.parametrize("kind", [*BODIES, "residual"])
+@pytest.mark.parametrize("enter", ["adapter", "embedder", "voxel-tokens"])
+def test_initial_weights_are_drawn_by_their_place(kind, enter):
+    """Whatever else a network has - another way in, a retrieval head, further subjects, a deeper body - its other parts start as they do without."""
+    space = picture_space()
+    enters = {
+        "interpolate": {"size": 32, "dropout": 0.0},
+        "adapter": {"size": 32, "dropout": 0.0},
+        "embedder": {"size": 32, "dropout": 0.0, "pooled": 24, "bottleneck": 4},
+        "voxel-tokens": {"size": 32, "dropout": 0.0, "queries": 4, "vectors": "learned"},
+    }
+    body = BODIES.get(kind, study.Residual(kind="residual", block="mixer", depth=1).model_dump())
+
+    def started(enter, subjects, body, head):
+        torch.manual_seed(7)
+        network = Encoder({"kind": enter} | enters[enter], body, space, TARGETS, subjects if enter != "interpolate" else {}, 1, head)
+        return dict(network.named_parameters()), torch.rand(())
+
+    one, after = started(enter, {"a": 30}, body, False)
+    more, after_more = started(enter, {"b": 11, "a": 30}, body | {"depth": body["depth"] + 1}, True)
+    other, after_other = started("interpolate", {}, body, False)
+    assert after == after_more == after_other == torch.rand((), generator=torch.Generator().manual_seed(7))
+    shared = [name for name in one if name in other]
+    assert any(name.startswith("body.") for name in shared) and len(one) < len(more)
+    assert all(torch.equal(one[name], more[name]) for name in one)
+    assert all(torch.equal(one[name], other[name]) for name in shared)
+    torch.manual_seed(8)
+    again = dict(Encoder({"kind": enter} | enters[enter], body, space, TARGETS, {"a": 30}, 1, False).named_parameters())
+    assert any(not torch.equal(one[name], again[name]) for name in one if name.startswith("body."))

@@ -36,12 +36,12 @@ from unimind.reconstruction.predict import predict_pictures
 from unimind.serving import decoder as decoder_module
 from unimind.serving.export import export
 from unimind.storage import load_model
+from unimind.streams import generator
 from unimind.study import parse_study
 from unimind.training.align import align
 from unimind.training.embedding_prior import embedding_prior
 from unimind.training.enter import enter, teach
 from unimind.training.foundations.build import foundation
-from unimind.training.streams import generator
 
 ROOT = Path(__file__).parents[2]
 SHORT = {"steps": 4, "batch_size": 8, "validate_every": 2}

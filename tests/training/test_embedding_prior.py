@@ -13,12 +13,12 @@ from unimind.models.encoder import load_encoder
 from unimind.models.space import PictureSpace
 from unimind.reconstruction.decoder import Prediction
 from unimind.reconstruction.draw import inputs_of
+from unimind.streams import generator
 from unimind.study import Training
 from unimind.training import embedding_prior as stage
 from unimind.training.align import align
 from unimind.training.enter import enter, teach
 from unimind.training.loop import drawn, train
-from unimind.training.streams import generator
 
 FAR, NOISE, SAMPLES = 1.0, 0.3, 2500
 PRIOR = {"width": 16, "depth": 1, "training": TRAINING}

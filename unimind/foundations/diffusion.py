@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate, silu
 from unimind.errors import InputError
 from unimind.foundations.hub import NULL_CONTEXT
 from unimind.storage import load_model
+from unimind.streams import placed
 
 
 class Condition(NamedTuple):
@@ -171,9 +172,9 @@ class Diffusion(nn.Module):
         }  # fmt: skip
         self.coordinates = coordinates
         self.name, self.scheduler, self.latent_shape = name, dict(scheduler), tuple(latent_shape)
-        self.unet = build_unet(unet)
-        self.conditioner = EmbeddingConditioner(**conditioner) if conditioner else None
-        self.sketch = Sketch(self.time_dim, latent_shape, **sketch) if sketch else None
+        self.unet = placed("unet", lambda: build_unet(unet))
+        self.conditioner = placed("conditioner", lambda: EmbeddingConditioner(**conditioner)) if conditioner else None
+        self.sketch = placed("sketch", lambda: Sketch(self.time_dim, latent_shape, **sketch)) if sketch else None
         self.register_buffer("nothing", None, persistent=False)
 
     @property

@@ -1,5 +1,6 @@
 """What is shared by subjects: signals in; tokens, and one pooled vector, out."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from unimind.models.convmixer import ConvMixerTrunk
 from unimind.models.vit import ViTTrunk
+from unimind.streams import placed
 
 #: Tokens that a vector without tokens of its own is cut into for cross-attention; widths of `mlp` are multiples of it.
 TOKENS = 8
@@ -42,7 +44,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.width = width
         sizes = [channels * size] + [width] * depth
-        self.layers = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.GELU(), nn.Dropout(dropout))))
+        linear = [placed(f"layer {number}", lambda a=a, b=b: nn.Linear(a, b)) for number, (a, b) in enumerate(itertools.pairwise(sizes))]  # type: ignore[misc]
+        self.layers = nn.Sequential(*(layer for own in linear for layer in (own, nn.GELU(), nn.Dropout(dropout))))
 
     def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, size) to tokens (B, 8, width / 8) and the hidden layer (B, width)."""
@@ -79,8 +82,8 @@ class Residual(nn.Module):
         super().__init__()
         self.width = channels * size
         make = linear_block if block == "linear" else mlp_block
-        self.within = nn.ModuleList(make(self.width, dropout) for _ in range(depth))
-        self.across = nn.ModuleList(mlp_block(1, dropout) for _ in range(depth if block == "mixer" else 0))
+        self.within = nn.ModuleList(placed(f"within {number}", lambda: make(self.width, dropout)) for number in range(depth))
+        self.across = nn.ModuleList(placed(f"across {number}", lambda: mlp_block(1, dropout)) for number in range(depth if block == "mixer" else 0))
 
     def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, size) to tokens (B, 8, ceil(C size / 8)) and one vector (B, C size)."""

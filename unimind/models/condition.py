@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from unimind.foundations.diffusion import Condition, EmbeddingConditioner
 from unimind.models.heads import SubjectHead
+from unimind.streams import placed
 
 
 class ConditionStage(nn.Module):
@@ -60,12 +61,12 @@ class ConditionStage(nn.Module):
         if conditioner:
             tokens = conditioner["tokens"]
         self.norm = nn.LayerNorm(width)
-        self.to_context = nn.Linear(width, context_dim)
-        self.mix = nn.Linear(length, tokens)
-        self.to_time = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.to_context = placed("to context", lambda: nn.Linear(width, context_dim))
+        self.mix = placed("mix", lambda: nn.Linear(length, tokens))
+        self.to_time = placed("to time", lambda: nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)))
         self.subject = SubjectHead(pooled, subjects) if subjects else None
-        self.to_subject = nn.Linear(pooled, context_dim) if subjects else None
-        self.null_context = nn.Parameter(torch.randn(1, tokens + bool(subjects), context_dim) * 0.02)
+        self.to_subject = placed("to subject", lambda: nn.Linear(pooled, context_dim)) if subjects else None
+        self.null_context = placed("null context", lambda: nn.Parameter(torch.randn(1, tokens + bool(subjects), context_dim) * 0.02))
         if conditioner:
             for layer in (self.mix, self.to_time[-1], *([self.to_subject] if self.to_subject is not None else [])):
                 nn.init.zeros_(layer.weight)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from unimind.models.recompute import Recomputing
+from unimind.streams import placed
 
 
 class Mixing(nn.Module):
@@ -52,15 +53,15 @@ class ConvMixerTrunk(Recomputing):
     def __init__(self, channels: int, size: int, *, width: int, depth: int, patch: int, kernel: int, decoder_depth: int, decoder: bool = False) -> None:
         super().__init__()
         self.width, self.patch, self.n_patches, self.n_tokens = width, patch, size // patch, size // patch
-        self.stem = nn.Conv1d(channels, width, patch, stride=patch)
-        self.position = nn.Parameter(torch.randn(width, self.n_patches) * 0.02)
-        self.layers = nn.ModuleList(Mixing(width, kernel) for _ in range(depth))
+        self.stem = placed("stem", lambda: nn.Conv1d(channels, width, patch, stride=patch))
+        self.position = placed("position", lambda: nn.Parameter(torch.randn(width, self.n_patches) * 0.02))
+        self.layers = nn.ModuleList(placed(f"layer {number}", lambda: Mixing(width, kernel)) for number in range(depth))
         if decoder:
             self.hidden = nn.Parameter(torch.zeros(width))
             self.decoder = nn.ModuleDict(
                 {
-                    "layers": nn.ModuleList(Mixing(width, kernel) for _ in range(decoder_depth)),
-                    "out": nn.ConvTranspose1d(width, channels, patch, stride=patch),
+                    "layers": nn.ModuleList(placed(f"decoder {number}", lambda: Mixing(width, kernel)) for number in range(decoder_depth)),
+                    "out": placed("out", lambda: nn.ConvTranspose1d(width, channels, patch, stride=patch)),
                 }
             )
 

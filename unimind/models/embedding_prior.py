@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unimind.errors import InputError
 from unimind.models.space import PictureSpace
 from unimind.storage import load_model
+from unimind.streams import placed
 
 #: Steps of the midpoint rule from noise to a sample: with them a Gaussian's variances come out to a hundredth.
 STEPS = 32
@@ -54,8 +55,12 @@ class EmbeddingPrior(nn.Module):
             "length": (2,),
         }.items():
             self.register_buffer(name, torch.zeros(shape))
-        self.first = nn.Linear(2 * self.size + 2 * FREQUENCIES, width)
-        self.layers = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)) for _ in range(depth))
+        self.first = placed("first", lambda: nn.Linear(2 * self.size + 2 * FREQUENCIES, width))
+
+        def layer() -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout))
+
+        self.layers = nn.ModuleList(placed(f"layer {number}", layer) for number in range(depth))
         self.last = nn.Linear(width, self.size)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

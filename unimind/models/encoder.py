@@ -15,6 +15,7 @@ from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
 from unimind.models.voxels import VoxelTokens
 from unimind.storage import load_model
+from unimind.streams import placed
 
 Enter = FixedLength | Adapters | Embedders | VoxelTokens | ClosedForm
 
@@ -79,11 +80,15 @@ class Encoder(nn.Module):
             "retrieval_head": retrieval_head,
         }  # fmt: skip
         self.space, self.channels = space, channels
-        self.enter = build_enter(enter, n_voxels, space)
-        self.body = build_body(body, channels, self.enter.size)
+        self.enter = placed("enter", lambda: build_enter(enter, n_voxels, space))
+        self.body = placed("body", lambda: build_body(body, channels, self.enter.size))
         self.width = self.body.width
-        self.heads = nn.ModuleDict({name: TargetHead(self.width, space.components[name]) for name in targets if body["kind"] != "identity"})
-        self.retrieval_head = TargetHead(self.width, space.components["embedding"]) if retrieval_head else None
+
+        def head(target: str) -> TargetHead:
+            return placed(f"head of {target}", lambda: TargetHead(self.width, space.components[target]))
+
+        self.heads = nn.ModuleDict({name: head(name) for name in targets if body["kind"] != "identity"})
+        self.retrieval_head = head("embedding") if retrieval_head else None
         self.targets = tuple(targets)
         self.register_buffer("mean_tokens", torch.zeros(0))
         self.register_buffer("mean_pooled", torch.zeros(0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimind.errors import InputError
 from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
+from unimind.streams import placed
 
 #: ln of a context's number of pictures is divided by this, so that budgets and whole recordings (e^7 = 1097) enter as about 1.
 LOG_PICTURES = 7.0
@@ -189,8 +190,12 @@ class Embedders(nn.Module):
 
     def add(self, subject: str, n_voxels: int) -> None:
         """Give a subject an embedder, untrained."""
-        last = nn.Linear(self.pooled, self.size), nn.LayerNorm(self.size), nn.GELU(), nn.Dropout(self.dropout)
-        self.maps[module_name(subject)] = nn.Sequential(Bottleneck(self.pooled, self.bottleneck), *last)
+
+        def embedder() -> nn.Sequential:
+            last = nn.Linear(self.pooled, self.size), nn.LayerNorm(self.size), nn.GELU(), nn.Dropout(self.dropout)
+            return nn.Sequential(Bottleneck(self.pooled, self.bottleneck), *last)
+
+        self.maps[module_name(subject)] = placed(subject, embedder)
         self.counts[subject] = n_voxels
 
     def names(self, subject: str) -> list[str]:

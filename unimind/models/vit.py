@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from unimind.models.recompute import Recomputing
+from unimind.streams import placed
 
 
 def sine_positions(length: int, width: int) -> Tensor:
@@ -48,22 +49,26 @@ class ViTTrunk(Recomputing):
         self.width, self.patch, self.channels = width, patch, channels
         self.n_patches = size // patch
         self.n_tokens = self.n_patches + 1
-        self.stem = nn.Conv1d(channels, width, patch, stride=patch)
-        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.stem = placed("stem", lambda: nn.Conv1d(channels, width, patch, stride=patch))
+        self.cls = placed("class token", lambda: nn.Parameter(torch.randn(1, 1, width) * 0.02))
         self.register_buffer("position", sine_positions(self.n_tokens, width), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
+        self.blocks = nn.ModuleList(placed(f"block {number}", lambda: Block(width, heads, mlp_ratio, qkv_bias=True)) for number in range(depth))
         self.norm = nn.LayerNorm(width)
         if decoder:
             decoder_heads = next(count for count in range(min(heads, decoder_width), 0, -1) if decoder_width % count == 0)
+
+            def block() -> nn.Module:
+                return Block(decoder_width, decoder_heads, mlp_ratio, qkv_bias=True)
+
             self.decoder = nn.ModuleDict(
                 {
-                    "enter": nn.Linear(width, decoder_width),
-                    "blocks": nn.ModuleList(Block(decoder_width, decoder_heads, mlp_ratio, qkv_bias=True) for _ in range(decoder_depth)),
+                    "enter": placed("decoder enter", lambda: nn.Linear(width, decoder_width)),
+                    "blocks": nn.ModuleList(placed(f"decoder {number}", block) for number in range(decoder_depth)),
                     "norm": nn.LayerNorm(decoder_width),
-                    "out": nn.Linear(decoder_width, patch * channels),
+                    "out": placed("out", lambda: nn.Linear(decoder_width, patch * channels)),
                 }
             )
-            self.hidden = nn.Parameter(torch.randn(1, 1, decoder_width) * 0.02)
+            self.hidden = placed("hidden", lambda: nn.Parameter(torch.randn(1, 1, decoder_width) * 0.02))
             self.register_buffer("decoder_position", sine_positions(self.n_tokens, decoder_width), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

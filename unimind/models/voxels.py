@@ -12,6 +12,7 @@ from unimind.errors import InputError
 from unimind.models.enter import LOG_PICTURES, expect, module_name
 from unimind.models.prior import FEATURES, EncodingPrior, Features, Recorded
 from unimind.models.space import PictureSpace
+from unimind.streams import placed
 
 #: Attention weights (rows x queries x voxels) in memory together: 64 MB in single precision; more rows are read one part after the other,
 #: and each part's weights are computed again in the backward pass. NSD's 15 724 voxels under 32 queries are 33 rows at a time.
@@ -38,12 +39,12 @@ class VoxelTokens(nn.Module):
         self.size, self.vectors, self.dropout = size, vectors, nn.Dropout(dropout)
         self.width = size // queries
         self.n_features = sum(min(FEATURES, count) for count in space.components.values())
-        self.queries = nn.Parameter(torch.randn(queries, self.width))
-        self.keys, self.driven, self.values = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
+        self.queries = placed("queries", lambda: nn.Parameter(torch.randn(queries, self.width)))
+        self.keys, self.driven, self.values = (placed(name, lambda: nn.Linear(self.width, self.width, bias=False)) for name in ("keys", "driven", "values"))
         self.norm = nn.LayerNorm(self.width)
         self.own = nn.ParameterDict()
         if vectors == "encoding":
-            self.embed = nn.Linear(self.n_features + 2, self.width)
+            self.embed = placed("embed", lambda: nn.Linear(self.n_features + 2, self.width))
         #: Vectors of subjects as known from parts of their pictures, for the time of a training; no part of the model.
         self.contexts: dict[str, Tensor] = {}
 
@@ -51,7 +52,7 @@ class VoxelTokens(nn.Module):
         """Give a subject vectors: drawn at random where they are learned, else of voxels that respond to nothing."""
         name = module_name(subject)
         if self.vectors == "learned":
-            self.own[name] = nn.Parameter(torch.randn(n_voxels, self.width) / self.width**0.5)
+            self.own[name] = placed(subject, lambda: nn.Parameter(torch.randn(n_voxels, self.width) / self.width**0.5))
         else:
             self.register_buffer(f"{name}_vectors", torch.zeros(n_voxels, self.n_features + 2))
 

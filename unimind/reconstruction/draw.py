@@ -17,8 +17,8 @@ from unimind.foundations.targets import Targets
 from unimind.models.embedding_prior import EmbeddingPrior
 from unimind.progress import track
 from unimind.reconstruction.decoder import Prediction
+from unimind.streams import generator as random_generator
 from unimind.study import Sampling
-from unimind.training.streams import generator as random_generator
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 256

@@ -17,6 +17,7 @@ from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.enter import Adapters, module_name, subject_key
 from unimind.stages import STAGES
 from unimind.storage import load_model
+from unimind.streams import placed
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
@@ -255,7 +256,8 @@ def trained_parameters(encoder: Encoder, key: str, strategy: Literal["adapter", 
         for name, module in list(encoder.named_modules()):
             dense = isinstance(module, (nn.Linear, nn.Conv1d)) and not name.startswith("enter.")
             if dense:
-                parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+                update = placed(f"low rank of {name}", lambda weight=module.weight: LowRank(weight, rank))  # type: ignore[misc]
+                parametrize.register_parametrization(module, "weight", update)
                 names += [f"{name}.parametrizations.weight.0.{own}" for own in ("down", "up")]
     return names
 

@@ -14,6 +14,7 @@ from unimind.models.encoder import Encoder
 from unimind.models.enter import Adapters, Embedders, module_name
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
+from unimind.streams import placed
 from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
 from unimind.training.gathering import gathered
 from unimind.training.loop import at_places, generator, stream_seed
@@ -47,10 +48,14 @@ class Aligned(nn.Module):
     def __init__(self, encoder: Encoder, subjects: list[str], losses: settings.Losses) -> None:
         super().__init__()
         self.encoder = encoder
-        self.subject = SubjectHead(encoder.width, len(subjects)) if losses.subject > 0 and len(subjects) > 1 else None
-        self.discriminator = SubjectHead(encoder.width, len(subjects)) if losses.adversarial > 0 and len(subjects) > 1 else None
+
+        def head() -> SubjectHead:
+            return SubjectHead(encoder.width, len(subjects))
+
+        self.subject = placed("subject", head) if losses.subject > 0 and len(subjects) > 1 else None
+        self.discriminator = placed("discriminator", head) if losses.adversarial > 0 and len(subjects) > 1 else None
         builds = isinstance(encoder.enter, Embedders) and losses.reconstruction + losses.cycle > 0
-        self.builders = nn.ModuleDict({module_name(name): encoder.enter.builder() for name in subjects} if builds else {})
+        self.builders = nn.ModuleDict({module_name(name): placed(f"builder of {name}", encoder.enter.builder) for name in subjects} if builds else {})
 
 
 @dataclass

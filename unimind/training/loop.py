@@ -26,10 +26,10 @@ from unimind import study
 from unimind.device import choose_precision, on_device
 from unimind.errors import InputError, is_out_of_memory
 from unimind.progress import say, track
+from unimind.streams import at_places, drawn, generator, stream_seed
 from unimind.training.batches import between, described, drawn_ahead, moved, packed, part_of, rows_of
 from unimind.training.checkpoint import Checkpoint, fingerprint, write_model
 from unimind.training.measuring import Curves, Trained, conditions, count_flops, counted_flops, peak_memory, tensorboard
-from unimind.training.streams import at_places, drawn, generator, stream_seed
 
 __all__ = [
     "Trained", "at_places", "conditions", "count_flops", "drawn", "fingerprint", "generator", "peak_memory", "stream_seed", "train", "write_model",
@@ -175,6 +175,7 @@ class _Run:
             [{"params": members, "factor": factor, "weight_decay": decay} for (factor, decay), members in groups.items()],
             lr=settings.learning_rate,
             betas=settings.betas,
+            fused=True,
         )
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
         self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()} if settings.ema else {}

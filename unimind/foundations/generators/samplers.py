@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unimind.device import choose_precision
 from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.streams import generator
 from unimind.study import Sampling
-from unimind.training.streams import generator
 
 
 def build_scheduler(sampling: Sampling, config: dict, device: torch.device):

@@ -1,10 +1,13 @@
 """Random numbers that depend on what they are for, and on nothing that came before: every step can be drawn by itself."""
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Built = TypeVar("Built")
 
 
 def stream_seed(*keys: Any) -> int:
@@ -15,6 +18,19 @@ def stream_seed(*keys: Any) -> int:
 def generator(*keys: Any) -> torch.Generator:
     """A CPU random generator seeded from `keys`."""
     return torch.Generator().manual_seed(stream_seed(*keys))
+
+
+def placed(place: str, build: Callable[[], Built]) -> Built:
+    """Build a part of a network, its initial weights drawn by its place: by the seed in force and `place`, whatever was or is built beside it.
+
+    Parts may have parts that are placed in them. What is drawn afterwards is what would have been drawn without.
+    """
+    state, seed = torch.get_rng_state(), torch.initial_seed()
+    torch.default_generator.manual_seed(stream_seed(seed, place))
+    try:
+        return build()
+    finally:
+        torch.set_rng_state(state)
 
 
 def drawn(n: int, size: int, step: int, *keys: Any) -> Tensor:
