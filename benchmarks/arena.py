@@ -20,7 +20,7 @@ import numpy as np
 
 from unimind.data.prepared import Stimuli
 from unimind.evaluation.statistics import bootstrap
-from unimind.evaluation.transfer import OF_PICTURES, Cell, Files, measured_once
+from unimind.evaluation.transfer import OF_PICTURES, Cell, Files, measured_once, serve
 from unimind.foundations import parameters_of
 from unimind.stages import STAGES
 from unimind.storage import read_json
@@ -129,9 +129,10 @@ class Arena:
             entered = self.study.entered(method, dataset, subject) if self.study.shares(method) else None
             model = Path(self.study.results) / self.study.serving_model(method, dataset, subject)
             given = self.given(dataset, subject)
-            files = Files(shared=None, taught=None, training_prepared=[], training_embeddings=[], embedding_prior=None, **given)
+            files = Files(shared=model, taught=None, training_prepared=[], training_embeddings=[], embedding_prior=None, **given)
             own = Path(self.study.results) / entered if entered else None
-            measured = measured_once(self.study, method, dataset, subject, Cell("entered", "all", self.study.seed), files, model, own)
+            cell = Cell("entered", "all", self.study.seed)
+            measured = measured_once(self.study, method, dataset, subject, cell, files, serve(self.study, method, dataset, subject, cell, files, model, own))
             pictures.append(self.pictures(dataset, subject, measured["stimulus"]))
             for name, values in measured["measures"].items():
                 found.setdefault(name, []).append(np.asarray(values, float)[None])

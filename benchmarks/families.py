@@ -26,7 +26,7 @@ from unimind.data.prepared import Stimuli
 from unimind.data.split import split
 from unimind.errors import InputError
 from unimind.evaluation.statistics import bootstrap
-from unimind.evaluation.transfer import Cell, Files, measured_once
+from unimind.evaluation.transfer import Cell, Files, measured_once, serve
 from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.adapt import adapt
@@ -135,7 +135,9 @@ class Family:
             embedding=self.results / "foundations/embedding", features=None, stimuli=self.stimuli[self.study.stimuli(self.dataset, subject)],
             training_prepared=[], training_embeddings=[], embedding_prior=None,
         )  # fmt: skip
-        found = measured_once(self.study, method, self.dataset, subject, Cell("entered", "all", self.study.seed), files, model, entered)
+        cell = Cell("entered", "all", self.study.seed)
+        served = serve(self.study, method, self.dataset, subject, cell, files, model, entered)
+        found = measured_once(self.study, method, self.dataset, subject, cell, files, served)
         with Stimuli(files.stimuli) as pictures:
             names = pictures.sha256[found["stimulus"]].tolist()
         return dict(zip(names, found["measures"]["identification"], strict=True))

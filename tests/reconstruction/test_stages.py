@@ -16,6 +16,7 @@ from unimind.blocks import Blocks, Work
 from unimind.data.prepared import FurtherTrials, PreparedSubject, write_further, write_prepared
 from unimind.data.shapes import shapes
 from unimind.errors import InputError
+from unimind.evaluation import transfer as transfers
 from unimind.evaluation.transfer import transfer
 from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.generators import as_bytes
@@ -571,6 +572,45 @@ def test_a_comparison_over_budgets_says_which_measures_of_pictures_it_has_not(wo
     (entry,) = json.loads((tmp_path / "curve.json").read_text())["entries"]
     assert set(entry["rows"]["reconstruction"]) == {"pixcorr", "identification"}
     assert entry["absent"] == {"squeezenet": "the study names no SqueezeNet weights (evaluation.squeezenet)"}
+
+
+def test_an_edit_of_what_is_measured_or_drawn_adapts_no_model_anew(world, tmp_path, monkeypatch):
+    """Predictions of finished budgets stay: another measure, other drawing, more drawings of budgets and another budget train what is new alone."""
+    content = make_study().model_dump(mode="json")
+    method = content["methods"]["unimind"] | {"adapt": {"training": SHORT, "losses": {"latent": 0.0}}}
+    content["datasets"] = {"d": {"source": "simulated", "training_subjects": ["subj01"], "new_subjects": ["subj02"]}}
+    content["methods"] = {"unimind": method}
+    content |= {"transfer": {"trials": [20], "seeds": 1, "scratch": False}, "evaluation": {"metrics": ["pixcorr", "identification"], "bootstrap": 50}}
+    networks = [world / name for name in ("diffusion", "autoencoder", "embedding")]
+    trained = []
+    made = transfers._model
+    monkeypatch.setattr(transfers, "_model", lambda *given: trained.append(given[4].trials) or made(*given))
+
+    def measured(study, kept="kept", prepared=world / "subj02.h5"):
+        trained.clear()
+        files = [prepared, world / "e.h5", world / "unimind", None, *networks, world / "stimuli.h5", world / "stimuli.h5", [], []]
+        transfer(parse_study(study), "unimind", "d", "subj02", *files, tmp_path / kept, tmp_path / "curve.json")
+        entries = json.loads((tmp_path / "curve.json").read_text())["entries"]
+        return {entry["budget"]: {name: row["per_image"] for name, row in entry["rows"]["reconstruction"].items()} for entry in entries}
+
+    first = measured(content)
+    assert trained == ["20"]
+    assert measured(content) == first and not trained
+    measures = content | {"evaluation": content["evaluation"] | {"metrics": ["embedding_error", "pixcorr", "identification"], "bootstrap": 60}}
+    more = measured(measures)
+    assert not trained and more["20"].items() >= first["20"].items() and "embedding_error" in more["20"]
+    assert measured(measures, "elsewhere") == more and trained == ["20"], "what is kept is what a run from nothing would find"
+    drawn = content | {"methods": {"unimind": method | {"label": "another", "sampling": method["sampling"] | {"steps": 2}}}}
+    other = measured(drawn)["20"]
+    assert not trained and other["pixcorr"] != first["20"]["pixcorr"] and other["identification"] == first["20"]["identification"]
+    assert set(measured(content | {"transfer": content["transfer"] | {"trials": [20, 30], "seeds": 2}})) == {"20", "30"} and trained == ["20", "30", "30"]
+    assert measured(content) == first and not trained
+    (file,) = (tmp_path / "elsewhere").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    (tmp_path / "elsewhere" / file.with_suffix(".json").name).unlink()
+    assert measured(measures, "elsewhere") == more and trained == ["20"], "a broken file is made anew"
+    changed = content | {"methods": {"unimind": method | {"adapt": method["adapt"] | {"training": SHORT | {"learning_rate": 0.01}}}}}
+    assert measured(changed)["20"] != first["20"] and trained == ["20"]
 
 
 def test_latents_of_another_family_are_refused(world, tmp_path):

@@ -1,5 +1,10 @@
-"""Stage `transfer`: how far a new subject gets with few of its trials, for one method."""
+"""Stage `transfer`: how far a new subject gets with few of its trials, for one method.
 
+What the model of every budget predicts for the test pictures, and what was measured of it, stay beside the checkpoints, each under a
+fingerprint of what it depends on: another measure trains nothing, and another budget, or more drawings, only what is new.
+"""
+
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +12,9 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
@@ -16,14 +24,15 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, Predicted, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
+from unimind.foundations.diffusion import Condition
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
-from unimind.reconstruction.decoder import Decoder
+from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
 from unimind.reconstruction.predict import REPEATS, predict_pictures, trials_per_picture
 from unimind.reconstruction.tested import choice_of_sample
 from unimind.stages import STAGES
-from unimind.storage import read_json, write_json
+from unimind.storage import read_json, whole_file, write_json
 from unimind.study import Study
 from unimind.training.adapt import adapt, scratch
 from unimind.training.checkpoint import fingerprint
@@ -41,6 +50,53 @@ class Cell(NamedTuple):
     way: str  # adapted, scratch, entered or zero-shot
     trials: str
     seed: int
+
+
+class Served(NamedTuple):
+    """What one model predicts for the n test pictures, and what it took.
+
+    Attributes
+    ----------
+    stimulus : int (n,)
+    known : int (m,)
+        Pictures whose embeddings may be looked at when pictures are drawn.
+    prediction : Prediction
+        On the CPU.
+    trials : str
+        How many trials a test picture has.
+    costs : dict of str to float
+    """
+
+    stimulus: np.ndarray
+    known: np.ndarray
+    prediction: Prediction
+    trials: str
+    costs: dict[str, float]
+
+    def write(self, path: Path, mark: str) -> None:
+        """Write it under a fingerprint, whole or not at all."""
+        condition = {} if self.prediction.condition is None else self.prediction.condition._asdict()
+        tensors = {f"target.{name}": values for name, values in self.prediction.targets.items()} | {"features": self.prediction.features}
+        tensors |= {f"condition.{name}": values for name, values in condition.items()}
+        tensors |= {name: torch.from_numpy(np.asarray(getattr(self, name), np.int64)) for name in ("stimulus", "known")}
+        state = json.dumps({"fingerprint": mark, "trials": self.trials, "costs": self.costs})
+        with whole_file(path) as temporary:
+            save_file({name: values.contiguous().clone() for name, values in tensors.items()}, temporary, {"state": state})
+
+    @classmethod
+    def read(cls, path: Path, mark: str) -> "Served | None":
+        """What was written under a fingerprint; None where nothing was, or it cannot be read."""
+        try:
+            with safe_open(path, "pt") as stored:
+                state = json.loads(stored.metadata()["state"])
+                if state["fingerprint"] != mark:
+                    return None
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        parts = {kind: {name.removeprefix(f"{kind}."): own for name, own in tensors.items() if name.startswith(f"{kind}.")} for kind in ("target", "condition")}
+        prediction = Prediction(parts["target"], tensors["features"], Condition(**parts["condition"]) if parts["condition"] else None)
+        return cls(tensors["stimulus"].numpy(), tensors["known"].numpy(), prediction, state["trials"], state["costs"])
 
 
 class Files(NamedTuple):
@@ -82,7 +138,7 @@ def transfer(
 ) -> None:
     """Write the measures of every way and budget: an entry each, shaped like a metrics file, averaged over drawings image by image.
 
-    What is finished is kept in `checkpoints`, so that a stopped run goes on where it was.
+    What is finished is kept in `checkpoints`: a stopped run goes on where it was, and what an edit of the study leaves as it was is not done again.
 
     Raises
     ------
@@ -97,25 +153,29 @@ def transfer(
     settings = study.method(method)
     with PreparedSubject(prepared) as data:
         available = len(data.trials("train")) + len(data.trials("validation"))
-    inputs = [path for value in files for path in (value if isinstance(value, list) else [value]) if path is not None]
     part = STAGES["enter" if settings.closed else "adapt"].view(study, method=method, dataset=dataset, subject=subject)
+    trained_from = [prepared, embeddings, *(path for path in (shared, taught) if path is not None), *training_prepared, *training_embeddings]
+    trained = fingerprint(part, trained_from, __name__)
     drawn = settings.sampling.model_dump(mode="json") if study.transfer.pictures else None
-    mark = fingerprint(part, inputs, __name__, drawn, study.evaluation.metrics)
+    measured_with = [path for path in (diffusion, autoencoder, embedding, features, stimuli, embedding_prior) if path is not None]
+    panel = _panel(study, files)
+    measured = fingerprint(part, measured_with, __name__, trained, drawn, study.seed, study.evaluation.metrics, sorted(panel.absent), panel.protocol())
     finished: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in _cells(study, method, available):
         place = checkpoints / f"{cell.way}-{cell.trials}-{cell.seed}"
         stored = place.with_suffix(".json")
-        if stored.exists() and (known := read_json(stored)).get("fingerprint") == mark:
+        if stored.exists() and (known := read_json(stored)).get("fingerprint") == measured:
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
-        model, own = _model(study, method, dataset, subject, cell, files, place)
-        result = {"fingerprint": mark, **measured_once(study, method, dataset, subject, cell, files, model, own)}
-        write_json(stored, result)
+        if (served := Served.read(predictions := place.with_suffix(".safetensors"), trained)) is None:
+            served = serve(study, method, dataset, subject, cell, files, *_model(study, method, dataset, subject, cell, files, place))
+            served.write(predictions, trained)
         shutil.rmtree(place, ignore_errors=True)
+        result = {"fingerprint": measured, **measured_once(study, method, dataset, subject, cell, files, served)}
+        write_json(stored, result)
         finished.setdefault((cell.way, cell.trials), []).append(result)
     entries = [_entry(study, method, dataset, subject, way, trials, available, parts, files) for (way, trials), parts in finished.items()]
     write_json(out, {"study": study.name, "method": method, "dataset": dataset, "subject": subject, "entries": entries})
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
@@ -161,54 +221,71 @@ def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, fi
     return out, None
 
 
-def measured_once(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, model: Path, own: Path | None) -> dict[str, Any]:
-    """Measures per image (`measures`), costs and more of one model: of its predictions, and where the study's `transfer.pictures` asks for it of pictures."""
-    assert study.transfer is not None
-    settings, batch = study.method(method), study.evaluation.batch_size
-    device = on_device()
-    decoder = Decoder(model, own, dataset, subject).to(device)
+def serve(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, model: Path, own: Path | None) -> Served:
+    """What one model predicts for a subject's test pictures."""
+    decoder = Decoder(model, own, dataset, subject).to(on_device())
     with PreparedSubject(files.prepared) as data:
-        stimulus, prediction = predict_pictures(decoder, data, "test", batch)
-        training, trials = data.images("train"), trials_per_picture(data)
-        known = _pictures_of(cell, data)
+        stimulus, prediction = predict_pictures(decoder, data, "test", study.evaluation.batch_size)
+        trials, known = trials_per_picture(data), _pictures_of(cell, data)
+    costs = read_json((own or model) / "efficiency.json")
+    parts = [part for part in (decoder.encoder, decoder.stage) if part is not None]
+    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    costs["parameters"] += parameters_of(files.diffusion) if files.diffusion is not None else 0
+    if study.method(method).closed:
+        costs["parameters"] += sum(buffer.numel() for buffer in decoder.encoder.enter.buffers())
+    return Served(stimulus, known, prediction, trials, {name: costs[name] if cell.way != "zero-shot" else 0 for name in COSTS})
+
+
+def measured_once(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, served: Served) -> dict[str, Any]:
+    """Measures per image (`measures`), costs and more of what one model predicts, and where the study's `transfer.pictures` asks for it of pictures.
+
+    A condition stage is the shared model's, which small budgets leave as it is.
+    """
+    assert study.transfer is not None
+    settings, batch, device = study.method(method), study.evaluation.batch_size, on_device()
+    stimulus, prediction = served.stimulus, served.prediction
     found: dict[str, dict[str, Any]] = {"reconstruction": {}}
     absent: dict[str, str] = {}
-    wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES]
-    if study.transfer.pictures and wanted:
+    panel = _panel(study, files)
+    if panel.wanted:
         assert files.diffusion is not None and files.autoencoder is not None and files.features is not None
         features = files.features
-        panel = Panel.of(wanted, study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
         absent |= panel.absent
         keys = [(study.seed, int(image), 0) for image in stimulus]
-        label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
         coder = load_autoencoder(files.autoencoder).to(device)
         generator = generator_for(files.diffusion, coder, study.picture_size, files.embeddings, device)
-        decoder.prepare(generator)
-        norms = norms_for(generator, settings.sampling, files.embeddings, known)
+        if prediction.condition is not None:
+            assert files.shared is not None
+            Decoder(files.shared, None, dataset, subject).to(device).prepare(generator)
+        norms = norms_for(generator, settings.sampling, files.embeddings, served.known)
         prior = None if files.embedding_prior is None else load_embedding_prior(files.embedding_prior).to(device)
+        label = f"{settings.label or method}, {dataset} {subject}, {cell.trials} trials ({cell.way})"
         pictures = draw_pictures(generator, prediction, norms, settings.sampling, keys, batch, device, label, prior)
         with h5py.File(files.stimuli) as file:
             truths = PictureSet(rows_at(file["images"], stimulus))
         index = {"reconstruction": np.arange(len(stimulus))}
         found = measure(panel, truths, PictureSet(pictures), index, batch, lambda network: stored_features(features, stimulus, network))
+    with PreparedSubject(files.prepared) as data:
+        training = data.images("train")
     with h5py.File(files.embeddings) as file:
         predicted = {} if (values := Predicted.of(prediction)) is None else {"reconstruction": values}
         absent |= embedding_measures(
             study.evaluation.metrics, found, rows_at(file["embedding"], stimulus), predicted, rows_at(file["embedding"], training), files.embedding, study.seed
         )
-    costs = read_json((own or model) / "efficiency.json")
-    parts = [part for part in (decoder.encoder, decoder.stage) if part is not None]
-    costs["parameters"] = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    costs["parameters"] += parameters_of(files.diffusion) if files.diffusion is not None else 0
-    if settings.closed:
-        costs["parameters"] += sum(buffer.numel() for buffer in decoder.encoder.enter.buffers())
     return {
         "stimulus": stimulus.tolist(),
-        "trials_per_picture": trials,
+        "trials_per_picture": served.trials,
         "measures": {name: np.asarray(value).tolist() for name, value in found["reconstruction"].items()},
         "absent": absent,
-        "costs": {name: costs[name] if cell.way != "zero-shot" else 0 for name in COSTS},
+        "costs": served.costs,
     }
+
+
+def _panel(study: Study, files: Files) -> Panel:
+    """What is measured of pictures; nothing where the study wants none."""
+    assert study.transfer is not None
+    wanted = [name for name in study.evaluation.metrics if name in OF_PICTURES] if study.transfer.pictures else []
+    return Panel.of(wanted, study.evaluation.weights, study.evaluation.squeezenet, files.embedding, None)
 
 
 def _pictures_of(cell: Cell, data: PreparedSubject) -> np.ndarray:
