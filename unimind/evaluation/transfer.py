@@ -27,6 +27,7 @@ from unimind.foundations import load_autoencoder, parameters_of
 from unimind.foundations.diffusion import Condition
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
+from unimind.provenance import code_hash
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
 from unimind.reconstruction.predict import REPEATS, predict_pictures, trials_per_picture
@@ -155,7 +156,7 @@ def transfer(
         available = len(data.trials("train")) + len(data.trials("validation"))
     part = STAGES["enter" if settings.closed else "adapt"].view(study, method=method, dataset=dataset, subject=subject)
     trained_from = [prepared, embeddings, *(path for path in (shared, taught) if path is not None), *training_prepared, *training_embeddings]
-    trained = fingerprint(part, trained_from, __name__)
+    trained = fingerprint(part, trained_from, (enter if settings.closed else adapt).__module__, code_hash(predict_pictures.__module__))
     drawn = settings.sampling.model_dump(mode="json") if study.transfer.pictures else None
     measured_with = [path for path in (diffusion, autoencoder, embedding, features, stimuli, embedding_prior) if path is not None]
     panel = _panel(study, files)
