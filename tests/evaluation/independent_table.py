@@ -37,7 +37,7 @@ HOW = {
 
 
 def moved(numbers: np.ndarray) -> np.ndarray:
-    """Numbers of drawn pictures with the same objects, colours, sizes and background, elsewhere."""
+    """Numbers of drawn pictures with the same objects, colours, textures and background, elsewhere."""
     parts = list(np.unravel_index(numbers, FORM))
     parts[-3], parts[-2] = (parts[-3] + 1) % FORM[-3], (parts[-2] + 1) % FORM[-2]
     return np.ravel_multi_index(parts, FORM)

@@ -4,7 +4,6 @@ They are the stimuli of simulated subjects and, from another part of all possibl
 study are trained on.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,28 +14,20 @@ from numpy.typing import NDArray
 Field = NDArray[Any]  # float32
 
 COLOURS = {
-    "red": (214, 40, 45), "orange": (250, 135, 25), "yellow": (250, 220, 60), "green": (45, 165, 70),
-    "cyan": (60, 205, 215), "blue": (45, 85, 215), "purple": (145, 65, 180), "white": (246, 246, 246),
+    "red": (214, 40, 45), "yellow": (250, 220, 60), "green": (45, 165, 70), "blue": (45, 85, 215), "purple": (145, 65, 180), "white": (246, 246, 246),
 }  # fmt: skip
 #: How a picture is said to lie in its background, and how that is said.
 BACKGROUNDS = {"meadow": "on a meadow", "sea": "by the sea", "night": "in the night", "room": "in a room"}
 TEXTURES = ("plain", "halved")
 RELATIONS = {"left": "left of", "above": "above", "front": "in front of", "inside": "inside"}
-SIZES = ("small", "big")
 ROWS = ("top", "bottom")
 COLUMNS = ("left", "right")
 
-#: Radii of the first and the second object for each size of the first, as shares of the picture's side.
-_RADII = {
-    "left": ((0.19, 0.25), (0.25, 0.19)), "above": ((0.19, 0.25), (0.25, 0.19)), "front": ((0.20, 0.28), (0.27, 0.25)), "inside": ((0.17, 0.40), (0.22, 0.40)),
-}  # fmt: skip
+#: Radii of the first and the second object, as shares of the picture's side.
+_RADII = {"left": (0.23, 0.23), "above": (0.23, 0.23), "front": (0.25, 0.28), "inside": (0.23, 0.42)}
 #: Where the second object is as seen from the first, in units of the sum of their radii.
 _DIRECTIONS = {"left": (1.04, 0.0), "above": (0.0, 1.04), "front": (0.5, -0.42), "inside": (0.0, 0.0)}
 _MARGIN = 0.02
-
-
-def _ball(x: Field, y: Field) -> Field:
-    return np.hypot(x, y) - 0.95
 
 
 def _box(x: Field, y: Field) -> Field:
@@ -55,29 +46,19 @@ def _moon(x: Field, y: Field) -> Field:
     return np.maximum(np.hypot(x, y) - 0.98, 0.8 - np.hypot(x - 0.5, y))
 
 
-def _star(x: Field, y: Field) -> Field:
-    sector = 2 * math.pi / 5
-    angle = abs(np.mod(np.arctan2(x, -y) + sector / 2, sector) - sector / 2)
-    along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
-    tip, notch = 1.05, (0.5 * math.cos(sector / 2), 0.5 * math.sin(sector / 2))
-    return ((along - tip) * notch[1] + across * (tip - notch[0])) / math.hypot(tip - notch[0], notch[1])
-
-
 #: Object classes: distance to the outline (negative inside) at coordinates in units of the object's radius, y downwards.
-SHAPES: dict[str, Callable[[Field, Field], Field]] = {
-    "ball": _ball, "box": _box, "pyramid": _pyramid, "ring": _ring, "moon": _moon, "star": _star,
-}  # fmt: skip
+SHAPES: dict[str, Callable[[Field, Field], Field]] = {"box": _box, "pyramid": _pyramid, "ring": _ring, "moon": _moon}
 CLASSES = tuple(SHAPES)
 
 #: What is in a picture, each with its values; the first object is the left, upper, front or inner one.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "class": CLASSES, "colour": tuple(COLOURS), "texture": TEXTURES, "size": SIZES, "relation": tuple(RELATIONS),
+    "class": CLASSES, "colour": tuple(COLOURS), "texture": TEXTURES, "relation": tuple(RELATIONS),
     "second class": CLASSES, "second colour": tuple(COLOURS), "second texture": TEXTURES, "row": ROWS, "column": COLUMNS, "background": tuple(BACKGROUNDS),
 }  # fmt: skip
 
 # A picture's number counts two objects in a relation (the two differ in class and in colour), then all the rest.
 _KINDS = (len(CLASSES), len(CLASSES) - 1, len(COLOURS), len(COLOURS) - 1, len(RELATIONS))
-_REST = (len(TEXTURES), len(TEXTURES), len(SIZES), len(ROWS), len(COLUMNS), len(BACKGROUNDS))
+_REST = (len(TEXTURES), len(TEXTURES), len(ROWS), len(COLUMNS), len(BACKGROUNDS))
 N_KINDS, N_REST = int(np.prod(_KINDS)), int(np.prod(_REST))
 FORM = (*_KINDS, *_REST)
 #: How many pictures subjects can see, and how many others foundations can be trained on.
@@ -129,9 +110,9 @@ def draw(numbers: NDArray, size: int) -> Drawn:
     kind, rest = np.divmod(np.asarray(numbers), N_REST)
     first, second, colour, second_colour, relation = np.unravel_index(kind, _KINDS)
     second, second_colour = second + (second >= first), second_colour + (second_colour >= colour)
-    texture, second_texture, extent, row, column, background = np.unravel_index(rest, _REST)
-    attributes = np.stack([first, colour, texture, extent, relation, second, second_colour, second_texture, row, column, background], 1)
-    radii = np.array(list(_RADII.values()))[relation, extent]
+    texture, second_texture, row, column, background = np.unravel_index(rest, _REST)
+    attributes = np.stack([first, colour, texture, relation, second, second_colour, second_texture, row, column, background], 1)
+    radii = np.array(list(_RADII.values()))[relation]
     apart = np.array(list(_DIRECTIONS.values()))[relation] * radii.sum(1, keepdims=True)
     places = np.stack([np.zeros_like(apart), apart], 1)
     low, high = ((places + sign * radii[:, :, None]) for sign in (-1, 1))
@@ -152,9 +133,8 @@ def draw(numbers: NDArray, size: int) -> Drawn:
 
 def _captions(attributes: NDArray) -> list[str]:
     words = [{"relation": tuple(RELATIONS.values()), "background": tuple(BACKGROUNDS.values())}.get(name, ATTRIBUTES[name]) for name in ATTRIBUTES]
-    form = "a {3} {1} {2} {0} {4} a {6} {7} {5} at the {8} {9} {10}"
-    said = [form.format(*(values[index] for values, index in zip(words, row, strict=True))) for row in attributes]
-    return [caption.replace(" a orange ", " an orange ") for caption in said]
+    form = "a {1} {2} {0} {3} a {5} {6} {4} at the {7} {8} {9}"
+    return [form.format(*(values[index] for values, index in zip(words, row, strict=True))) for row in attributes]
 
 
 def _background(name: str, size: int) -> Field:

@@ -42,7 +42,7 @@ _COMPRESSION = 0.5  # exponent of summation
 _CONJUNCTION = 0.6  # share of conjunctions in what drives a later voxel
 _THRESHOLD = 0.0  # standard deviations of the drive
 _WORKING_SIZE = 32  # pixels in which receptive fields pool
-_NOISE = 2.8  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
+_NOISE = 2.2  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
 _SHARED_NOISE = 0.6  # share of the noise variance that has the signal's own covariance, as if other pictures came to mind
 _REPETITION_TIME = 0.72  # s, of HCP's resting runs
 _MNI = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -302,7 +302,8 @@ def _early_signal(random: np.random.Generator, images: NDArray[np.uint8], xyz: N
 def _parts(drawn: Drawn) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """What later areas respond to, one row per picture: what and where each by itself, then conjunctions of what and of where.
 
-    Both objects add up in what is there, so that only conjunctions say which of the two has the colour, the texture, the place.
+    The class and the colour of each of the two objects count apart. In textures and places both add up, so that only conjunctions say
+    which of the two has the texture and which is at the place.
     """
     one_hot = {name: np.eye(len(values), dtype=np.float32)[drawn.attribute(name)] for name, values in ATTRIBUTES.items()}
     bumps = np.exp(-((drawn.centres[..., None] - np.linspace(0.2, 0.8, 4)) ** 2) / (2 * 0.15**2))  # (n, object, axis, 4)
@@ -321,7 +322,8 @@ def _parts(drawn: Drawn) -> tuple[NDArray[np.float32], NDArray[np.float32], NDAr
     bound = [times(objects[0]["class"], objects[0][name]) + times(objects[1]["class"], objects[1][name]) for name in ("colour", "texture")]
     placed = [times(objects[0][name], places[0]) + times(objects[1][name], places[1]) for name in ("class", "colour")]
     related = [times(one_hot["relation"], objects[0][name]) for name in ("class", "colour")]
-    what, where = [*sums.values(), one_hot["background"]], [places[0] + places[1], one_hot["relation"], one_hot["size"], one_hot["background"]]
+    what = [*(own[name] for own in objects for name in ("class", "colour")), sums["texture"]]
+    where = [places[0] + places[1], one_hot["relation"], one_hot["background"]]
     return block(what), block(where), block(bound), block([*placed, *related])
 
 
