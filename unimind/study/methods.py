@@ -361,7 +361,7 @@ class Method(Section):
         "dataset", description="What is shared: by all training subjects of the study, of a data set, or nothing (one model per subject)."
     )
     enter: Annotated[Interpolate | Wrap | MaxPool | Adapter | Embedder | VoxelTokens | Ridge | Decoded, Field(discriminator="kind")] = Field(
-        description="How voxels enter; the key `encoder` is read as this one."
+        description="How voxels enter."
     )
     body: Annotated[Identity | Mlp | Residual | ConvMixer | ViT, Field(discriminator="kind")] = Identity(kind="identity")
     pretrain: Pretrain | None = None
@@ -374,14 +374,6 @@ class Method(Section):
     adapt: Adapt | None = Field(None, description="Gradient steps on a new subject; closed forms need none.")
     trained_on: TrainedOn | None = Field(None, description="Only under `transfer.baselines`: train the shared model on fewer subjects.")
     sampling: Sampling = Sampling()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _encoder(cls, given: Any) -> Any:
-        """`encoder`, the field's word for what reads voxels, is read as `enter`."""
-        if isinstance(given, dict) and "encoder" in given and "enter" not in given:
-            return {"enter" if key == "encoder" else key: value for key, value in given.items()}
-        return given
 
     @model_validator(mode="after")
     def _possible(self) -> "Method":
