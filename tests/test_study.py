@@ -52,7 +52,7 @@ def test_studies_of_the_repository_are_valid(path):
         (lambda s: s["methods"]["mindvis"].pop("body"), ["methods.mindvis: body: identity given", "wrap predicts nothing by itself"]),
         (lambda s: s["methods"]["mindvis"].pop("condition"), ["methods.mindvis: condition: missing", "align.losses.embedding"]),
         (lambda s: s["foundations"].update(diffusion={"kind": "ldm"}), ["sampling.strength", "write 0", "autoencoder alone"]),
-        (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0, "samples": 1}), ["methods.mindvis", "sampling.strength", "latent"]),
+        (lambda s: s["methods"]["mindvis"].update(sampling={"strength": 0}), ["methods.mindvis", "sampling.strength", "latent"]),
         (lambda s: s["methods"]["unimind-vit"].update(pretrain={}, body={"kind": "mlp"}), ["methods.unimind-vit: pretrain", "convmixer or vit"]),
         (
             lambda s: s["methods"]["unimind-convmixer"]["adapt"].update(strategy="adapter"),
@@ -118,6 +118,7 @@ IDLE = {
     "ridge.sampling.sampler": {"sampling": {"strength": 0, "sampler": "ddim"}},
     "ridge.sampling.steps": {"sampling": {"strength": 0, "steps": 5}},
     "ridge.sampling.guidance": {"sampling": {"strength": 0, "guidance": 2}},
+    "ridge.sampling.samples": {"sampling": {"strength": 0, "samples": 2}},
     "mindvis.sampling.strength": {"sampling": {"strength": 0.5}},
 }
 

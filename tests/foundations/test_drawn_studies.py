@@ -190,7 +190,7 @@ def test_unclip_draws_too(world, tmp_path):
 
 def test_the_autoencoder_alone_is_a_generator_with_neither_samples_nor_a_ceiling(world, tmp_path):
     content = content_of(world, kind="autoencoder")
-    content["methods"] = {"ridge": content["methods"]["ridge"] | {"sampling": {"strength": 0, "samples": 2}}}
+    content["methods"] = {"ridge": content["methods"]["ridge"] | {"sampling": {"strength": 0}}}
     study = parse_study(content)
     foundation(study, "diffusion", None, None, [], [], None, tmp_path / "diffusion")
     found, said = reconstruct(world, study, "ridge", tmp_path / "r.h5", tmp_path / "diffusion")

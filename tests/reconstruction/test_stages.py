@@ -494,7 +494,7 @@ def unconditioned(world):
 
 def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(world, unconditioned):
     study = make_study()
-    study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0, samples=3)})
+    study.methods["ridge"] = study.methods["ridge"].model_copy(update={"sampling": Sampling(strength=0)})
     result = pictures(world, "ridge", study, diffusion=unconditioned)
     encoder, _ = load_encoder(world / "ridge")
     with h5py.File(world / "subj01.h5") as file:
@@ -507,7 +507,7 @@ def test_with_strength_zero_the_autoencoder_alone_decodes_the_latent_of_ridge(wo
     latent = seen.mean(0) + away * ((seen - seen.mean(0)).square().sum(1).mean().sqrt() / away.norm(dim=1, keepdim=True))
     latent = latent * latent.norm(dim=1, keepdim=True).clamp(seen.norm(dim=1).min(), seen.norm(dim=1).max()) / latent.norm(dim=1, keepdim=True)
     decoded = load_autoencoder(world / "autoencoder").decode(latent.view(TEST, 4, 8, 8)).clamp(0, 1).permute(0, 2, 3, 1).detach().numpy() * 255
-    assert result["samples"].shape[1] == 3 and not result["shown"].any()
+    assert result["samples"].shape[1] == 1 and not result["shown"].any()
     assert np.abs(result["samples"] - decoded[:, None]).max() < 0.51 and result["predicted"].shape == (TEST, 12)
 
 

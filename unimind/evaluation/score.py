@@ -240,7 +240,6 @@ def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images:
     if "samples" not in file:
         return Reconstructions(Made(stimulus, repeats, trials), attributes, {}, predicted, absent_rows, notes)
     each = file["samples"].shape[1]
-    drawn = each if attributes.get("strength", 1) else 1  # nothing is drawn by chance then, and all samples are equal
     choice = str(attributes["choice"])
     samples = pictures.add(file["samples"], order)
     shown = samples[np.arange(len(order)), file["shown"][:].astype(int)[order]]
@@ -250,13 +249,13 @@ def _reconstructions(method: str, file: h5py.File, stimulus: np.ndarray, images:
     if "predicted_train_nearest" in file:
         nearest, back = np.unique(file["predicted_train_nearest"][:][order], return_inverse=True)
         rows["nearest-training-image"] = pictures.add(images, nearest)[back]
-    if drawn > 1:
+    if each > 1:
         rows["samples"] = samples
     else:
-        absent_rows["samples-mean"] = "all samples of a picture are the same" if each > 1 else "one sample is drawn of each picture"
+        absent_rows["samples-mean"] = "one sample is drawn of each picture"
     if choice == FIRST:
         notes.append(f"{method} predicts no image embedding: the first of its {each} samples is shown")
-    elif drawn > 1 and (control := int(attributes.get("shuffled_samples", 1))) != each:
+    elif each > 1 and (control := int(attributes.get("shuffled_samples", 1))) != each:
         notes.append(f"{method}: the control shuffled is chosen of {control} sample{'' if control == 1 else 's'}, the picture shown of {each}")
     return Reconstructions(Made(stimulus, repeats, trials, each, choice), attributes, rows, predicted, absent_rows, notes)
 

@@ -38,8 +38,8 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
     device, batch = on_device(), study.evaluation.batch_size
     coder = load_autoencoder(autoencoder).to(device)
     generator = generator_for(diffusion, coder, study.picture_size, embeddings, device)
-    sampling = next(iter(study.methods.values())).sampling.model_copy(update={"strength": 1.0})
-    count = sampling.samples
+    sampling = next(iter(study.methods.values())).sampling
+    count, sampling = sampling.drawn, sampling.model_copy(update={"strength": 1.0})
     order = pictures_tested(stimuli, prepared)
     embedder = load_embedding(embedding).to(device)
     with h5py.File(embeddings) as targets:
@@ -112,7 +112,7 @@ def controls(study: Study, stimuli: Path, prepared: list[Path], embeddings: Path
                 **drawing_protocol(generator, sampling, {}),
                 "autoencoder": coder.name,
                 "embedding": embedder.name,
-                "samples": sampling.samples,
+                "samples": count,
                 "absent": json.dumps(absent),
             }
         )

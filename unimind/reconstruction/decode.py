@@ -166,7 +166,7 @@ def decode(
             encoding = SubjectEncoding.fitted(prepared, embeddings)
             told = np.concatenate([encoding.told(responses[:, 0]) for responses, _ in by_groups(data, group, batch, "stored")])
         agree = trials_agree(decoder, data, group, mean, batch) if prediction.embedding is not None else torch.full((len(called),), torch.nan)
-    drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
+    drawn = sampling.drawn
 
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
         part = taken(prediction, rows, drawn, device)
@@ -178,8 +178,12 @@ def decode(
         elif prediction.embedding is not None and drawn > 1:
             assert part.embedding is not None
             shown = agreement(samples, part.embedding[::drawn, None], mean.to(device)).argmax(1).cpu().numpy()
-        pictures = pictures.reshape(len(rows), drawn, *pictures.shape[1:]).repeat(sampling.samples // drawn, axis=1)
-        return {"samples": pictures, "shown": shown, "mean": samples.mean(1).cpu().numpy(), "agreement": mutual(samples, mean.to(device)).cpu().numpy()}
+        return {
+            "samples": pictures.reshape(len(rows), drawn, *pictures.shape[1:]),
+            "shown": shown,
+            "mean": samples.mean(1).cpu().numpy(),
+            "agreement": mutual(samples, mean.to(device)).cpu().numpy(),
+        }
 
     folder = out.with_name(f".{out.name}.partial")
     files = [prepared, trials, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
@@ -216,9 +220,9 @@ def decode(
         file["imagined"] = np.where(imagined < 0, -1, ranking.rows[imagined])
         file.attrs.update({
             **drawing_protocol(generator, sampling, norms, prior),
-            "method": method, "dataset": dataset, "subject": subject, "set": further, "samples": sampling.samples, "normalisation": normalisation,
+            "method": method, "dataset": dataset, "subject": subject, "set": further, "samples": drawn, "normalisation": normalisation,
             "candidates": asked.candidates, "pool": len(ranking.rows), "compared": PREDICTED if prediction.embedding is not None else OF_SAMPLES,
-            "choice": choice_of_sample(sampling.samples, rule),
+            "choice": choice_of_sample(drawn, rule),
             "model_sha256": file_hash(model / "model.safetensors"), "autoencoder": coder.name, "embedding": embedder.name,
         })  # fmt: skip
     blocks.remove()

@@ -59,7 +59,7 @@ def reconstruct(
         stimulus, prediction, another = tested.stimulus, tested.prediction, tested.another
         training, reference = training_features(decoder, data, embeddings, prediction.embedding is not None, batch)
         norms = norms_for(generator, sampling, embeddings, data.images("train"))
-        drawn = sampling.samples if sampling.strength else 1  # nothing is drawn by chance then, and all samples are equal
+        drawn = sampling.drawn
         rule = rule_of_choice(sampling, prediction.embedding is not None)
         if rule == "encoding":
             encoding = SubjectEncoding.fitted(prepared, embeddings)
@@ -81,7 +81,7 @@ def reconstruct(
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
         samples, shown = made(rows, rows)
         control, control_shown = made(rows, another[rows])
-        return {"samples": samples.repeat(sampling.samples // drawn, axis=1), "shown": shown, "shuffled": control[np.arange(len(rows)), control_shown]}
+        return {"samples": samples, "shown": shown, "shuffled": control[np.arange(len(rows)), control_shown]}
 
     folder = out.with_name(f".{out.name}.partial")
     files = [prepared, embeddings, model, *(path for path in (entered, embedding_prior) if path), diffusion, autoencoder, embedding]
@@ -111,9 +111,9 @@ def reconstruct(
         shown = {"encoding": "likelihood of the measured response", "prediction": "agreement with the predicted embedding", "first": "first"}
         file.attrs.update({
             **drawing_protocol(generator, sampling, norms, prior),
-            "method": method, "dataset": dataset, "subject": subject, "samples": sampling.samples, "shown": shown[rule] if drawn > 1 else "first",
-            "shuffled_samples": sampling.samples,
-            "choice": choice_of_sample(sampling.samples, rule), "repeats": REPEATS,
+            "method": method, "dataset": dataset, "subject": subject, "samples": drawn, "shown": shown[rule] if drawn > 1 else "first",
+            "shuffled_samples": drawn,
+            "choice": choice_of_sample(drawn, rule), "repeats": REPEATS,
             "trials_per_picture": tested.trials,
             "model_sha256": file_hash(model / "model.safetensors"),
             "autoencoder": coder.name, "embedding": embedder.name,
@@ -122,6 +122,6 @@ def reconstruct(
         with Stimuli(stimuli) as pictures_seen:
             truths = pictures_seen.read(stimulus[:SHOWN])
         samples, control = (np.concatenate(first[name]) for name in ("samples", "shuffled"))
-        write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:, k]) for k in range(sampling.samples)), ("shuffled fMRI", control)])
+        write_grid(grid, [("seen", truths), *((f"sample {k + 1}", samples[:, k]) for k in range(drawn)), ("shuffled fMRI", control)])
     blocks.remove()
     say(f"{label}: {len(stimulus)} test pictures reconstructed")

@@ -23,7 +23,7 @@ _WORDS: dict[Rule, str] = {
 
 
 def rule_of_choice(sampling: Sampling, predicts: bool) -> Rule:
-    """By what a picture's sample is chosen; `predicts` says whether the method predicts an image embedding. With strength 0 all samples are equal."""
+    """By what a picture's sample is chosen; `predicts` says whether the method predicts an image embedding. With strength 0 there is one sample."""
     if sampling.strength == 0:
         return "prediction"
     return "encoding" if sampling.chosen_by == "encoding" else "prediction" if predicts else "first"

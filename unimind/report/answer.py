@@ -136,7 +136,7 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
         text.append(f"Beside it stand {listed([f'{label} at {value}' + verdict for label, value, verdict in told])}.")
         text += ["Here p is that of the paired permutation test between the two methods, Holm-adjusted."] if any(verdict for *_, verdict in told) else []
     if ceiling is not None:
-        count = next(iter(study.methods.values())).sampling.samples
+        count = next(iter(study.methods.values())).sampling.drawn
         best = f", the best of {count} samples" if count > 1 else ""
         text.append(f"The ceiling, drawn from the true embedding through the diffusion model's own conditioner{best}, is {interval(name, ceiling)}.")
     paragraphs += [" ".join(text)] if text else []

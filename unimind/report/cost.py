@@ -651,9 +651,9 @@ class _Known:
     def _reconstruct(self, job: Job) -> Cost:
         method = self.study.methods[job.names["method"]]
         pair = job.names["dataset"], job.names["subject"]
-        tested, drawn = _number(self.extent(*pair).test), method.sampling.samples if method.sampling.strength else 1
+        tested, drawn = _number(self.extent(*pair).test), method.sampling.drawn
         own = _sum(self.drawn(method), self.embedder[0] if drawn > 1 else NOTHING)
-        pictures = tested * (method.sampling.samples + 1) * 3 * self.study.picture_size**2
+        pictures = tested * (drawn + 1) * 3 * self.study.picture_size**2
         cost = self._passes(job, 2 * tested * drawn, own, read=self.responses(*pair), written=2 * pictures, precision=self._drawing(method))
         return replace(cost, kept=pictures)  # blocks are kept until the file that they are put together in is whole
 
@@ -665,7 +665,7 @@ class _Known:
         tested = self.tested(job.names["dataset"], job.names["stimuli"])
         given = 1 if self.study.foundations.frozen or self.study.foundations.diffusion.kind == "study" else 0
         drawn = self.drawn(method.model_copy(update={"sampling": method.sampling.model_copy(update={"strength": 1.0})}))
-        count = tested * (1 + given * method.sampling.samples)
+        count = tested * (1 + given * method.sampling.drawn)
         return self._passes(job, count, drawn, read=0, written=tested * (2 + given) * 3 * self.study.picture_size**2, precision=self._drawing(method))
 
     @cached_property
@@ -680,12 +680,12 @@ class _Known:
 
     def _score(self, job: Job) -> Cost:
         tested = _number(self.extent(job.names["dataset"], job.names["subject"]).test)
-        pictures = tested * sum(method.sampling.samples + 1 for method in self.study.methods.values())
+        pictures = tested * sum(method.sampling.drawn + 1 for method in self.study.methods.values())
         return self._passes(job, pictures, self.panel, read=pictures * 3 * self.study.picture_size**2, written=0)
 
     def _generalise(self, job: Job) -> Cost:
         tested = _number(self.extent(job.names["dataset"], job.names["subject"]).test)
-        pictures = tested * sum(method.sampling.samples + 1 for method in self.study.methods.values())
+        pictures = tested * sum(method.sampling.drawn + 1 for method in self.study.methods.values())
         return self._passes(job, pictures, self.embedder[0], read=pictures * 3 * self.study.picture_size**2, written=0)
 
     def _transfer(self, job: Job) -> Cost:

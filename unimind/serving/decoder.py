@@ -157,7 +157,7 @@ class SubjectDecoder(BaseEstimator):
         loaded = _loaded(str(self.bundle))
         prediction = self._predicted(responses)
         sampling = loaded.settings.sampling
-        count = sampling.samples if samples is None else samples
+        count = sampling.drawn if samples is None else samples
         if count < 1:
             raise InputError(f"draw: samples={count} given; draw at least one")
         return [self._of_one(loaded, prediction.each(lambda values, row=row: values[row : row + 1]), row, count) for row in range(len(prediction.features))]  # type: ignore[misc]

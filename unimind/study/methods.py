@@ -330,7 +330,7 @@ class Sampling(Section):
     sampler: Literal["dpm-solver++", "ddim", "plms"] = "dpm-solver++"
     steps: Positive = 20
     guidance: float = Field(1.0, ge=0, description="Classifier-free guidance weight; 1 is none.")
-    samples: Positive = Field(5, description="Pictures per stimulus, of which one is shown.")
+    samples: Positive = Field(5, description="Pictures per stimulus, of which one is shown; a single one with strength 0.")
     chosen_by: Literal["prediction", "encoding"] = Field(
         "prediction",
         description="What is shown of the samples: that which agrees best with the method's own predicted embedding (the first where it predicts none); or that under "
@@ -347,10 +347,15 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _drawn(self) -> "Sampling":
         if self.strength == 0:
-            idle(self, ("sampler", "steps", "guidance", "precision", "chosen_by"), "with strength 0 the autoencoder alone decodes")
+            idle(self, ("sampler", "steps", "guidance", "precision", "chosen_by", "samples"), "with strength 0 the autoencoder alone decodes")
         if self.samples == 1:
             idle(self, ("chosen_by",), "of one sample there is nothing to choose")
         return self
+
+    @property
+    def drawn(self) -> int:
+        """Pictures per stimulus: one where the autoencoder alone decodes, which does nothing by chance."""
+        return self.samples if self.strength > 0 else 1
 
 
 class Method(Section):
