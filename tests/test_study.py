@@ -134,6 +134,39 @@ def test_a_setting_that_does_nothing_is_refused_with_its_path(tiny, key):
     assert "\n" not in message and path == f"methods.{key}", message
 
 
+ARRAYS = {"source": "arrays", "training_subjects": ["anna"], "responses": "anna.npy"}
+BIDS = {"source": "bids", "training_subjects": ["sub-01"], "derivatives": "d", "rois": {"all": {"file": "mask.nii.gz"}}}
+NOTHING_OF_TINY_DRAWN = {
+    "embedding": {"kind": "open-clip"},
+    "autoencoder": {"kind": "hub"},
+    "diffusion": {"kind": "study", "pictures": "training"},
+    "classifier": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "path", "why"),
+    [
+        ("transfer", {"trials": ["all"], "seeds": 2}, "transfer: seeds", "all trials"),
+        ("foundations", NOTHING_OF_TINY_DRAWN | {"drawn": {"count": 200}}, "foundations: drawn.count", "trained on drawn pictures"),
+        ("foundations", NOTHING_OF_TINY_DRAWN | {"drawn": {"seed": 2}}, "foundations: drawn.seed", "trained on drawn pictures"),
+        ("unpaired", {"source": "hcp"}, "unpaired: volumes", "source hcp"),
+        ("unpaired", {"source": "arrays", "volumes": 1200}, "unpaired: runs", "source arrays"),
+        ("unpaired", {"source": "arrays", "volumes": 1200, "runs": None, "drop_original": True}, "unpaired: drop_original", "source arrays"),
+        ("datasets", {"mine": ARRAYS | {"images": "pictures", "images_key": "x"}}, "datasets.mine: images_key", "no array"),
+        ("datasets", {"mine": ARRAYS | {"images": "a.zip", "images_shape": [8, 8]}}, "datasets.mine: images_shape", "no array"),
+        ("datasets", {"mine": ARRAYS | {"images": "a.tar", "images_transposed": True}}, "datasets.mine: images_transposed", "no array"),
+        ("datasets", {"mine": BIDS | {"images": "pictures", "images_key": "x"}}, "datasets.mine: images_key", "no array"),
+    ],
+)
+def test_a_setting_of_the_study_that_does_nothing_is_refused_with_its_path(tiny, section, changes, path, why):
+    tiny[section] = {key: value for key, value in (tiny[section] | changes).items() if value is not None or key == "classifier"}
+    with pytest.raises(InputError) as error:
+        parse_study(tiny)
+    message = str(error.value)
+    assert message.startswith(f"study: {path}: ") and why in message and message.endswith("leave it out") and "\n" not in message
+
+
 def test_enter_has_one_name(tiny):
     tiny["methods"]["ridge"]["encoder"] = tiny["methods"]["ridge"].pop("enter")
     with pytest.raises(InputError, match="methods.ridge.encoder: unknown key"):

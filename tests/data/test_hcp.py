@@ -16,7 +16,8 @@ RUNS = ["rfMRI_REST1_LR", "rfMRI_REST1_RL"]
 
 
 def study_of(root, source="simulated", **changes):
-    unpaired = {"source": source, "subjects": ["100307"], "root": str(root), "runs": RUNS, "volumes": 25, "window": 5, **changes}
+    of_source = {"simulated": {"runs": RUNS, "volumes": 25}, "hcp": {"runs": RUNS}, "arrays": {}}[source]
+    unpaired = {"source": source, "subjects": ["100307"], "root": str(root), "window": 5, **of_source, **changes}
     return study_with({"source": "simulated", "training_subjects": ["subj01"], **SMALL}, unpaired=unpaired)
 
 

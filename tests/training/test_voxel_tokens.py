@@ -143,7 +143,7 @@ def test_what_cannot_serve_without_training_or_does_nothing_is_refused():
         study("learned", strategy="none")
     with pytest.raises(InputError, match=r"adapt\.strategy: adapter given, but enter.kind voxel-tokens has none"):
         study("encoding", strategy="adapter")
-    with pytest.raises(InputError, match=r"adapt: training: .* given, but strategy none trains nothing"):
+    with pytest.raises(InputError, match=r"adapt: training: given, but strategy none trains nothing"):
         study(strategy="none", training={"steps": 3})
     with pytest.raises(InputError, match=r"size: 32 is not a multiple of queries = 5"):
         study_of_methods(m={"enter": {"kind": "voxel-tokens", "size": 32, "queries": 5}, "body": MLP, "align": {}, "adapt": {"strategy": "none"}})

@@ -1,6 +1,7 @@
 """What every part of a study is made of: sections, and the types and the length of a training that they share."""
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +24,14 @@ class Section(BaseModel):
     """A part of the study: unknown keys are refused, values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def idle(section: Section, keys: Iterable[str], why: str, where: str = "") -> None:
+    """Refuse keys that differ from their defaults where they do nothing; `where` is the section's place, with a dot at its end."""
+    for key in keys:
+        given, default = getattr(section, key), type(section).model_fields[key].get_default()
+        if given != default:
+            raise ValueError(f"{where}{key}: {'' if isinstance(given, Section) else f'{given} '}given, but {why}; leave it out")
 
 
 class Training(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from unimind.study.base import Fraction, Name, Positive, Section
+from unimind.study.base import Fraction, Name, Positive, Section, idle
 
 
 class RandomPictures(Section):
@@ -124,6 +124,16 @@ class Dataset(Section):
         if twice:
             raise ValueError(f"{', '.join(twice)} listed twice; a subject is either in training_subjects or in new_subjects")
         return self
+
+
+#: Endings of files that hold an array.
+ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat")
+
+
+def _of_arrays(section: "ArraysData | BidsData", *keys: str) -> None:
+    """Refuse what says how an array holds pictures where they are a folder or an archive; what a variable stands for is not known."""
+    if not section.images.endswith(ARRAYS) and "$" not in section.images:
+        idle(section, keys, f"images: {section.images} is no array ({', '.join(ARRAYS)})")
 
 
 class Rois(Section):
@@ -272,7 +282,7 @@ class ArraysData(Dataset):
     def _readable(self) -> "ArraysData":
         volumes = self.responses.endswith((".nii", ".nii.gz"))
         parts = [name for name in ("{session}", "{run}") if name in self.responses]
-        if not volumes and not self.responses.endswith((".npy", ".npz", ".h5", ".hdf5", ".mat")):
+        if not volumes and not self.responses.endswith(ARRAYS):
             raise ValueError(f"responses: {self.responses!r} given; expected a name ending in .npy, .npz, .h5, .mat, .nii or .nii.gz")
         if volumes and self.mask is None:
             raise ValueError("mask: missing; NIfTI responses need a mask on their grid")
@@ -290,8 +300,9 @@ class ArraysData(Dataset):
             raise ValueError("blocks: only for one array of responses without mask or trial table; the blocks are the trials")
         if self.split.column is not None and self.trials is None:
             raise ValueError("split.column: needs a trial table; give `trials:` or another split rule")
-        if self.count_from is not None and self.trials is None:
+        if self.count_from is not None and self.trials is None and self.split.images is None:
             raise ValueError("count_from: there is no trial table; remove it, or give `trials:`")
+        _of_arrays(self, "images_key", "images_shape", "images_transposed")
         return self
 
     @property
@@ -415,6 +426,7 @@ class BidsData(Dataset):
                 raise ValueError(f"rois.{name}.file: {roi.file!r} given; there is a file a hemisphere, so write {{hemi}} where L or R stands")
         if self.form != "volume" and self.estimate is None:
             raise ValueError(f"form: {self.form} given, but single-trial betas are read as volumes; give `estimate`, or form volume")
+        _of_arrays(self, "images_key")
         return self
 
     @property
@@ -506,3 +518,11 @@ class Unpaired(Section):
     window: Positive = Field(10, description="Volumes averaged into one sample (10 TR = 7.2 s).")
     drop_original: bool = Field(False, description="Delete each downloaded run once its visual grayordinates are kept (1 GB becomes 20 MB).")
     volumes: Positive = Field(1200, description="Volumes per run of simulated rest; HCP has 1200.")
+
+    @model_validator(mode="after")
+    def _of_source(self) -> "Unpaired":
+        if self.source != "simulated":
+            idle(self, ("volumes",), f"source {self.source} is as long as it is")
+        if self.source == "arrays":
+            idle(self, ("runs", "drop_original"), "source arrays is one file a subject, which is kept")
+        return self

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from unimind.evaluation.measures import NAMES
-from unimind.study.base import Name, Positive, Section
+from unimind.study.base import Name, Positive, Section, idle
 from unimind.study.methods import Method
 
 
@@ -47,3 +47,9 @@ class Transfer(Section):
     pictures: bool = Field(
         True, description="Also draw one picture per stimulus and budget, for CLIP two-way and PixCorr; by default no where the study draws none."
     )
+
+    @model_validator(mode="after")
+    def _drawings(self) -> "Transfer":
+        if set(self.trials) == {"all"}:
+            idle(self, ("seeds",), "all trials are drawn in one way")
+        return self

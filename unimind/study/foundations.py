@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unimind.study.base import Fraction, Positive, Section, Sha256, Training
+from unimind.study.base import Fraction, Positive, Section, Sha256, Training, idle
 
 
 class DrawnPictures(Section):
@@ -273,6 +273,9 @@ class Foundations(Section):
         for key in () if self.draws else ("autoencoder", "classifier"):
             if (section := getattr(self, key)) is not None:
                 raise ValueError(f"{key}: {section.kind} given, but with diffusion.kind none there are no pictures for it; leave it out")
+        trained = isinstance(self.diffusion, StudyDiffusion) and self.diffusion.pictures == "drawn"
+        if not trained and not any(isinstance(part, StudyEmbedding | StudyAutoencoder | StudyClassifier) for _, part in self):
+            idle(self.drawn, DrawnPictures.model_fields, "no network is trained on drawn pictures", "drawn.")
         return self
 
     @model_validator(mode="after")

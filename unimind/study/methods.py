@@ -4,16 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unimind.study.base import Fraction, Positive, Precision, Section, Training
-
-
-def idle(section: Section, keys: tuple[str, ...], why: str) -> None:
-    """Refuse keys that differ from their defaults where they do nothing."""
-    for key in keys:
-        given, default = getattr(section, key), type(section).model_fields[key].get_default()
-        if given != default:
-            raise ValueError(f"{key}: {given} given, but {why}; leave it out")
-
+from unimind.study.base import Fraction, Positive, Precision, Section, Training, idle
 
 # --- enter ------------------------------------------------------------------------------------------------------
 
