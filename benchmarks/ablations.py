@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with the Siamese loss": {"align": {"losses": {"siamese": 0.5}}},
     "Siamese loss, pseudo-labels shuffled": {"align": {"losses": {"siamese": 0.5}, "shuffle_labels": True}},
     "body ConvMixer": {"body": {"kind": "convmixer", "width": 128, "depth": 2, "patch": 32, "kernel": 5}},
-    "body ViT": {"body": {"kind": "vit", "width": 128, "depth": 2, "heads": 8, "patch": 32, "decoder_width": 64, "decoder_depth": 2}},
+    "body ViT": {"body": {"kind": "vit", "width": 128, "depth": 2, "heads": 8, "patch": 32}},
     "2 training subjects": {"trained_on": {"subjects": 2}},
     "3 training subjects": {"trained_on": {"subjects": 3}},
     "3 training subjects, 952 trials in all": {"trained_on": {"subjects": 3, "trials": 952}},

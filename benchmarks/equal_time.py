@@ -40,7 +40,7 @@ def with_body(study: Study, name: str, steps: int) -> Study:
     method = resolved(study)["methods"][chosen(study)]
     training = method["align"]["training"] | {"steps": steps, "epochs": None, "validate_every": steps}
     size = math.ceil(method["enter"]["size"] / ENCODERS[name].patch) * ENCODERS[name].patch
-    method |= {"enter": method["enter"] | {"size": size}, "body": ENCODERS[name].model_dump(), "pretrain": None}
+    method |= {"enter": method["enter"] | {"size": size}, "body": ENCODERS[name].model_dump(exclude={"decoder_width", "decoder_depth"}), "pretrain": None}
     method |= {"align": method["align"] | {"training": training}}
     return parse_study(resolved(study) | {"methods": {"m": method}, "transfer": None})
 

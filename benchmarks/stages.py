@@ -101,7 +101,7 @@ def resized(study: Study, factor: float, batch: int | None, precision: str | Non
             enter["size"] = body.get("patch", 1) * math.ceil(enter["size"] / factor / body.get("patch", 1))
         if "width" in body:
             body["width"] = shrunk(body["width"], factor, body.get("heads", 8))
-        if "decoder_width" in body:
+        if "decoder_width" in body and method["pretrain"]:
             body["decoder_width"] = shrunk(body["decoder_width"], factor, 4)
         for stage in STAGES:
             if method.get(stage):

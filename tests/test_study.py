@@ -119,6 +119,15 @@ IDLE = {
     "ridge.sampling.steps": {"sampling": {"strength": 0, "steps": 5}},
     "ridge.sampling.guidance": {"sampling": {"strength": 0, "guidance": 2}},
     "ridge.sampling.samples": {"sampling": {"strength": 0, "samples": 2}},
+    "ridge.trained_on": {"trained_on": {"subjects": 1}},
+    "unimind.condition.tokens": {"condition": {"tokens": 2}},
+    "unimind-vit.body.decoder_width": {"pretrain": None},
+    "unimind-convmixer.body.decoder_depth": {"pretrain": None},
+    "mindvis.align.losses.siamese": {"align": {"losses": {"siamese": 0.5}}},
+    "mindvis.align.losses.subject": {"align": {"losses": {"siamese": 0, "subject": 0.5}}},
+    "mindvis.align.losses.adversarial": {"align": {"losses": {"adversarial": 0.5}}},
+    "mindvis.align.margin": {"align": {"margin": 2}},
+    "mindvis.align.shuffle_labels": {"align": {"shuffle_labels": True}},
     "mindvis.sampling.strength": {"sampling": {"strength": 0.5}},
 }
 
@@ -130,12 +139,14 @@ def test_a_setting_that_does_nothing_is_refused_with_its_path(tiny, key):
     with pytest.raises(InputError) as error:
         parse_study(tiny)
     message = str(error.value)
-    path = ".".join(message.removeprefix("study: ").split(": ")[:2])  # a section's, then the key's within it
-    assert "\n" not in message and path == f"methods.{key}", message
+    assert "\n" not in message and message.replace(": ", ".").startswith(f"study.methods.{key}."), message
 
 
 ARRAYS = {"source": "arrays", "training_subjects": ["anna"], "responses": "anna.npy"}
 BIDS = {"source": "bids", "training_subjects": ["sub-01"], "derivatives": "d", "rois": {"all": {"file": "mask.nii.gz"}}}
+CLOSED = {"enter": {"kind": "decoded"}}
+#: A baseline that trains nothing but its body on what the condition stage leaves as it is.
+BODY = CLOSED | {"body": {"kind": "mlp"}, "align": {}}
 NOTHING_OF_TINY_DRAWN = {
     "embedding": {"kind": "open-clip"},
     "autoencoder": {"kind": "hub"},
@@ -165,6 +176,41 @@ def test_a_setting_of_the_study_that_does_nothing_is_refused_with_its_path(tiny,
         parse_study(tiny)
     message = str(error.value)
     assert message.startswith(f"study: {path}: ") and why in message and message.endswith("leave it out") and "\n" not in message
+
+
+@pytest.mark.parametrize("losses", [{"siamese": 0.5}, {"subject": 0.5}, {"adversarial": 0.5}])
+def test_losses_across_subjects_need_a_model_of_several(tiny, losses):
+    """The default of the Siamese loss and 0 are accepted, and a baseline of fewer subjects may have its method's losses."""
+    tiny["methods"] = {"one": tiny["methods"]["unimind-vit"] | {"align": {"losses": losses}}}
+    tiny["transfer"]["methods"] = None
+    del tiny["transfer"]["baselines"]
+    parse_study(tiny)
+    several = tiny["datasets"]["simulated"]
+    tiny["datasets"]["simulated"] = several | {"training_subjects": ["subj01"]}
+    key = next(iter(losses))
+    with pytest.raises(InputError, match=f"methods.one.align.losses.{key}: 0.5 given, but every model of one is of one subject, .*; leave it out"):
+        parse_study(tiny)
+    tiny["datasets"]["second"] = several
+    parse_study(tiny)
+    del tiny["datasets"]["second"]
+    for siamese in (0, 1):
+        tiny["methods"]["one"]["align"] = {"losses": {"siamese": siamese}}
+        parse_study(tiny)
+    tiny["datasets"]["simulated"] = several
+    tiny["transfer"]["baselines"] = {"fewer": tiny["methods"]["one"] | {"align": {"losses": losses}, "trained_on": {"subjects": 1}}}
+    parse_study(tiny)
+
+
+def test_what_another_setting_reads_is_no_idle_one(tiny):
+    """Losses of `adapt`, a condition stage without a predicted embedding, a list of test pictures, what a baseline is trained by."""
+    vit = tiny["methods"]["unimind-vit"]
+    vit["align"] = {"losses": {"siamese": 0, "softclip": 0}, "margin": 2, "temperature": 0.1}
+    vit["adapt"] |= {"losses": {"siamese": 1, "softclip": 1}, "mix_training": 0.5}
+    tiny["methods"]["mindvis"]["condition"]["tokens"] = 3
+    people = {"training_subjects": ["anna", "ben"], "responses": "{subject}.npy"}
+    tiny["datasets"]["mine"] = ARRAYS | people | {"images": "p.npy", "images_shape": [8, 8], "count_from": 1, "split": {"images": "test.txt"}}
+    tiny["transfer"] |= {"pictures": False, "baselines": {"latent": BODY | {"sampling": {"strength": 0}}, "tuned": BODY | {"condition": {}}}}
+    parse_study(tiny)
 
 
 def test_enter_has_one_name(tiny):

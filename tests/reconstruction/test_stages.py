@@ -47,7 +47,7 @@ def make_study(batch_size=64, **sampling):
     sampling = {"steps": 3, "samples": 2, "guidance": 1.5} | sampling
     method = {
         "enter": {"kind": "adapter", "size": 32}, "body": {"kind": "convmixer", "width": 16, "depth": 1, "patch": 8, "kernel": 3},
-        "align": {"losses": {"latent": 0.0}, "training": SHORT}, "condition": {"tokens": 2, "train_encoder": False, "training": SHORT}, "sampling": sampling,
+        "align": {"losses": {"latent": 0.0}, "training": SHORT}, "condition": {"train_encoder": False, "training": SHORT}, "sampling": sampling,
     }  # fmt: skip
     return parse_study({
         "name": "stages", "picture_size": 32,

@@ -89,7 +89,7 @@ def test_the_pictures_drawn_and_what_guidance_doubles():
     content["foundations"] |= {"autoencoder": {"kind": "hub"}, "diffusion": {"kind": "hub"}}
     study = parse_study(content | {"picture_size": 64})
     once = found(costs(study), "reconstruct", method="unimind", subject="subj01").flops
-    unet = work.UNet((320, 640, 1280, 1280), (1, 1, 1, 0), 768).work(8, 2).flops
+    unet = work.UNet((320, 640, 1280, 1280), (1, 1, 1, 0), 768).work(8, 8).flops
     decoder = work.coder((128, 256, 512, 512), 64, 4, 2, True).flops
     assert once == pytest.approx(2 * 10 * (unet * 10 * 0.5 * 2 + decoder))  # twice: the shuffled control
 

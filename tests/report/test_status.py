@@ -107,7 +107,7 @@ def test_models_of_a_comparison_are_those_its_new_subjects_are_adapted_from():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda study: study["transfer"]["baselines"]["of-1"].pop("pretrain"),
+        lambda study: study["transfer"]["baselines"]["of-1"].update(pretrain=None, body={"kind": "mlp"}),
         lambda study: study["transfer"]["baselines"].pop("of-1"),
         lambda study: study["datasets"]["simulated"].pop("new_subjects"),
     ],

@@ -39,7 +39,7 @@ def test_every_combination_runs(files, diffusion, tmp_path, monkeypatch, way, bo
     monkeypatch.setattr("unimind.training.align.held_out", lambda subjects: {})  # the last weights are kept, whatever they are
     closed = way in ("ridge", "decoded")
     form = {"kind": way, **ENTERS[way]} | ({} if closed else {"size": 32, "repeats": "mean"})
-    method = {"enter": form, "body": BODIES[body], "condition": {"tokens": 2, "training": TWO}, "sampling": {"strength": 0.5}}
+    method = {"enter": form, "body": BODIES[body], "condition": {"training": TWO}, "sampling": {"strength": 0.5}}
     if body != "identity":
         method["align"] = {"losses": {"latent": 1.0}, "training": TWO}
     if not closed:

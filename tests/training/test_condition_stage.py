@@ -59,7 +59,7 @@ def diffusion(tmp_path_factory):
 
 def study_of(training, subjects=2, aligned=False, **changes):
     """The first so many subjects are trained on; without alignment, condition trains the encoder too."""
-    content = resolved(make_study(pretrain=None, condition={"tokens": 3, "train_encoder": not aligned, "training": SHORT | training} | changes))
+    content = resolved(make_study(pretrain=None, condition={"train_encoder": not aligned, "training": SHORT | training} | changes))
     content["methods"]["m"] |= {} if aligned else {"align": None, "adapt": None}
     content["datasets"]["sim"] |= {"training_subjects": SUBJECTS[:subjects], "new_subjects": SUBJECTS[subjects:] if aligned else []}
     return parse_study(content)
@@ -208,7 +208,7 @@ def with_token(files, diffusion, tmp_path_factory):
     training = TRAINING | {"steps": 150, "validate_every": 50}
     losses = {"siamese": 0.0, "embedding": 1.0, "subject": 1.0}
     method = {"align": {"losses": losses, "training": training}, "enter": ADAPTER | {"repeats": "mean"}}
-    study = make_study(pretrain=None, **method, adapt={"training": SHORT}, condition={"tokens": 3, "train_encoder": False, "training": SHORT})
+    study = make_study(pretrain=None, **method, adapt={"training": SHORT}, condition={"train_encoder": False, "training": SHORT})
     with patch.dict(os.environ, {"UNIMIND_DEVICE": "cpu"}), patch("unimind.training.align.held_out", lambda subjects: {}):
         align(study, "m", "sim", *files_of(files), None, None, folder / "c", folder / "aligned")
         conditioned(study, files, diffusion, folder / "conditioned", encoder=folder / "aligned")
@@ -233,7 +233,7 @@ def test_the_subject_token_reaches_the_context(with_token, files, model, subject
         responses = data.by_picture(data.trials("test"))[1][:, 0]
     decoder = Decoder(with_token / model, None, "sim", subject).to(torch.device("cpu"))
     context = decoder.predict(responses[:, None]).condition.context
-    assert context.shape == (len(responses), 3 + 1, 8) and decoder.stage.null().context.shape == (1, 3 + 1, 8)
+    assert context.shape == (len(responses), 8 + 1, 8) and decoder.stage.null().context.shape == (1, 8 + 1, 8)
     with torch.no_grad():
         torch.testing.assert_close(context[:, -1], token_by_hand(with_token / model, responses, subject))
 
@@ -261,7 +261,7 @@ def test_the_classifier_stays_as_alignment_left_it(with_token):
 def test_without_a_subject_classifier_there_is_no_token(files, diffusion, tmp_path):
     conditioned(study_of({"steps": 2}), files, diffusion, tmp_path / "out")
     state, config = load_model(tmp_path / "out")
-    assert config["condition"]["subjects"] == 0 and state["condition.null_context"].shape[1] == 3
+    assert config["condition"]["subjects"] == 0 and state["condition.null_context"].shape[1] == 8
     assert not any("subject" in name for name in state if name.startswith("condition."))
 
 

@@ -7,8 +7,10 @@ VOXELS = {"a": 40, "b": 33, "c": 52}
 TRAINING = {"steps": 30, "batch_size": 24, "learning_rate": 2e-3, "validate_every": 10}
 #: So few and so small that nothing moves.
 IDLE = {"steps": 4, "batch_size": 8, "learning_rate": 1e-12, "validate_every": 2}
-CONVMIXER = {"kind": "convmixer", "width": 16, "depth": 1, "patch": 4, "kernel": 3, "decoder_depth": 1}
-VIT = {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4, "decoder_width": 8, "decoder_depth": 1}
+CONVMIXER = {"kind": "convmixer", "width": 16, "depth": 1, "patch": 4, "kernel": 3}
+VIT = {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4}
+#: What is added to a body that is pretrained.
+DECODERS = {"convmixer": {"decoder_depth": 1}, "vit": {"decoder_width": 8, "decoder_depth": 1}}
 MLP = {"kind": "mlp", "width": 16, "depth": 1, "dropout": 0.1}
 ADAPTER = {"kind": "adapter", "size": 32, "repeats": "draw"}
 LOSSES = {"siamese": 1.0, "embedding": 1.0, "latent": 0.5, "softclip": 0.5, "subject": 0.1, "adversarial": 0.1}
@@ -22,6 +24,11 @@ def method_of(**changes):
         "scope": "dataset", "enter": ADAPTER, "body": CONVMIXER, "pretrain": {"training": TRAINING},
         "align": {"losses": LOSSES, "training": TRAINING}, "adapt": {"training": TRAINING},
     } | changes  # fmt: skip
+
+
+def with_decoder(method):
+    """The method, its body with a small decoder where it is pretrained."""
+    return method | {"body": method["body"] | DECODERS[method["body"]["kind"]]} if method["pretrain"] else method
 
 
 def study_of_methods(**methods):
@@ -40,4 +47,5 @@ def study_of_methods(**methods):
 def make_study(**changes):
     """A method `m` of the given form, the same with a ViT over three repeats, ridge regression, and a closed form with a body."""
     method = method_of(**changes)
-    return study_of_methods(m=method, vit=method | {"body": VIT, "enter": ADAPTER | {"repeats": "channels"}}, ridge=RIDGE, decoded=DECODED)
+    vit = method | {"body": VIT, "enter": ADAPTER | {"repeats": "channels"}}
+    return study_of_methods(m=with_decoder(method), vit=with_decoder(vit), ridge=RIDGE, decoded=DECODED)

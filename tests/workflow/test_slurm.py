@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from slurm_node import SlurmNode, Unavailable, install, wait_until
-from workflow_clone import ROOT, Clone, tiny
+from workflow_clone import ROOT, Clone, tiny, unpretrained
 
 from unimind.stages import STAGES
 
@@ -132,8 +132,8 @@ def test_study_that_goes_on_by_slurm_has_the_same_tables(node, tmp_path):
     content = tiny()
     content["datasets"]["simulated"] |= {"training_subjects": ["subj01"], "new_subjects": []}
     method = content["methods"]["unimind-convmixer"]
-    content["methods"] = {"unimind-convmixer": method}
-    del content["unpaired"], content["transfer"], content["foundations"]["classifier"], method["pretrain"]
+    content["methods"] = {"unimind-convmixer": unpretrained(method)}
+    del content["unpaired"], content["transfer"], content["foundations"]["classifier"]
     local, slurm = tmp_path / "local", tmp_path / "slurm"
     local.mkdir()
     arguments = real_stages(content, tmp_path, "results/tiny/tables")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow_clone import ROOT, Clone, read_calls, tiny
+from workflow_clone import ROOT, Clone, read_calls, tiny, unpretrained
 
 from unimind import provenance
 from unimind.report.cost import costs, last_line
@@ -77,7 +77,7 @@ def test_aligned_method_without_condition_uses_the_aligned_encoder(bare, tmp_pat
 
 def test_conditioning_without_any_encoder_before_it(bare, tmp_path):
     content = tiny()
-    content["methods"] = {"scratch": {key: value for key, value in content["methods"]["mindvis"].items() if key != "pretrain"}}
+    content["methods"] = {"scratch": unpretrained(content["methods"]["mindvis"])}
     planned = bare.planned("--printshellcmds", configfile=written(tmp_path, content))
     assert planned["condition_diffusion"] == 3 and "pretrain_encoder" not in planned
 
@@ -136,7 +136,7 @@ def test_status_knows_the_models_of_a_comparison_and_the_resting_fmri_they_need(
     content = tiny()
     method = content["methods"]["unimind-vit"] | {"trained_on": {"subjects": 1}}
     content["methods"] = {"ridge": content["methods"]["ridge"]}
-    content["transfer"]["baselines"]["of-1"] = method if pretrained else {key: value for key, value in method.items() if key != "pretrain"}
+    content["transfer"]["baselines"]["of-1"] = method if pretrained else unpretrained(method)
     done = bare.snakemake("-n", "--printshellcmds", configfile=written(tmp_path, content))
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr

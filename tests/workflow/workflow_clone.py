@@ -14,6 +14,12 @@ ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "studies" / "tiny.yaml"
 
 
+def unpretrained(method: dict) -> dict:
+    """A method without pretraining, and its body without what only pretraining needs."""
+    body = {key: value for key, value in method["body"].items() if not key.startswith("decoder_")}
+    return {key: value for key, value in method.items() if key != "pretrain"} | {"body": body}
+
+
 class Clone:
     """A copy of the repository in a folder of its own."""
 

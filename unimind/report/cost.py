@@ -299,6 +299,11 @@ class _Known:
                 return SD21, section.size // 8, TEXT
         return None
 
+    def tokens(self, method: Method) -> int:
+        """Context tokens that the UNet sees."""
+        assert self.diffusion is not None
+        return method.condition.tokens if method.condition and not self.study.conditions_embeddings(method) else self.diffusion[2]
+
     def drawn(self, method: Method) -> Work | None:
         """One picture drawn: the UNet's evaluations, and the decoder."""
         sampling, decoder = method.sampling, self._drawing_decoder()
@@ -306,8 +311,8 @@ class _Known:
             return decoder
         if self.diffusion is None:
             return None
-        unet, side, context = self.diffusion
-        once = unet.work(side, method.condition.tokens if method.condition else context)
+        unet, side, _ = self.diffusion
+        once = unet.work(side, self.tokens(method))
         evaluations = max(1, round(sampling.steps * sampling.strength)) * (2 if sampling.guidance != 1 else 1)
         whole = once * evaluations
         return replace(whole, parameters=once.parameters) + (decoder or NOTHING)
@@ -602,7 +607,7 @@ class _Known:
         if self.diffusion is None:
             return Cost(job, steps=_steps(stage.training, count, stage.training.batch_size), flops=UNKNOWN, written=UNKNOWN, card=UNKNOWN)
         unet, side, _ = self.diffusion
-        encoder, drawn = self.encoder(method, voxels), unet.work(side, stage.tokens)
+        encoder, drawn = self.encoder(method, voxels), unet.work(side, self.tokens(method))
         coder = self.coder(False) if stage.crop else None
         flops = drawn.flops * 2 + encoder.flops * (3 if stage.train_encoder else 1) + (stage.crop * coder.flops if coder else 0)
         kept = drawn if not stage.train_encoder else drawn + encoder

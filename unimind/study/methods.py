@@ -145,7 +145,7 @@ class ConvMixer(Section):
     depth: Positive = 4
     patch: Positive = Field(16, description="Values per patch, also the stride.")
     kernel: Positive = Field(9, description="Width of the depthwise convolution, in patches.")
-    decoder_depth: Positive = 2
+    decoder_depth: Positive = Field(2, description="Of the decoder that `pretrain` trains with it.")
 
 
 class ViT(Section):
@@ -157,7 +157,7 @@ class ViT(Section):
     heads: Positive = 16
     mlp_ratio: float = Field(1.0, gt=0)
     patch: Positive = 16
-    decoder_width: Positive = 512
+    decoder_width: Positive = Field(512, description="Of the decoder that `pretrain` trains with it.")
     decoder_depth: Positive = 8
 
 
@@ -231,9 +231,9 @@ class Align(Section):
         if self.losses.compares_rows:
             self.training.undivided("losses.siamese and losses.softclip compare")
         if self.losses.siamese == 0:
-            idle(self, ("margin", "shuffle_labels"), "losses.siamese is 0")
+            idle(self, ("shuffle_labels",), "losses.siamese is 0")
         if self.losses.softclip == 0:
-            idle(self, ("temperature", "mixco", "retrieval_head"), "losses.softclip is 0")
+            idle(self, ("mixco", "retrieval_head"), "losses.softclip is 0")
         if self.retrieval_head and self.losses.embedding == 0:
             raise ValueError(
                 "retrieval_head: true given, but with losses.embedding 0 nothing regresses the embedding to draw from; give it a weight, or leave it out"
@@ -246,7 +246,10 @@ class Condition(Section):
 
     cross_attention: bool = Field(True, description="fMRI tokens as cross-attention context.")
     time: bool = Field(True, description="Pooled fMRI embedding added to the time embedding.")
-    tokens: Positive = Field(8, description="Context tokens (77 in MinD-Vis).")
+    tokens: Positive = Field(
+        8,
+        description="Context tokens (77 in MinD-Vis). A UNet of the study has its own number, `foundations.diffusion.context_tokens`, for a method that predicts the image embedding.",
+    )
     drop: Fraction = Field(0.1, description="Share of samples trained without the condition, for guidance.")
     crop: Fraction = Field(0.0, description="Share of samples whose picture is a random crop of four fifths of the side, brought back to size (MinD-Vis: 0.5).")
     train_encoder: bool = Field(True, description="Also fine-tune the encoder.")
@@ -415,6 +418,8 @@ class Method(Section):
                 raise ValueError("scope: subject given, but enter.kind decoded is taught by the training subjects; write `scope: dataset`")
             if self.adapt is not None:
                 raise ValueError("adapt: a model of one subject has nothing to adapt; remove `adapt:` or widen `scope:`")
+            if self.trained_on is not None:
+                raise ValueError("trained_on: given, but a model of one subject is trained on no other; leave it out")
         elif self.enter.kind == "ridge" and self.body.kind == "identity" and self.condition is None:
             raise ValueError(f"scope: {self.scope} given, but ridge regression without a body shares nothing; write `scope: subject`")
 
@@ -431,6 +436,10 @@ class Method(Section):
                     raise ValueError(
                         f"align.{key}: {getattr(self.align, key)} given, but enter.kind {self.enter.kind} is trained and has no closed form; leave it out"
                     )
+            losses = [section.losses for section in (self.align, self.adapt) if section is not None]
+            for key, name in (("margin", "siamese"), ("temperature", "softclip")):
+                if not any(getattr(own, name) for own in losses):
+                    idle(self.align, (key,), f"losses.{name} is 0", "align.")
         for key in ("align", "adapt"):
             section = getattr(self, key)
             for name in ("reconstruction", "cycle"):
@@ -442,6 +451,8 @@ class Method(Section):
             raise ValueError(f"pretrain: given, but enter.kind {self.enter.kind} gives the body other signals than pretraining would; leave it out")
         if self.pretrain is not None and not isinstance(self.body, ConvMixer | ViT):
             raise ValueError(f"pretrain: a body of patches is pretrained, {self.body.kind} given; use convmixer or vit, or leave it out")
+        if self.pretrain is None and isinstance(self.body, ConvMixer | ViT):
+            idle(self.body, [key for key in ("decoder_width", "decoder_depth") if hasattr(self.body, key)], "without `pretrain:` nothing is decoded", "body.")
         if isinstance(self.enter, Voxels) and isinstance(self.body, ConvMixer | ViT) and self.enter.size % self.body.patch:
             raise ValueError(f"enter.size: {self.enter.size} is not a multiple of body.patch = {self.body.patch}")
         if isinstance(self.body, ViT) and self.body.width % self.body.heads:

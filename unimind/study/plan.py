@@ -141,6 +141,10 @@ class Plan:
         """Pattern of the files that are measured: pictures drawn, or what is predicted where there are none."""
         return layout.RECONSTRUCTION if self.draws else layout.PREDICTION
 
+    def conditions_embeddings(self, method: Method) -> bool:
+        """Whether the study's UNet has a condition of its own for what a method predicts: an image embedding."""
+        return self.foundations.diffusion.kind == "study" and "embedding" in method.targets
+
     def networks(self) -> list[str]:
         """The foundations that the study has."""
         return [name for name in NETWORKS if getattr(self.foundations, name) and (self.draws or name != "diffusion")]

@@ -1,16 +1,17 @@
 """The whole study: its parts, and what must be consistent between them."""
 
+from collections import Counter
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from unimind.evaluation.measures import MEASURES, of_kind
-from unimind.study.base import Name, Positive, Section
+from unimind.study.base import Name, Positive, Section, idle
 from unimind.study.data import AnyDataset, Unpaired
 from unimind.study.decode import Decode
 from unimind.study.evaluation import Evaluation, Transfer
 from unimind.study.foundations import Foundations, draws_nothing
-from unimind.study.methods import Method
+from unimind.study.methods import Method, Sampling
 from unimind.study.plan import Plan
 
 
@@ -120,8 +121,19 @@ class Study(Section, Plan):
                         raise ValueError(f"datasets.{key}.training_subjects: empty, but methods.{name} shares one model per data set; name a training subject")
             if method.enter.kind == "decoded" and self.bundle is None:
                 self._taught(f"methods.{name}", 2)
+            self._across(f"methods.{name}", name, method)
             self._drawn(f"methods.{name}", method)
         return self
+
+    def _across(self, where: str, name: str, method: Method) -> None:
+        """Refuse what compares subjects where every model is of one."""
+        members = Counter(self.group(name, *pair) for pair in self.pairs(None if method.scope == "subject" else "train"))
+        if method.align is None or method.trained_on is not None or set(members.values()) != {1}:
+            return
+        why, losses = f"every model of {name} is of one subject, which has no others to be compared with", method.align.losses
+        idle(losses, [key for key in ("siamese", "subject", "adversarial", "cycle") if getattr(losses, key) > 0], why, f"{where}.align.losses.")
+        adapted = method.adapt is not None and method.adapt.losses.siamese > 0
+        idle(method.align, ["shuffle_labels"] if adapted else ["shuffle_labels", "margin"], why, f"{where}.align.")
 
     def _drawn(self, where: str, method: Method) -> None:
         diffusion = self.foundations.diffusion
@@ -155,6 +167,8 @@ class Study(Section, Plan):
                 raise ValueError(
                     f"{where}.condition: given, but with foundations.diffusion.kind autoencoder there is no diffusion model to condition; leave it out"
                 )
+            if self.conditions_embeddings(method):
+                idle(method.condition, ["tokens"], "the UNet has its own number, foundations.diffusion.context_tokens", f"{where}.condition.")
             return
         if diffusion.kind == "study":
             if diffusion.drop_condition == 0 and method.sampling.guidance != 1 and method.sampling.strength > 0:
@@ -179,14 +193,11 @@ class Study(Section, Plan):
 
     def _undrawn(self, where: str, method: Method) -> None:
         """Refuse what only pictures need."""
-        no_pictures = "with foundations.diffusion.kind none no picture is drawn; leave it out"
+        no_pictures = "with foundations.diffusion.kind none no picture is drawn"
         if method.condition is not None:
-            raise ValueError(f"{where}.condition: given, but {no_pictures}, and give `align.losses.embedding`")
-        for key, value in method.sampling:
-            if value != type(method.sampling).model_fields[key].get_default():
-                raise ValueError(f"{where}.sampling.{key}: {value} given, but {no_pictures}")
-        if method.embedding_prior is not None:
-            raise ValueError(f"{where}.embedding_prior: given, but {no_pictures}")
+            raise ValueError(f"{where}.condition: given, but {no_pictures}; leave it out, and give `align.losses.embedding`")
+        idle(method.sampling, Sampling.model_fields, no_pictures, f"{where}.sampling.")
+        idle(method, ["embedding_prior"], no_pictures, f"{where}.")
         for key in ("align", "adapt"):
             if (part := getattr(method, key)) is not None and part.losses.latent > 0:
                 raise ValueError(
@@ -199,9 +210,7 @@ class Study(Section, Plan):
             return self
         if drawn := [name for name in self.evaluation.metrics if MEASURES[name].kind != "embedding"]:
             raise ValueError(f"evaluation.metrics: {', '.join(drawn)} given, but with foundations.diffusion.kind none no picture is drawn; leave them out")
-        for key in ("weights", "squeezenet"):
-            if (given := getattr(self.evaluation, key)) != type(self.evaluation).model_fields[key].get_default():
-                raise ValueError(f"evaluation.{key}: {given} given, but with foundations.diffusion.kind none no picture is measured; leave it out")
+        idle(self.evaluation, ["weights", "squeezenet"], "with foundations.diffusion.kind none no picture is measured", "evaluation.")
         if self.transfer is not None and self.transfer.pictures:
             raise ValueError("transfer.pictures: true given, but with foundations.diffusion.kind none no picture is drawn; leave it out")
         return self
