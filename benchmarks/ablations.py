@@ -64,6 +64,7 @@ def changed(study: Study, method: str, change: dict[str, Any], seed: int) -> tup
     content["seed"] = study.seed + seed
     if "trained_on" in change:
         del content["methods"][method]
+        del own["sampling"]
         content["transfer"] |= {"methods": [name for name in content["transfer"]["methods"] if name != method], "baselines": {PART: own}}
         method = PART
     return parse_study(content), method

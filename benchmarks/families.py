@@ -28,7 +28,7 @@ from unimind.errors import InputError
 from unimind.evaluation.statistics import bootstrap
 from unimind.evaluation.transfer import Cell, Files, measured_once, serve
 from unimind.stages import STAGES
-from unimind.study import Study, parse_study, read_study, resolved
+from unimind.study import Study, Transfer, parse_study, read_study, resolved
 from unimind.training.adapt import adapt
 from unimind.training.align import align
 from unimind.training.enter import enter, teach
@@ -61,8 +61,9 @@ class Family:
         content = resolved(study)
         content["datasets"][self.dataset] |= {"test_pictures": rule}
         content["evaluation"]["metrics"] = ["identification"]
-        content["transfer"] = (content.get("transfer") or {}) | {"pictures": False}
-        self.study, self.folder, self.results = parse_study(content), folder, Path(study.results)
+        split_anew = parse_study(content)
+        self.study = split_anew.model_copy(update={"transfer": (split_anew.transfer or Transfer()).model_copy(update={"pictures": False})})
+        self.folder, self.results = folder, Path(study.results)
         self.tested: dict[str, int] = {}
         stimuli = {self.study.stimuli(self.dataset, subject) for _, subject in self.study.pairs()}
         own = {name: (self.results / f"prepared/{self.dataset}/{name}.h5", self.results / f"embeddings/{self.dataset}/{name}.h5") for name in stimuli}

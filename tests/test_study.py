@@ -159,6 +159,11 @@ NOTHING_OF_TINY_DRAWN = {
     ("section", "changes", "path", "why"),
     [
         ("transfer", {"trials": ["all"], "seeds": 2}, "transfer: seeds", "all trials"),
+        ("transfer", {"methods": ["unimind"], "baselines": {}, "scratch": False}, "transfer.scratch", "adapted by training"),
+        *(
+            ("transfer", {"pictures": False, "baselines": {"other": BODY | own}}, f"transfer.baselines.other.{key}", "transfer.pictures false")
+            for key, own in (("sampling", {"sampling": {"steps": 2}}), ("condition", {"condition": {"train_encoder": False}}))
+        ),
         ("foundations", NOTHING_OF_TINY_DRAWN | {"drawn": {"count": 200}}, "foundations: drawn.count", "trained on drawn pictures"),
         ("foundations", NOTHING_OF_TINY_DRAWN | {"drawn": {"seed": 2}}, "foundations: drawn.seed", "trained on drawn pictures"),
         ("unpaired", {"source": "hcp"}, "unpaired: volumes", "source hcp"),
@@ -356,6 +361,9 @@ def test_training_subjects_of_the_addition_are_all_that_differs():
     study = read_study(ROOT / "config/macaque_v4.yaml", ROOT / "config/additions/training_subjects_of_macaque_v4.yaml")
     method = study.methods["unimind"].model_dump()
     rows = {name: baseline.model_dump() for name, baseline in study.transfer.baselines.items() if baseline.trained_on}
+    assert not study.transfer.pictures, "so that nothing of how they are drawn differs"
+    for own in (method, *rows.values()):
+        del own["sampling"]
     assert all(differences(method, row).keys() == {"label", "trained_on"} for row in rows.values())
     assert {name: (len(study.members(name, "v4")), study.share(name)) for name in rows} == {"of-3": (3, 317), "of-7": (7, 136), "of-3-whole": (3, None)}
 

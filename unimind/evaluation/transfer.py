@@ -182,7 +182,7 @@ def transfer(
 def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
     assert study.transfer is not None
     settings = study.method(method)
-    ways = ["entered"] if settings.closed else ["adapted", *(["scratch"] if _from_scratch(study, method) else [])]
+    ways = ["entered"] if settings.closed else ["adapted", *(["scratch"] if study.transfer.scratch and settings.from_scratch else [])]
     if not settings.closed and not settings.per_subject:
         yield Cell("zero-shot", "0", study.seed)
     counts = [str(trials) for trials in study.transfer.trials if trials == "all" or int(trials) < available]
@@ -195,13 +195,6 @@ def _cells(study: Study, method: str, available: int) -> Iterator[Cell]:
         for trials in counts:
             for number in range(1 if trials == "all" else study.transfer.seeds):
                 yield Cell(way, trials, study.seed + number)
-
-
-def _from_scratch(study: Study, method: str) -> bool:
-    """Whether a method is also trained on a budget alone, by the steps that adapt it."""
-    settings = study.method(method)
-    assert study.transfer is not None
-    return study.transfer.scratch and settings.trained_on is None and settings.adapt is not None and settings.adapt.strategy != "none"
 
 
 def _model(study: Study, method: str, dataset: str, subject: str, cell: Cell, files: Files, place: Path) -> tuple[Path, Path | None]:

@@ -701,7 +701,7 @@ class _Known:
         cost = Cost(job, read=cells * self.responses(*pair))
         if method.adapt is not None:
             once = self._adapt(job)
-            ways = 2 if study.transfer.scratch and method.trained_on is None else 1
+            ways = 2 if study.transfer.scratch and method.from_scratch else 1
             cost = replace(once, steps=once.steps * cells * ways, flops=once.flops * cells * ways, launches=once.launches * cells * ways, written=0)
         if study.transfer.pictures:
             drawn = self._passes(job, tested * cells, self.drawn(method), read=0, written=0, precision=self._drawing(method))

@@ -523,6 +523,11 @@ class Method(Section):
         return self.adapt is not None or (self.closed and not (self.scope == "subject" and self.signals))
 
     @property
+    def from_scratch(self) -> bool:
+        """Whether it may be trained on a budget of trials alone, by the steps that adapt it."""
+        return self.trained_on is None and self.adapt is not None and self.adapt.strategy != "none"
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """What the method predicts of a picture: `embedding`, `latent`."""
         if self.closed:

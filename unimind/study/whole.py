@@ -224,29 +224,36 @@ class Study(Section, Plan):
 
     @model_validator(mode="after")
     def _transfers(self) -> "Study":
-        for name in (self.transfer.methods or []) if self.transfer else []:
+        if self.transfer is None:
+            return self
+        for name in self.transfer.methods or []:
             if name not in self.methods:
                 raise ValueError(f"transfer.methods: {name} is no method of this study; known are {', '.join(self.methods)}")
             if not self.methods[name].serves_budgets:
                 raise ValueError(
                     f"transfer.methods: {name} is neither adapted nor a closed form whose body and condition stage other subjects train; give it `adapt:`, widen its `scope:`, or leave it out"
                 )
-        for name, method in self.transfer.baselines.items() if self.transfer else ():
+        for name, method in self.transfer.baselines.items():
+            where = f"transfer.baselines.{name}"
             if name in self.methods:
-                raise ValueError(f"transfer.baselines.{name}: a method of the study has this name; choose another, or list it under transfer.methods")
+                raise ValueError(f"{where}: a method of the study has this name; choose another, or list it under transfer.methods")
             if not method.serves_budgets or (method.pretrain is not None and self.unpaired is None):
-                raise ValueError(
-                    f"transfer.baselines.{name}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`"
-                )
-            self._drawn(f"transfer.baselines.{name}", method)
-            if method.embedding_prior is not None and self.transfer is not None and not self.transfer.pictures:
-                raise ValueError(f"transfer.baselines.{name}.embedding_prior: given, but with transfer.pictures false nothing is drawn; leave it out")
+                raise ValueError(f"{where}: neither adapted nor entered in closed form, or pretrained without `unpaired:` fMRI; give it `adapt:`")
+            self._across(where, name, method)
+            self._drawn(where, method)
+            if not self.transfer.pictures:
+                nothing = "with transfer.pictures false nothing is drawn"
+                idle(method, ["embedding_prior", *(["sampling"] if method.sampling.strength > 0 else [])], nothing, f"{where}.")
+                if method.condition is not None and not (method.condition.train_encoder and method.body.kind != "identity"):
+                    raise ValueError(f"{where}.condition: given, but {nothing}, and it leaves the encoder as it is; leave it out")
             if method.enter.kind == "decoded":
-                self._taught(f"transfer.baselines.{name}", 1)
+                self._taught(where, 1)
             for key, dataset in self.datasets.items():
                 wanted, there = method.trained_on.subjects if method.trained_on else 1, len(dataset.training_subjects)
                 if method.scope != "subject" and dataset.new_subjects and there < wanted:
-                    raise ValueError(f"transfer.baselines.{name}.trained_on.subjects: {wanted} given, but datasets.{key}.training_subjects names {there}")
+                    raise ValueError(f"{where}.trained_on.subjects: {wanted} given, but datasets.{key}.training_subjects names {there}")
+        if not any(self.method(name).from_scratch for name in self.transferred()):
+            idle(self.transfer, ["scratch"], "none of its methods is adapted by training", "transfer.")
         return self
 
 
