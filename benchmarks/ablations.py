@@ -29,7 +29,7 @@ from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.align import align
 from unimind.training.alignment import two_way
-from unimind.training.data import Targets, budget_rows
+from unimind.training.data import PictureCoordinates, budget_rows
 from unimind.training.enter import closed_form_of, enter, load_taught, read_trials, teach
 
 #: Name -> what is changed of the method.
@@ -109,7 +109,7 @@ class Bench:
                     with PreparedSubject(prepared) as data:
                         rows = None if budget == "all" else budget_rows(data, int(budget), seed)
                     trials = read_trials(prepared, rows)
-                    coordinates = Targets(embeddings, trials.images, space).coordinates(trials.images).numpy()
+                    coordinates = PictureCoordinates(embeddings, trials.images, space).coordinates(trials.images).numpy()
                     found = closed_form_of(
                         self.study.method(self.method), subject_key(self.dataset, subject), space, prior, coordinates, trials.responses, self.study.seed
                     )

@@ -24,7 +24,7 @@ from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
 from unimind.training.benchmark import against_reference, measure
-from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, read_targets, turns
+from unimind.training.data import PictureCoordinates, SubjectTrials, budget_rows, joined, new_encoder, picture_space, read_targets, turns
 from unimind.training.enter import enter
 from unimind.training.pretrain import pretrain
 
@@ -385,7 +385,7 @@ def test_wrong_files_are_refused_in_words(files, tmp_path):
         file["embedding"], file["latent"] = np.zeros((10, DIM), np.float32), np.zeros((10, 2, 2, 2), np.float32)
     space = read_group(make_study(), "m", "sim", *group(files), [])[1]
     with pytest.raises(InputError, match="holds 10 pictures"):
-        Targets(tmp_path / "few.h5", np.arange(20), space)
+        PictureCoordinates(tmp_path / "few.h5", np.arange(20), space)
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from unimind.models.prior import EncodingModel, EncodingPrior, Features, Recorded
 from unimind.models.space import PictureSpace
 from unimind.reconstruction.agreement import as_images
-from unimind.training.data import Targets, picture_space
+from unimind.training.data import PictureCoordinates, picture_space
 from unimind.training.enter import read_trials
 
 
@@ -27,7 +27,7 @@ class SubjectEncoding(NamedTuple):
         """Fitted under the Gaussian prior that the subject's own voxels teach; nothing of a test trial is read."""
         own = read_trials(prepared)
         space = picture_space([embeddings], [own.images])
-        coordinates = Targets(embeddings, own.images, space).coordinates(own.images).numpy()
+        coordinates = PictureCoordinates(embeddings, own.images, space).coordinates(own.images).numpy()
         features = Features.of(coordinates, space)
         recorded = Recorded(features(coordinates), own.responses)
         prior = EncodingPrior.learned([recorded], features.white.shape[1], mixed=False)

@@ -41,7 +41,7 @@ RMS = (0.15, 4.0)
 MEAN, ROWS = 0.7, 20
 
 
-class Candidates(NamedTuple):
+class RankedCandidates(NamedTuple):
     """Candidate pictures of every response, those most alike first.
 
     Attributes
@@ -162,13 +162,13 @@ class SubjectDecoder(BaseEstimator):
             raise InputError(f"draw: samples={count} given; draw at least one")
         return [self._of_one(loaded, prediction.each(lambda values, row=row: values[row : row + 1]), row, count) for row in range(len(prediction.features))]  # type: ignore[misc]
 
-    def identify(self, responses: ArrayLike, candidates: Sequence[Any] | NDArray) -> Candidates:
+    def identify(self, responses: ArrayLike, candidates: Sequence[Any] | NDArray) -> RankedCandidates:
         """Rank candidate pictures for every response, by the embedding that the method tells pictures apart by."""
         wanted, mean = self._predicted(responses).features.cpu(), torch.from_numpy(self.mean_embedding_)
         own = torch.from_numpy(self.embed(candidates))
         similarity = torch.stack([agreement(row[None], own, mean) for row in wanted]).numpy()
         index = np.argsort(-similarity, axis=1, kind="stable")
-        return Candidates(index, np.take_along_axis(similarity, index, 1))
+        return RankedCandidates(index, np.take_along_axis(similarity, index, 1))
 
     def score(self, responses: ArrayLike, pictures: Sequence[Any] | NDArray) -> float:
         """Two-way identification of the pictures among each other: the share of pairs in which the own one correlates higher; chance is 0.5."""

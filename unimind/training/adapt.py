@@ -21,14 +21,14 @@ from unimind.streams import placed
 from unimind.study import Adapt, Align, Study
 from unimind.training.align import ROWS, read_subject, remember_body, seen
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
-from unimind.training.data import SubjectTrials, Targets, budget_rows, joined, new_encoder, picture_space, turns
+from unimind.training.data import PictureCoordinates, SubjectTrials, budget_rows, joined, new_encoder, picture_space, turns
 from unimind.training.enter import closed_form, whole_number
 from unimind.training.loop import Trained, fingerprint, stream_seed, train, write_model
 from unimind.training.voxels import start_at_encoding, teach_voxels
 
 #: Where a subject's adapter starts: (encoder, subject, trials, targets, whole), from the training part or from all trials.
 Start = Callable[..., None]
-Subject = tuple[SubjectTrials, Targets]
+Subject = tuple[SubjectTrials, PictureCoordinates]
 
 
 def adapt(
@@ -129,7 +129,7 @@ def scratch(
     names = [name for name, _ in encoder.named_parameters()]
     mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
-    own = (part, Targets(embeddings, seen(part), space))
+    own = (part, PictureCoordinates(embeddings, seen(part), space))
     if settings.encodes:
         teach_voxels(encoder, {key: own}, number)
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
@@ -209,7 +209,7 @@ def read_budget(
     it, in that order, is held out.
     """
     own = read_subject(study, method, dataset, subject, prepared, _rows(trials, seed))
-    return own, Targets(embeddings, seen(own), encoder.space)
+    return own, PictureCoordinates(embeddings, seen(own), encoder.space)
 
 
 def _rows(trials: str | None, seed: int) -> Any:
@@ -225,7 +225,7 @@ def _training_subjects(study: Study, method: str, prepared: list[Path], embeddin
         with PreparedSubject(path) as data:
             dataset, subject = data.dataset, data.subject
         own = read_subject(study, method, dataset, subject, path)
-        subjects[subject_key(dataset, subject)] = (own, Targets(targets, seen(own), encoder.space))
+        subjects[subject_key(dataset, subject)] = (own, PictureCoordinates(targets, seen(own), encoder.space))
     return subjects
 
 

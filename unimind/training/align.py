@@ -13,14 +13,14 @@ from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.study import Study
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, remember_signal, trained_config, validation, with_others
-from unimind.training.data import EnteredSignals, SubjectTrials, Targets, joined, new_encoder, picture_space, training_rows, turns
+from unimind.training.data import EnteredSignals, PictureCoordinates, SubjectTrials, joined, new_encoder, picture_space, training_rows, turns
 from unimind.training.loop import Trained, fingerprint, generator, stream_seed, train, write_model
 from unimind.training.voxels import teach_voxels
 
 #: Rows at a time where a trained body is only run.
 ROWS = 256
 
-Subjects = dict[str, tuple[Any, Targets]]
+Subjects = dict[str, tuple[Any, PictureCoordinates]]
 
 
 def align(
@@ -143,7 +143,7 @@ def read_group(
         trials[key] = EnteredSignals(path, key, whole) if closed else read_subject(study, method, dataset, subject, path)
     images = [seen(own) for own in trials.values()]
     space = load_encoder(entered[0])[0].space if closed else picture_space(embeddings, [own.images("train") for own in trials.values()])
-    return {key: (own, Targets(path, rows, space)) for (key, own), path, rows in zip(trials.items(), embeddings, images, strict=True)}, space
+    return {key: (own, PictureCoordinates(path, rows, space)) for (key, own), path, rows in zip(trials.items(), embeddings, images, strict=True)}, space
 
 
 def seen(trials: SubjectTrials | EnteredSignals) -> Any:

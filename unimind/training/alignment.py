@@ -15,7 +15,7 @@ from unimind.models.enter import Adapters, Embedders, module_name
 from unimind.models.heads import SubjectHead
 from unimind.models.ridge import fit_ridge
 from unimind.streams import placed
-from unimind.training.data import EnteredSignals, SubjectTrials, Targets, encoded
+from unimind.training.data import EnteredSignals, PictureCoordinates, SubjectTrials, encoded
 from unimind.training.gathering import gathered
 from unimind.training.loop import at_places, generator, stream_seed
 from unimind.training.objectives.coordinates import coordinate_distance
@@ -157,7 +157,7 @@ def with_others(batch: dict[str, Any], subjects: list[str], step: int, seed: int
 
 
 def draw_rows(
-    trials: SubjectTrials | EnteredSignals, targets: Targets, places: Tensor, step: int, seed: int, mixed: bool, among: Tensor | None = None
+    trials: SubjectTrials | EnteredSignals, targets: PictureCoordinates, places: Tensor, step: int, seed: int, mixed: bool, among: Tensor | None = None
 ) -> dict[str, Tensor]:
     """One subject's part of a batch: pictures without replacement within an epoch, in an order of the subject's own.
 
@@ -192,7 +192,7 @@ def draw_rows(
     return columns
 
 
-def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[Any, Targets]], seed: int) -> None:
+def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[Any, PictureCoordinates]], seed: int) -> None:
     """Store the linear model of the training subjects' entered signal given a picture's coordinates (ridge, all subjects together)."""
     assert isinstance(encoder.enter, Adapters)
     device = encoder.space.embedding_mean.device
@@ -206,7 +206,7 @@ def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[Any, Targets]
         encoder.enter.remember(torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device))
 
 
-def start_at_signal(encoder: Encoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool, *, seed: int) -> None:
+def start_at_signal(encoder: Encoder, name: str, trials: SubjectTrials, targets: PictureCoordinates, whole: bool, *, seed: int) -> None:
     """Let a new subject's adapter start at ridge regression to the signal the training subjects would have had for its pictures.
 
     Parameters
@@ -228,7 +228,7 @@ def ridge(inputs: Tensor, targets: Tensor, seed: int) -> tuple[np.ndarray, np.nd
     return found.weight, found.bias
 
 
-def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Targets]], limit: int = 512) -> dict[str, tuple[Tensor, NDArray]]:
+def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, PictureCoordinates]], limit: int = 512) -> dict[str, tuple[Tensor, NDArray]]:
     """Validation responses, or signals at all sizes of contexts, and their stimulus indices, of every subject that has some."""
     found = {}
     for name, (trials, _) in subjects.items():
@@ -238,7 +238,9 @@ def held_out(subjects: Mapping[str, tuple[SubjectTrials | EnteredSignals, Target
     return found
 
 
-def validation(encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, Targets]], size: int) -> dict[str, float]:
+def validation(
+    encoder: Encoder, parts: Mapping[str, tuple[Tensor, NDArray]], subjects: Mapping[str, tuple[Any, PictureCoordinates]], size: int
+) -> dict[str, float]:
     """How well held-out pictures are told apart, averaged over subjects.
 
     First, what is minimised: `retrieval`, the cross-entropy of naming the right one of the subject's held-out pictures by the cosine of

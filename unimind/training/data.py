@@ -302,7 +302,7 @@ def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-class Targets:
+class PictureCoordinates:
     """Coordinates, in the picture space, of the pictures that some trials show.
 
     Parameters

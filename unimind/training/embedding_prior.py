@@ -20,7 +20,7 @@ from unimind.study import Study
 from unimind.training.align import ROWS, Subjects, read_group, train_aligned
 from unimind.training.alignment import ALPHAS
 from unimind.training.alignment import FOLDS as RIDGE_FOLDS
-from unimind.training.data import EnteredSignals, Targets, has_target, read_targets, turns
+from unimind.training.data import EnteredSignals, PictureCoordinates, has_target, read_targets, turns
 from unimind.training.loop import at_places, fingerprint, generator, stream_seed, train, write_model
 
 #: Parts of the training pictures: what a body predicts of each is by a body that was trained, as the method's own, on the others. Each
@@ -148,7 +148,7 @@ def _lengths(path: Path, trials: EnteredSignals) -> tuple[NDArray, NDArray] | No
     return (images, read_targets(path, images, "norm")) if has_target(path, "norm") else None
 
 
-def _vectors(prior: EmbeddingPrior, targets: Targets, images: NDArray, lengths: tuple[NDArray, NDArray] | None) -> Tensor:
+def _vectors(prior: EmbeddingPrior, targets: PictureCoordinates, images: NDArray, lengths: tuple[NDArray, NDArray] | None) -> Tensor:
     own = None if lengths is None else torch.from_numpy(lengths[1][np.searchsorted(lengths[0], images)])
     return prior.vectors(prior.space.part(targets.coordinates(images), "embedding"), own)
 

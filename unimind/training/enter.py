@@ -24,7 +24,7 @@ from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.storage import load_model
 from unimind.study import Decoded, Method, Ridge, Study
-from unimind.training.data import Split, Targets, budget_rows, picture_space, training_rows
+from unimind.training.data import PictureCoordinates, Split, budget_rows, picture_space, training_rows
 from unimind.training.loop import Trained, conditions, fingerprint, generator, peak_memory, write_model
 
 #: Contexts of each size that training signals come from, beside the folds of the largest.
@@ -35,7 +35,7 @@ SMALLEST = 25
 FOLDS = 5
 
 
-class Trials(NamedTuple):
+class PictureResponses(NamedTuple):
     """One row per picture: stimulus indices (n,), responses (n, V) averaged over repeats, split (n,), 0 train and 1 validation."""
 
     images: NDArray[np.int32]
@@ -43,7 +43,7 @@ class Trials(NamedTuple):
     split: NDArray[np.int8]
 
 
-def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Trials:
+def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> PictureResponses:
     """Training and validation trials of one subject, or some rows of its file, averaged per picture; never a test trial.
 
     Raises
@@ -58,7 +58,7 @@ def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Tria
         responses = np.empty((len(split), data.n_voxels), np.float32)
         for number, trials in enumerate(own.values()):
             responses[split == number] = data.by_picture(trials, "stored")[1][:, 0]
-    return Trials(np.concatenate(images), responses, split)
+    return PictureResponses(np.concatenate(images), responses, split)
 
 
 def by_split(data: PreparedSubject, rows: Mapping[Split, NDArray] | None) -> Mapping[Split, NDArray]:
@@ -95,7 +95,7 @@ def teach(study: Study, method: str, group: str, prepared: list[Path], embedding
     state, config = {f"space.{name}": tensor for name, tensor in space.state_dict().items()}, {"kind": "taught", "space": space.arguments}
     if isinstance(settings.enter, Decoded):
         files = dict(zip(rows, prepared, strict=True))
-        pictures = {key: Targets(path, own, space).coordinates(own).numpy() for (key, own), path in zip(images.items(), embeddings, strict=True)}
+        pictures = {key: PictureCoordinates(path, own, space).coordinates(own).numpy() for (key, own), path in zip(images.items(), embeddings, strict=True)}
         prior = TaughtPrior.by(space, pictures, lambda key: read_trials(files[key], rows[key]).responses, settings.enter.mixed)
         state |= {f"prior.{name}": tensor for name, tensor in prior.state().items()}
     device = on_device() if isinstance(settings.enter, Decoded) else torch.device("cpu")
@@ -137,7 +137,7 @@ def enter(
     space, prior = load_taught(taught) if taught is not None else (picture_space([embeddings], [own.images]), None)
     if settings.enter.kind == "decoded" and prior is None:
         raise InputError(f"methods.{method}.enter: decoded is taught by training subjects; give --taught, what the stage `teach` wrote")
-    coordinates = Targets(embeddings, own.images, space).coordinates(own.images).numpy()
+    coordinates = PictureCoordinates(embeddings, own.images, space).coordinates(own.images).numpy()
 
     def decoder(rows: NDArray) -> LinearMap:
         return closed_form_of(settings, key, space, prior, coordinates[rows], own.responses[rows], study.seed)
@@ -228,7 +228,7 @@ def contexts(split: NDArray[np.int8], seed: int, key: str) -> Iterator[tuple[NDA
         yield np.setdiff1d(train, asked)[:largest], np.concatenate([asked, unseen if fold == 0 else unseen[:0]])
 
 
-def cross_fitted(own: Trials, coordinates: NDArray, space: PictureSpace, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
+def cross_fitted(own: PictureResponses, coordinates: NDArray, space: PictureSpace, decoder: Any, seed: int, key: str, in_sample: bool) -> dict[str, NDArray]:
     """Signals of a training subject's pictures at many sizes of contexts: what `entered.h5` holds.
 
     Of every row `stimulus`, `split`, `context` and `coordinates` (rows, K); of every context the fields of `Context`.

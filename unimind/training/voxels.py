@@ -10,14 +10,14 @@ from torch import Tensor
 from unimind.models.encoder import Encoder
 from unimind.models.prior import EncodingPrior, Features, Recorded
 from unimind.models.voxels import VoxelTokens, encoding_vectors
-from unimind.training.data import SubjectTrials, Targets
+from unimind.training.data import PictureCoordinates, SubjectTrials
 from unimind.training.enter import contexts
 
 #: A subject's contexts: the name it enters by in each, and which of its training pictures are asked for there.
 Contexts = dict[str, list[tuple[str, Tensor]]]
 
 
-def teach_voxels(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, Targets]], seed: int) -> Contexts:
+def teach_voxels(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, PictureCoordinates]], seed: int) -> Contexts:
     """Give an encoder the prior over voxels, and the vectors of its training subjects: from all training pictures, and from contexts of them.
 
     In training a picture enters by vectors that were not fitted to it, as at test.
@@ -41,7 +41,7 @@ def teach_voxels(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, T
     return found
 
 
-def start_at_encoding(encoder: Encoder, name: str, trials: SubjectTrials, targets: Targets, whole: bool) -> None:
+def start_at_encoding(encoder: Encoder, name: str, trials: SubjectTrials, targets: PictureCoordinates, whole: bool) -> None:
     """Give a new subject the vectors that its own trials say, in closed form.
 
     Parameters
@@ -56,7 +56,7 @@ def start_at_encoding(encoder: Encoder, name: str, trials: SubjectTrials, target
     enter.take(name, encoding_vectors(features, prior, coordinates, responses, enter.n_features + 2))
 
 
-def pictures_of(trials: SubjectTrials, targets: Targets, splits: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+def pictures_of(trials: SubjectTrials, targets: PictureCoordinates, splits: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (n, K) and responses (n, V), averaged over repeats, of a subject's pictures of some splits."""
     parts = [trials.all(split) for split in splits if len(trials.images(split))]
     return targets.coordinates(np.concatenate([part[0] for part in parts])).numpy(), torch.cat([part[1] for part in parts]).mean(1).numpy()

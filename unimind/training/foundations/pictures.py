@@ -13,7 +13,7 @@ from unimind.study import Study
 HELD_OUT = 256
 
 
-class Pictures(NamedTuple):
+class FoundationPictures(NamedTuple):
     """Training pictures uint8 (n, 3, H, W) with captions and attributes int64 (n, attributes), and `HELD_OUT` held-out ones."""
 
     images: Tensor
@@ -24,13 +24,13 @@ class Pictures(NamedTuple):
     held_out_attributes: Tensor
 
 
-def drawn_pictures(study: Study) -> Pictures:
+def drawn_pictures(study: Study) -> FoundationPictures:
     """Draw the study's foundation pictures."""
     settings = study.foundations.drawn
     drawn = draw(combinations("foundations", settings.seed, settings.count + HELD_OUT), study.picture_size)
     images, attributes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(drawn.attributes)
     n = settings.count
-    return Pictures(images[:n], drawn.captions[:n], attributes[:n], images[n:], drawn.captions[n:], attributes[n:])
+    return FoundationPictures(images[:n], drawn.captions[:n], attributes[:n], images[n:], drawn.captions[n:], attributes[n:])
 
 
 def attribute_loss(logits: Sequence[Tensor], attributes: Tensor) -> Tensor:
