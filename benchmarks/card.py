@@ -123,7 +123,7 @@ def equality(factor: float, precision: str) -> Iterator[Row]:
 
 def drawn(factor: float, device: torch.device, precision: str, count: int, steps: int) -> Callable[[], torch.Tensor]:
     """Sampling with a UNet of cin256's shape divided by `factor`: a function that draws latents."""
-    from unimind.foundations.diffusion import Condition, Diffusion
+    from unimind.foundations.diffusion import Conditioning, Diffusion
     from unimind.foundations.generators.samplers import sample
     from unimind.foundations.ldm import SCHEDULER
     from unimind.study import Sampling
@@ -132,7 +132,7 @@ def drawn(factor: float, device: torch.device, precision: str, count: int, steps
     config = stages.unet_config(factor)
     shape = (config["in_channels"], config["sample_size"], config["sample_size"])
     model = Diffusion("random", config, SCHEDULER, shape, None).eval().requires_grad_(False)
-    condition = Condition(torch.randn(count, 77, model.context_dim).to(device), torch.randn(count, model.time_dim).to(device))
+    condition = Conditioning(torch.randn(count, 77, model.context_dim).to(device), torch.randn(count, model.time_dim).to(device))
     model = model.to(device)
     sampling = Sampling(sampler="dpm-solver++", steps=steps, guidance=1.0, samples=1, precision=precision)
     return lambda: sample(model, condition, model.null(), sampling, [(0, k, 0) for k in range(count)])

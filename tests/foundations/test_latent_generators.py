@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unimind.errors import InputError
-from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.foundations.diffusion import Conditioning, Diffusion
 from unimind.foundations.generators import load_generator
 from unimind.foundations.generators.latent import AutoencoderGenerator, UNetGenerator
 from unimind.foundations.generators.samplers import sample
@@ -41,7 +41,7 @@ def own():
 def test_a_unet_draws_what_the_sampler_and_the_autoencoder_make(own, sampling, staged):
     start, embedding = torch.randn(3, 3, 4, 4), torch.randn(3, 5)
     if staged:
-        condition, null = Condition(torch.randn(3, 4, 6), torch.randn(3, 32)), Condition(torch.randn(1, 4, 6), torch.randn(1, 32))
+        condition, null = Conditioning(torch.randn(3, 4, 6), torch.randn(3, 32)), Conditioning(torch.randn(1, 4, 6), torch.randn(1, 32))
         generator, inputs = UNetGenerator(own, Doubling()), condition._asdict()
         generator.take_condition({}, null)
     else:

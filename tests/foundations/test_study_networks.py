@@ -11,7 +11,7 @@ import torch
 from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, draw, kinds
 from unimind.data.prepare import assign_splits
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
-from unimind.foundations.diffusion import Condition
+from unimind.foundations.diffusion import Conditioning
 from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
 from unimind.training.foundations.build import foundation
@@ -76,7 +76,7 @@ def test_the_unet_sees_a_sketch_that_training_brings_nearer_to_the_latent(study,
     assert sketch.shape == latents.shape and not diffusion.sketch(null.time).any()
     assert (sketch[0] - sketch[1]).abs().max() > 1e-4
     timestep, noise = torch.full((2,), 900), torch.randn(2, *latents.shape[1:])
-    same, other = (Condition(null.context.expand(2, -1, -1), time) for time in (condition.time[[0, 0]], condition.time[[0, 1]]))
+    same, other = (Conditioning(null.context.expand(2, -1, -1), time) for time in (condition.time[[0, 0]], condition.time[[0, 1]]))
     seen, drawn = sketch[:2], diffusion(noise, timestep, other)
     torch.testing.assert_close(drawn, diffusion(noise, timestep, other, seen))
     assert (drawn - diffusion(noise, timestep, other, seen.flip(0))).abs().max() > 1e-4  # the sketch alone differs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unimind.foundations.diffusion import Condition, Diffusion, EmbeddingConditioner, adaptable_names
+from unimind.foundations.diffusion import Conditioning, Diffusion, EmbeddingConditioner, adaptable_names
 from unimind.models.condition import ConditionStage
 
 UNET = {
@@ -61,7 +61,7 @@ def test_time_condition_is_added_to_the_time_embedding(diffusion):
     plain.time_embedding.register_forward_hook(lambda module, given, output: output + vector)
     with torch.no_grad():
         expected = plain(latent, timestep, context).sample
-        torch.testing.assert_close(diffusion(latent, timestep, Condition(context, vector)), expected)
+        torch.testing.assert_close(diffusion(latent, timestep, Conditioning(context, vector)), expected)
 
 
 def test_only_cross_attention_and_its_norms_are_adaptable(diffusion):

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from unimind.models import prior as module
-from unimind.models.prior import EncodingPrior, Recorded, TaughtPrior, _Block, _picture_share, _solve
+from unimind.models.prior import EncodingPrior, Recorded, TaughtPrior, _picture_share, _solve, _VoxelBlock
 from unimind.models.space import PictureSpace
 
 RNG = np.random.default_rng
@@ -187,7 +187,7 @@ def test_woodbury_equals_the_direct_solution():
         diagonal, factor, right = rng.uniform(0.5, 2, 40), rng.standard_normal((rank, 40)), rng.standard_normal((40, 3))
         expected = np.linalg.solve(np.diag(diagonal) + factor.T @ factor, right)
         for parts in ([slice(0, 40)], [slice(0, 16), slice(16, 32), slice(32, 40)]):
-            blocks = [_Block(*map(torch.from_numpy, (diagonal[part], factor[:, part], right[part]))) for part in parts]
+            blocks = [_VoxelBlock(*map(torch.from_numpy, (diagonal[part], factor[:, part], right[part]))) for part in parts]
             found = list(_solve(blocks, torch.device("cpu")))
             assert [len(part) for part in found] == [len(block.right) for block in blocks]
             np.testing.assert_allclose(torch.cat(found), expected)

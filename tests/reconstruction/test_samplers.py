@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
+from unimind.foundations.diffusion import Conditioning, Diffusion, alphas_cumprod, noised
 from unimind.foundations.generators.samplers import build_scheduler, sample, starting_noise
 from unimind.study import Sampling
 
@@ -36,7 +36,7 @@ class Ideal(torch.nn.Module):
 @pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim", "plms"])
 def test_arrives_where_an_exact_model_points(sampler):
     target = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    condition = Condition(torch.zeros(3, 1, 1), torch.zeros(3, 1))
+    condition = Conditioning(torch.zeros(3, 1, 1), torch.zeros(3, 1))
     latent = sample(Ideal(target), condition, condition, Sampling(sampler=sampler, steps=30), [(0, k) for k in range(3)])
     assert (latent - target).abs().max() < 0.05
 
@@ -72,7 +72,7 @@ class Gaussian(torch.nn.Module):
 
 def distance_from_flow(scheduler, sampler, steps):
     """Root mean square distance of samples of a Gaussian from the end of the probability-flow ODE they started on."""
-    model, keys, none = Gaussian(scheduler), [(0, k) for k in range(64)], Condition(torch.zeros(64, 1, 1), torch.zeros(64, 1))
+    model, keys, none = Gaussian(scheduler), [(0, k) for k in range(64)], Conditioning(torch.zeros(64, 1, 1), torch.zeros(64, 1))
     settings = Sampling(sampler=sampler, steps=steps)
     first = build_scheduler(settings, scheduler, torch.device("cpu")).timesteps[0]
     expected = model.end(starting_noise(model.latent_shape, keys), first)
@@ -99,25 +99,25 @@ def test_follows_the_probability_flow(sampler, scheduler, bound):
 def test_batches_change_nothing(sampler):
     torch.manual_seed(0)
     network = Diffusion("tiny", UNET, SCHEDULER, (2, 8, 8), None).eval()
-    condition, null = Condition(torch.randn(5, 3, 8), torch.randn(5, 64)), Condition(torch.randn(1, 3, 8), torch.zeros(1, 64))
+    condition, null = Conditioning(torch.randn(5, 3, 8), torch.randn(5, 64)), Conditioning(torch.randn(1, 3, 8), torch.zeros(1, 64))
     settings, keys = Sampling(sampler=sampler, steps=4, guidance=2.0), [(9, k) for k in range(5)]
     whole = sample(network, condition, null, settings, keys)
-    parts = [sample(network, Condition(*(p[rows] for p in condition)), null, settings, keys[rows]) for rows in (slice(0, 2), slice(2, 5))]
+    parts = [sample(network, Conditioning(*(p[rows] for p in condition)), null, settings, keys[rows]) for rows in (slice(0, 2), slice(2, 5))]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)
 
 
 def test_fmri_changes_the_sample():
     torch.manual_seed(0)
     network = Diffusion("tiny", UNET, SCHEDULER, (2, 8, 8), None).eval()
-    null = Condition(torch.zeros(1, 3, 8), torch.zeros(1, 64))
-    one, other = (sample(network, Condition(torch.randn(1, 3, 8), torch.randn(1, 64)), null, Sampling(steps=4), [(0,)]) for _ in range(2))
+    null = Conditioning(torch.zeros(1, 3, 8), torch.zeros(1, 64))
+    one, other = (sample(network, Conditioning(torch.randn(1, 3, 8), torch.randn(1, 64)), null, Sampling(steps=4), [(0,)]) for _ in range(2))
     assert (one - other).abs().max() > 1e-3
 
 
 def test_guidance_is_the_linear_extrapolation():
     torch.manual_seed(0)
     network = Diffusion("tiny", UNET, SCHEDULER, (2, 8, 8), None).eval()
-    condition, null = Condition(torch.randn(1, 3, 8), torch.randn(1, 64)), Condition(torch.randn(1, 3, 8), torch.zeros(1, 64))
+    condition, null = Conditioning(torch.randn(1, 3, 8), torch.randn(1, 64)), Conditioning(torch.randn(1, 3, 8), torch.zeros(1, 64))
 
     class Guided(torch.nn.Module):
         latent_shape, scheduler = network.latent_shape, network.scheduler
@@ -150,7 +150,7 @@ class Exact(torch.nn.Module):
 def test_partial_strength_takes_that_share_of_the_steps_and_keeps_latent_and_noise(sampler, strength):
     """Every step of an exact model leads to its latent with the same noise, down to the noise that a sampler ends with."""
     start, keys = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), [(0, 0), (0, 1)]
-    model, condition = Exact(start), Condition(torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    model, condition = Exact(start), Conditioning(torch.zeros(2, 1, 1), torch.zeros(2, 1))
     latent = sample(model, condition, condition, Sampling(sampler=sampler, steps=10, strength=strength), keys, start)
     assert len(dict.fromkeys(model.asked)) == round(10 * strength)
     assert abs(model.asked[0] - 1000 * strength) <= 100 and model.asked == sorted(model.asked, reverse=True)

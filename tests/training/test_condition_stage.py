@@ -24,7 +24,7 @@ from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_diffusion
 from unimind.foundations.diffusion import Diffusion, noised
-from unimind.foundations.study_autoencoder import StudyAutoencoder
+from unimind.foundations.study_autoencoder import SpaceToDepthAutoencoder
 from unimind.models.encoder import load_encoder
 from unimind.reconstruction.decoder import Decoder
 from unimind.storage import load_model, save_model, whole_directory
@@ -286,7 +286,7 @@ def pictures(tmp_path_factory):
     """An autoencoder that was never trained, the pictures of 60 stimuli, and their latents and embeddings."""
     folder = tmp_path_factory.mktemp("pictures")
     torch.manual_seed(2)
-    coder = StudyAutoencoder(latent_channels=2, downsampling=4, width=16)
+    coder = SpaceToDepthAutoencoder(latent_channels=2, downsampling=4, width=16)
     with whole_directory(folder / "autoencoder") as temporary:
         save_model(temporary, coder.state_dict(), {"kind": "study", "name": "tiny", "arguments": coder.arguments})
     random = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def pictures(tmp_path_factory):
 def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pictures, share):
     """Each of a share of the samples is the latent of four fifths of the picture's side, brought back to size; without crops nothing is encoded."""
     encodings, batches, trained = [], [], []
-    encode = StudyAutoencoder.encode
+    encode = SpaceToDepthAutoencoder.encode
 
     def counted(self, images):
         encodings.append(images)
@@ -320,7 +320,7 @@ def test_latents_of_crops_are_the_autoencoder_s(files, diffusion, tmp_path, pict
     places = [pictures / "autoencoder", [pictures / "stimuli.h5"] * 2] if share else [None, None]
     study = study_of({"batch_size": 50}, crop=share)
     watched = patch("unimind.training.condition.train", look), patch("unimind.training.condition.noised", noised_latent)
-    with patch.object(StudyAutoencoder, "encode", counted), watched[0], watched[1], pytest.raises(Watched):
+    with patch.object(SpaceToDepthAutoencoder, "encode", counted), watched[0], watched[1], pytest.raises(Watched):
         condition(study, "m", "sim", *files_of(files), None, None, diffusion, *places, tmp_path / "c", tmp_path / "out")
     with h5py.File(files / "embeddings.h5") as file, h5py.File(pictures / "stimuli.h5") as stimuli:
         whole, images = torch.from_numpy(file["latent"][:]), stimuli["images"][:]

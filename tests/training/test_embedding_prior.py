@@ -8,7 +8,7 @@ from tiny_training import DECODED, MLP, RIDGE, TRAINING, study_of_methods
 
 from unimind.errors import InputError
 from unimind.foundations.generators.norms import TargetNorms
-from unimind.models.embedding_prior import EmbeddingPrior, load_embedding_prior
+from unimind.models.embedding_prior import EmbeddingFlow, load_embedding_prior
 from unimind.models.encoder import load_encoder
 from unimind.models.space import PictureSpace
 from unimind.reconstruction.decoder import Prediction
@@ -56,12 +56,12 @@ def taught():
     c, _, embedding, length = known(6000, 0)
     regressed = np.stack([embedding_of(c + side * np.array([FAR, -FAR])) for side in (-1, 1)]).mean(0)
     torch.manual_seed(0)
-    prior = EmbeddingPrior(PictureSpace.fit(embedding), True, 64, 2, 0.0)
+    prior = EmbeddingFlow(PictureSpace.fit(embedding), True, 64, 2, 0.0)
     prior.length.copy_(torch.tensor([np.log(length).mean(), np.log(length).std()]))
     vectors = prior.vectors(prior.space.coordinates(torch.from_numpy(embedding)), torch.from_numpy(length).float())
     given = prior.regressed(torch.from_numpy(regressed))
     stage._gaussian(prior, given, vectors.detach(), 0)
-    gaussian = EmbeddingPrior(**{**prior.arguments, "space": PictureSpace(**prior.arguments["space"])})
+    gaussian = EmbeddingFlow(**{**prior.arguments, "space": PictureSpace(**prior.arguments["space"])})
     gaussian.load_state_dict(prior.state_dict())
 
     def draw(step):
@@ -117,7 +117,7 @@ def test_a_gaussian_comes_out_exactly():
     """Without a network the flow is the conditional normal distribution, whatever its covariance."""
     random = np.random.default_rng(3)
     space = PictureSpace.fit(random.normal(size=(50, 4)).astype(np.float32))
-    prior = EmbeddingPrior(space, False, 8, 1, 0.0).eval()
+    prior = EmbeddingFlow(space, False, 8, 1, 0.0).eval()
     covariance = np.diag([1.0, 0.3, 0.05, 0.01])
     turn = np.linalg.qr(random.normal(size=(4, 4)))[0]
     covariance = turn @ covariance @ turn.T

@@ -14,7 +14,7 @@ from unimind.models import voxels
 from unimind.models.encoder import load_encoder
 from unimind.models.prior import EncodingPrior, Features
 from unimind.models.space import PictureSpace
-from unimind.models.voxels import VoxelTokens, encoding_vectors
+from unimind.models.voxels import VoxelAttention, encoding_vectors
 from unimind.training.adapt import adapt
 from unimind.training.align import align, read_group
 from unimind.training.alignment import two_way
@@ -31,7 +31,7 @@ def on_cpu(monkeypatch):
 
 def tokens(vectors="learned"):
     torch.manual_seed(0)
-    enter = VoxelTokens(12, 3, vectors, 0.0, SPACE)
+    enter = VoxelAttention(12, 3, vectors, 0.0, SPACE)
     enter.add("a.1", 17)
     torch.nn.init.normal_(enter.norm.weight)
     return enter

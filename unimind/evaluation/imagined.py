@@ -33,7 +33,7 @@ PERMUTATIONS = 4999
 PERCEPTION = "perception (test trials)"
 
 
-class Decoded(NamedTuple):
+class DecodedTrials(NamedTuple):
     """What one method made of the trials of one condition.
 
     Attributes
@@ -119,7 +119,7 @@ def score_decoded(
 
 
 def _of_pictures(
-    study: Study, panel: Panel, ranking: Candidates, joined: Joined, own_rows: dict[str, Decoded], trained: np.ndarray, embedding: Path
+    study: Study, panel: Panel, ranking: Candidates, joined: Joined, own_rows: dict[str, DecodedTrials], trained: np.ndarray, embedding: Path
 ) -> tuple[Measured, dict[str, str]]:  # fmt: skip
     """Measures of the pictures and embeddings of one condition, by method and in the row `chance:<method>`; reasons for what is absent."""
     truth = next(iter(own_rows.values())).truth
@@ -140,7 +140,7 @@ def _of_pictures(
     return values, absent
 
 
-def _row(condition: str, method: str, one: Decoded, metrics: dict[str, dict[str, Any]], among: dict[str, dict[str, Any]], pool: int) -> dict[str, Any]:
+def _row(condition: str, method: str, one: DecodedTrials, metrics: dict[str, dict[str, Any]], among: dict[str, dict[str, Any]], pool: int) -> dict[str, Any]:
     kept = {name: {key: value for key, value in entry.items() if key not in ("per_image", "per_drawing")} for name, entry in metrics.items()}
     return {"condition": condition, "method": method, "pictures": len(np.unique(one.truth)), "trials": one.trials, "pool": pool, "metrics": among | kept}
 
@@ -156,9 +156,9 @@ def _places(wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(rows[at] == wanted, at, -1)
 
 
-def _conditions(files: Sequence[h5py.File], ranking: Candidates, joined: Joined) -> dict[str, dict[str, Decoded]]:
+def _conditions(files: Sequence[h5py.File], ranking: Candidates, joined: Joined) -> dict[str, dict[str, DecodedTrials]]:
     """method -> condition -> what it made of the trials that are called by a candidate; empty where none is."""
-    found: dict[str, dict[str, Decoded]] = {}
+    found: dict[str, dict[str, DecodedTrials]] = {}
     for file in files:
         condition, imagined, trials = file["condition"].asstr()[:].astype(str), file["imagined"][:], file["trials"][:]
         if (imagined >= 0).any() and (_places(imagined[imagined >= 0], ranking.rows) < 0).any():
@@ -171,14 +171,14 @@ def _conditions(files: Sequence[h5py.File], ranking: Candidates, joined: Joined)
             if len(rows):
                 truth = _places(imagined[rows], ranking.rows)
                 pictures = _shown(file, joined, rows)
-                one = Decoded(truth, compared[rows], Predicted(embedding[rows], compared[rows]) if regressed else None, pictures, int(trials[rows].sum()))
+                one = DecodedTrials(truth, compared[rows], Predicted(embedding[rows], compared[rows]) if regressed else None, pictures, int(trials[rows].sum()))
                 found.setdefault(method, {})[word or "trials"] = one
     return found
 
 
 def _perceived(
-    files: Sequence[h5py.File], methods: dict[str, dict[str, Decoded]], ranking: Candidates, stimuli: Path, prepared: Path, joined: Joined
-) -> dict[str, dict[str, Decoded]]:  # fmt: skip
+    files: Sequence[h5py.File], methods: dict[str, dict[str, DecodedTrials]], ranking: Candidates, stimuli: Path, prepared: Path, joined: Joined
+) -> dict[str, dict[str, DecodedTrials]]:  # fmt: skip
     """What the same methods make of the subject's test trials of the pictures that the set's labels name: same pixels, same picture."""
     if not methods:
         return {}
@@ -188,7 +188,7 @@ def _perceived(
     with Stimuli(stimuli) as pictures, PreparedSubject(prepared) as own:
         place_of = {row: pixels[pictures.sha256[row]] for row in own.images("test").tolist() if pictures.sha256[row] in pixels}
         shown = own.stimulus[own.trials("test")]
-    found: dict[str, dict[str, Decoded]] = {}
+    found: dict[str, dict[str, DecodedTrials]] = {}
     for file in files:
         method, stimulus = str(file.attrs["method"]), file["stimulus"][:].astype(int)
         rows = np.flatnonzero([row in place_of for row in stimulus.tolist()])
@@ -196,7 +196,7 @@ def _perceived(
             continue
         truth = np.array([place_of[row] for row in stimulus[rows].tolist()])
         pictures_of = _shown(file, joined, rows)
-        found[method] = {PERCEPTION: Decoded(truth, predicted.retrieval, predicted, pictures_of, int(np.isin(shown, stimulus[rows]).sum()))}
+        found[method] = {PERCEPTION: DecodedTrials(truth, predicted.retrieval, predicted, pictures_of, int(np.isin(shown, stimulus[rows]).sum()))}
     return found
 
 

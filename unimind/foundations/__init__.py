@@ -11,7 +11,7 @@ from unimind.storage import read_json
 
 if TYPE_CHECKING:
     from unimind.foundations.diffusion import Diffusion
-    from unimind.foundations.study_classifier import StudyClassifier
+    from unimind.foundations.study_classifier import AttributeClassifier
 
 
 def load_embedding(directory: Path) -> Any:
@@ -51,7 +51,7 @@ def parameters_of(directory: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys() if not name.startswith("null."))  # noqa: SIM118
 
 
-def load_classifier(directory: Path) -> "StudyClassifier":
+def load_classifier(directory: Path) -> "AttributeClassifier":
     """The study's classifier of drawn objects: images -> logits; `.classes`, `.features(images)`."""
     from unimind.foundations.study_classifier import load_study_classifier
 

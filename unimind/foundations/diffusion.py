@@ -19,24 +19,24 @@ from unimind.storage import load_model
 from unimind.streams import placed
 
 
-class Condition(NamedTuple):
+class Conditioning(NamedTuple):
     """What conditions a batch: `context` (n, tokens, context_dim) and `time` (n, time_dim)."""
 
     context: Tensor
     time: Tensor
 
-    def keep(self, kept: Tensor, null: "Condition") -> "Condition":
+    def keep(self, kept: Tensor, null: "Conditioning") -> "Conditioning":
         """The condition where `kept` (n,) is true, the null condition elsewhere."""
         context = torch.where(kept[:, None, None], self.context, null.context.expand_as(self.context))
-        return Condition(context, torch.where(kept[:, None], self.time, null.time.expand_as(self.time)))
+        return Conditioning(context, torch.where(kept[:, None], self.time, null.time.expand_as(self.time)))
 
-    def repeat(self, n: int) -> "Condition":
+    def repeat(self, n: int) -> "Conditioning":
         """Every row n times, one after the other."""
-        return Condition(*(part.repeat_interleave(n, 0) for part in self))
+        return Conditioning(*(part.repeat_interleave(n, 0) for part in self))
 
-    def expand(self, n: int) -> "Condition":
+    def expand(self, n: int) -> "Conditioning":
         """A condition of one row, n times, without copies."""
-        return Condition(self.context.expand(n, -1, -1), self.time.expand(n, -1))
+        return Conditioning(self.context.expand(n, -1, -1), self.time.expand(n, -1))
 
 
 class EmbeddingConditioner(nn.Module):
@@ -61,14 +61,14 @@ class EmbeddingConditioner(nn.Module):
         self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.null_context = nn.Parameter(torch.randn(1, tokens, context_dim) * 0.02)
 
-    def forward(self, embedding: Tensor) -> Condition:
+    def forward(self, embedding: Tensor) -> Conditioning:
         """Embeddings (n, dim), standardised by the training pictures' mean and deviation."""
         x = (embedding - self.mean) / self.std
-        return Condition(self.context(x).unflatten(1, self.null_context.shape[1:]), self.time(x))
+        return Conditioning(self.context(x).unflatten(1, self.null_context.shape[1:]), self.time(x))
 
-    def null(self) -> Condition:
+    def null(self) -> Conditioning:
         """The condition of unconditional samples; one row, to be expanded."""
-        return Condition(self.null_context, self.null_context.new_zeros(1, self.arguments["time_dim"]))
+        return Conditioning(self.null_context, self.null_context.new_zeros(1, self.arguments["time_dim"]))
 
 
 def build_unet(config: dict[str, Any]) -> nn.Module:
@@ -194,17 +194,17 @@ class Diffusion(nn.Module):
             )
         self.latent_shape = tuple(shape)
 
-    def null(self) -> Condition | None:
+    def null(self) -> Conditioning | None:
         """The condition of unconditional samples, one row: the conditioner's own, or that of the null class or the empty prompt; None where it is not known."""
         if self.conditioner is not None:
             return self.conditioner.null()
-        return None if self.nothing is None else Condition(self.nothing, self.nothing.new_zeros(1, self.time_dim))
+        return None if self.nothing is None else Conditioning(self.nothing, self.nothing.new_zeros(1, self.time_dim))
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass."""
         self.unet.enable_gradient_checkpointing()
 
-    def forward(self, latent: Tensor, timestep: Tensor, condition: Condition, sketch: Tensor | None = None) -> Tensor:
+    def forward(self, latent: Tensor, timestep: Tensor, condition: Conditioning, sketch: Tensor | None = None) -> Tensor:
         """Prediction (noise or velocity, as the schedule says) for latents (n, c, h, w) at timesteps (n,); `sketch` where it is known already."""
         seen = [latent]
         if self.coordinates:

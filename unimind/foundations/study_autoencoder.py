@@ -11,7 +11,7 @@ from unimind.storage import load_model
 NAME = "study autoencoder"
 
 
-class StudyAutoencoder(nn.Module):
+class SpaceToDepthAutoencoder(nn.Module):
     """diffusers' AutoencoderTiny between a space-to-depth stem and its inverse.
 
     The stem (4 x 4 pixels to channels) moves all convolutions to a quarter of the resolution. With a downsampling of 8, 2 x 2
@@ -61,9 +61,9 @@ class StudyAutoencoder(nn.Module):
         return self.raw_decode(latent * self.std + self.mean).clamp(0, 1)
 
 
-def load_study_autoencoder(directory: Path) -> StudyAutoencoder:
+def load_study_autoencoder(directory: Path) -> SpaceToDepthAutoencoder:
     """A trained study autoencoder, frozen, in evaluation mode."""
     state, config = load_model(directory)
-    model = StudyAutoencoder(**config["arguments"])
+    model = SpaceToDepthAutoencoder(**config["arguments"])
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)

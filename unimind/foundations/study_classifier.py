@@ -23,7 +23,7 @@ def features_after(stages: nn.ModuleList, width: int, picture_size: int) -> int:
     return 4 * width * (-(-picture_size // 2 ** len(stages))) ** 2
 
 
-class StudyClassifier(nn.Module):
+class AttributeClassifier(nn.Module):
     """Four strided convolution stages, one hidden layer, and a linear layer for every attribute.
 
     The attributes are those of the first object and of the second, and how they lie; telling the first object from the
@@ -64,9 +64,9 @@ class StudyClassifier(nn.Module):
         return self.attribute_logits(images)["class"]
 
 
-def load_study_classifier(directory: Path) -> StudyClassifier:
+def load_study_classifier(directory: Path) -> AttributeClassifier:
     """A trained classifier, frozen, in evaluation mode."""
     state, config = load_model(directory)
-    model = StudyClassifier(**config["arguments"])
+    model = AttributeClassifier(**config["arguments"])
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)

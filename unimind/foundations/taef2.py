@@ -29,7 +29,7 @@ LATENT_STD = [
 ]  # fmt: skip
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """relu(conv3-ReLU-conv3-ReLU-conv3 (x) + x); a pooled one first adds conv1-GroupNorm-ReLU-conv1 (x) to x."""
 
     def __init__(self, width: int = 64, pooled: bool = False) -> None:
@@ -47,7 +47,7 @@ class _Block(nn.Module):
         return torch.relu(self.conv(x) + x)
 
 
-class _SoftClip(nn.Module):
+class _TanhClamp(nn.Module):
     """3 tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,17 +59,23 @@ def _conv(inputs: int, outputs: int, **options: int | bool) -> nn.Conv2d:
 
 
 def _encoder() -> nn.Sequential:
-    layers: list[nn.Module] = [_conv(3, 64), _Block()]
+    layers: list[nn.Module] = [_conv(3, 64), _ResidualBlock()]
     for pooled in (False, False, True):
-        layers += [_conv(64, 64, stride=2, bias=False), _Block(pooled=pooled), _Block(pooled=pooled), _Block(pooled=pooled)]
+        layers += [_conv(64, 64, stride=2, bias=False), _ResidualBlock(pooled=pooled), _ResidualBlock(pooled=pooled), _ResidualBlock(pooled=pooled)]
     return nn.Sequential(*layers, _conv(64, CHANNELS))
 
 
 def _decoder() -> nn.Sequential:
-    layers: list[nn.Module] = [_SoftClip(), _conv(CHANNELS, 64), nn.ReLU()]
+    layers: list[nn.Module] = [_TanhClamp(), _conv(CHANNELS, 64), nn.ReLU()]
     for pooled in (True, False, False):
-        layers += [_Block(pooled=pooled), _Block(pooled=pooled), _Block(pooled=pooled), nn.Upsample(scale_factor=2), _conv(64, 64, bias=False)]
-    return nn.Sequential(*layers, _Block(), _conv(64, 3))
+        layers += [
+            _ResidualBlock(pooled=pooled),
+            _ResidualBlock(pooled=pooled),
+            _ResidualBlock(pooled=pooled),
+            nn.Upsample(scale_factor=2),
+            _conv(64, 64, bias=False),
+        ]
+    return nn.Sequential(*layers, _ResidualBlock(), _conv(64, 3))
 
 
 class Taef2(nn.Module):

@@ -16,7 +16,7 @@ TOKENS = 8
 TRUNKS = {"convmixer": ConvMixerTrunk, "vit": ViTTrunk}
 
 
-class Identity(nn.Module):
+class IdentityBody(nn.Module):
     """The signal itself."""
 
     def __init__(self, channels: int, size: int) -> None:
@@ -29,7 +29,7 @@ class Identity(nn.Module):
         return in_tokens(flat), flat
 
 
-class Mlp(nn.Module):
+class MlpBody(nn.Module):
     """Linear layers, each with GELU and dropout.
 
     Parameters
@@ -63,7 +63,7 @@ def linear_block(size: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout))
 
 
-class Residual(nn.Module):
+class ResidualBody(nn.Module):
     """Blocks over a vector, the output of each added to its input.
 
     With `mixer`, MindEye2's (Scotti et al. 2024) published order: the vector is a sequence of one token, every block over its values is
@@ -98,7 +98,7 @@ class Residual(nn.Module):
         return in_tokens(x), x
 
 
-class Patches(nn.Module):
+class PatchBody(nn.Module):
     """A trunk over patches: its tokens, and their mean.
 
     Parameters
@@ -126,13 +126,13 @@ def in_tokens(flat: Tensor) -> Tensor:
     return nn.functional.pad(flat, (0, -flat.shape[1] % TOKENS)).unflatten(1, (TOKENS, -1))
 
 
-def build_body(settings: Mapping[str, Any], channels: int, size: int) -> Identity | Mlp | Residual | Patches:
+def build_body(settings: Mapping[str, Any], channels: int, size: int) -> IdentityBody | MlpBody | ResidualBody | PatchBody:
     """The body that a method's `body` section asks for."""
     own = {key: value for key, value in settings.items() if key != "kind"}
     if settings["kind"] == "identity":
-        return Identity(channels, size)
+        return IdentityBody(channels, size)
     if settings["kind"] == "mlp":
-        return Mlp(channels, size, **own)
+        return MlpBody(channels, size, **own)
     if settings["kind"] == "residual":
-        return Residual(channels, size, **own)
-    return Patches(settings["kind"], channels, size, **own)
+        return ResidualBody(channels, size, **own)
+    return PatchBody(settings["kind"], channels, size, **own)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimind.foundations.diffusion import Condition, EmbeddingConditioner
+from unimind.foundations.diffusion import Conditioning, EmbeddingConditioner
 from unimind.models.heads import SubjectHead
 from unimind.streams import placed
 
@@ -79,7 +79,7 @@ class ConditionStage(nn.Module):
         with torch.no_grad():
             self.null_context[:, : conditioner.null_context.shape[1]] = conditioner.null_context
 
-    def forward(self, tokens: Tensor, pooled: Tensor, embedding: Tensor | None = None) -> Condition:
+    def forward(self, tokens: Tensor, pooled: Tensor, embedding: Tensor | None = None) -> Conditioning:
         """Conditions of a batch.
 
         Parameters
@@ -104,8 +104,8 @@ class ConditionStage(nn.Module):
             context = null.context.expand_as(context).clone()  # a view of a parameter asks for its gradient even without gradients
         if not self.time:
             time = torch.zeros_like(time)
-        return Condition(context, time)
+        return Conditioning(context, time)
 
-    def null(self) -> Condition:
+    def null(self) -> Conditioning:
         """The condition of unconditional samples; one row, to be expanded."""
-        return Condition(self.null_context, self.null_context.new_zeros(1, self.arguments["time_dim"]))
+        return Conditioning(self.null_context, self.null_context.new_zeros(1, self.arguments["time_dim"]))

@@ -28,7 +28,7 @@ SURE = 1e-3
 FREQUENCIES = 16
 
 
-class EmbeddingPrior(nn.Module):
+class EmbeddingFlow(nn.Module):
     """Samples of embeddings given regressed ones.
 
     Parameters
@@ -129,12 +129,12 @@ class EmbeddingPrior(nn.Module):
         return self.embeddings(x)
 
 
-def load_embedding_prior(directory: Path) -> EmbeddingPrior:
+def load_embedding_prior(directory: Path) -> EmbeddingFlow:
     """What the stage `embedding-prior` wrote, in evaluation mode; InputError where it is something else."""
     state, config = load_model(directory)
     if config.get("kind") != "embedding-prior":
         raise InputError(f"{directory}: no prior over embeddings (its config.json says {config.get('kind')}); give the folder of the stage embedding-prior")
     arguments = config["arguments"]
-    prior = EmbeddingPrior(**{**arguments, "space": PictureSpace(**arguments["space"])})
+    prior = EmbeddingFlow(**{**arguments, "space": PictureSpace(**arguments["space"])})
     prior.load_state_dict(state)
     return prior.eval()

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from unimind.errors import InputError
-from unimind.models.bodies import Patches, build_body
+from unimind.models.bodies import PatchBody, build_body
 from unimind.models.enter import Adapters, ClosedForm, Context, Embedders, FixedLength, Signals, by_subject
 from unimind.models.heads import TargetHead
 from unimind.models.prior import LinearMap
 from unimind.models.space import PictureSpace
-from unimind.models.voxels import VoxelTokens
+from unimind.models.voxels import VoxelAttention
 from unimind.storage import load_model
 from unimind.streams import placed
 
-Enter = FixedLength | Adapters | Embedders | VoxelTokens | ClosedForm
+Enter = FixedLength | Adapters | Embedders | VoxelAttention | ClosedForm
 
 
 class EncoderOutput(NamedTuple):
@@ -101,15 +101,15 @@ class Encoder(nn.Module):
     @property
     def per_subject(self) -> bool:
         """Whether voxels enter by something of the subject's own."""
-        return isinstance(self.enter, (Adapters, Embedders, VoxelTokens))
+        return isinstance(self.enter, (Adapters, Embedders, VoxelAttention))
 
     def own_parameters(self, subject: str) -> list[str]:
         """Names of the parameters that are one subject's alone."""
-        return [f"enter.{name}" for name in self.enter.names(subject)] if isinstance(self.enter, (Adapters, Embedders, VoxelTokens)) else []
+        return [f"enter.{name}" for name in self.enter.names(subject)] if isinstance(self.enter, (Adapters, Embedders, VoxelAttention)) else []
 
     def add_subject(self, subject: str, n_voxels: int) -> None:
         """Give a subject an adapter, an embedder, or vectors of its voxels."""
-        assert isinstance(self.enter, (Adapters, Embedders, VoxelTokens))
+        assert isinstance(self.enter, (Adapters, Embedders, VoxelAttention))
         self.enter.add(subject, n_voxels)
         self.arguments["n_voxels"][subject] = n_voxels
 
@@ -200,13 +200,13 @@ def build_enter(settings: Mapping[str, Any], n_voxels: Mapping[str, int], space:
     if kind in ("ridge", "decoded"):
         return ClosedForm(space.size)
     size, dropout = settings["size"], settings["dropout"]
-    own: Adapters | Embedders | VoxelTokens
+    own: Adapters | Embedders | VoxelAttention
     if kind == "adapter":
         own = Adapters(size, dropout)
     elif kind == "embedder":
         own = Embedders(size, settings["pooled"], settings["bottleneck"], dropout)
     elif kind == "voxel-tokens":
-        own = VoxelTokens(size, settings["queries"], settings["vectors"], dropout, space)
+        own = VoxelAttention(size, settings["queries"], settings["vectors"], dropout, space)
     else:
         return FixedLength(kind, size, dropout)
     for subject, count in n_voxels.items():
@@ -257,7 +257,7 @@ def load_trunk(encoder: Encoder, state: Mapping[str, Tensor], config: Mapping[st
     InputError
         The trunk was pretrained with other settings.
     """
-    assert isinstance(encoder.body, Patches)
+    assert isinstance(encoder.body, PatchBody)
     trunk = encoder.body.trunk
     given = {name.removeprefix("trunk."): tensor for name, tensor in state.items() if name.startswith("trunk.")}
     if config.get("trunk") != {"size": encoder.enter.size, "body": encoder.arguments["body"]}:

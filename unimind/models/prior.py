@@ -285,7 +285,7 @@ class EncodingPrior:
 
     def encoding_model(self, own: Recorded) -> "EncodingModel":
         """A subject's encoding model: posterior means of the weights under N(m, C), and the noise with half of its residuals' correlation."""
-        blocks = [_Block(alone, together, weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, False)]
+        blocks = [_VoxelBlock(alone, together, weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, False)]
         back = torch.cat([found.cpu() for found in _solve(blocks, own.device)]).numpy()
         weight = torch.cat([block.right for block in blocks]).numpy().T
         return EncodingModel(own.centre, own.mean, back / own.deviation[:, None], weight @ back)
@@ -309,7 +309,7 @@ class EncodingPrior:
         pictures = share * np.eye(len(own.gram)) + (1 - share) * own.gram / own.n
         root = torch.from_numpy(np.linalg.cholesky(pictures + 1e-9 * np.eye(len(pictures)))).to(own.device)
         blocks = [
-            _Block(alone, torch.cat([together, root.T @ weight]), weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, True)
+            _VoxelBlock(alone, torch.cat([together, root.T @ weight]), weight.T).to(torch.device("cpu")) for weight, alone, together in self._voxels(own, True)
         ]
         middle = coordinates.mean(0, dtype=np.float64)
         both = share * moments[0] + (1 - share) * own.design.T @ (coordinates - middle) / own.n
@@ -443,18 +443,18 @@ def _picture_share(design: Array) -> float:
     return float(SHARES[total.argmax()])
 
 
-class _Block(NamedTuple):
+class _VoxelBlock(NamedTuple):
     """Of some voxels b, parts of `_solve`'s d (b,), B (r, b) and right side (b, t)."""
 
     diagonal: Tensor
     factor: Tensor
     right: Tensor
 
-    def to(self, device: torch.device) -> "_Block":
-        return _Block(*(values.to(device) for values in self))
+    def to(self, device: torch.device) -> "_VoxelBlock":
+        return _VoxelBlock(*(values.to(device) for values in self))
 
 
-def _solve(blocks: Sequence[_Block], device: torch.device) -> Iterator[Tensor]:
+def _solve(blocks: Sequence[_VoxelBlock], device: torch.device) -> Iterator[Tensor]:
     """(diag(d) + B' B)^-1 right for B (r, V), by Woodbury's identity or directly, whichever is smaller: (b, t) of one block after the other."""
     rank, sizes = len(blocks[0].factor), [len(block.diagonal) for block in blocks]
     if rank >= sum(sizes):

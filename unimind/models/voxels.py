@@ -19,7 +19,7 @@ from unimind.streams import placed
 WEIGHTS = 2**24
 
 
-class VoxelTokens(nn.Module):
+class VoxelAttention(nn.Module):
     """Cross-attention from learned queries to a subject's voxels; a signal of `queries` tokens side by side, whatever the number of voxels.
 
     With a voxel's vector u (d,) and its response y, query q (d,) weighs voxel v by softmax over voxels of

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimind.errors import InputError
-from unimind.foundations.diffusion import Condition
+from unimind.foundations.diffusion import Conditioning
 from unimind.foundations.generators import Generator
 from unimind.models.condition import ConditionStage
 from unimind.models.encoder import Encoder, load_encoder
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
     targets: dict[str, Tensor]
     features: Tensor
-    condition: Condition | None
+    condition: Conditioning | None
 
     @property
     def embedding(self) -> Tensor | None:
@@ -49,7 +49,7 @@ class Prediction(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
         """The prediction with a function applied to every tensor."""
-        condition = None if self.condition is None else Condition(*map(change, self.condition))
+        condition = None if self.condition is None else Conditioning(*map(change, self.condition))
         return Prediction({name: change(values) for name, values in self.targets.items()}, change(self.features), condition)
 
 

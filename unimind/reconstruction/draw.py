@@ -14,7 +14,7 @@ from unimind.foundations.embed import targets_of
 from unimind.foundations.generators import Generator, as_bytes, load_generator
 from unimind.foundations.generators.norms import LENGTH_HELD, RULE, TargetNorms
 from unimind.foundations.targets import Targets
-from unimind.models.embedding_prior import EmbeddingPrior
+from unimind.models.embedding_prior import EmbeddingFlow
 from unimind.progress import track
 from unimind.reconstruction.decoder import Prediction
 from unimind.streams import generator as random_generator
@@ -69,7 +69,7 @@ def _long(name: str) -> str:
 
 
 def inputs_of(
-    generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], keys: Sequence[tuple], prior: EmbeddingPrior | None
+    generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], keys: Sequence[tuple], prior: EmbeddingFlow | None
 ) -> dict[str, Tensor]:
     """What a generator takes, of a prediction: its condition, or the targets, brought to the distribution of real pictures'.
 
@@ -87,7 +87,7 @@ def inputs_of(
 
 def draw(
     generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple],
-    prior: EmbeddingPrior | None = None,
+    prior: EmbeddingFlow | None = None,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """One picture per row of a prediction on the generator's device, all in one batch: uint8 (n, H, W, 3).
 
@@ -103,7 +103,7 @@ def draw(
 
 def draw_pictures(
     generator: Generator, prediction: Prediction, norms: Mapping[str, TargetNorms], sampling: Sampling, keys: Sequence[tuple], batch: int,
-    device: torch.device, label: str, prior: EmbeddingPrior | None = None,
+    device: torch.device, label: str, prior: EmbeddingFlow | None = None,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """As `draw`, in batches, of a prediction that may lie elsewhere."""
     found = []
@@ -113,7 +113,7 @@ def draw_pictures(
     return np.concatenate(found)
 
 
-def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms], prior: EmbeddingPrior | None = None) -> dict[str, Any]:
+def drawing_protocol(generator: Generator, sampling: Sampling, norms: Mapping[str, TargetNorms], prior: EmbeddingFlow | None = None) -> dict[str, Any]:
     """How pictures were drawn, as attributes of an HDF5 file: texts and numbers, and what has parts as JSON."""
     said = generator.protocol(sampling)
     if norms:

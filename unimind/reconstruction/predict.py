@@ -14,7 +14,7 @@ from unimind.data.hdf5 import NewFile, read_rows
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
 from unimind.errors import InputError
-from unimind.foundations.diffusion import Condition
+from unimind.foundations.diffusion import Conditioning
 from unimind.progress import say
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.tested import derangement
@@ -123,7 +123,7 @@ def predict_pictures(
 def joined(parts: list[Prediction]) -> Prediction:
     """The rows of several predictions of one method, one after the other."""
     conditions = [part.condition for part in parts if part.condition is not None]
-    condition = Condition(*map(torch.cat, zip(*conditions, strict=True))) if conditions else None
+    condition = Conditioning(*map(torch.cat, zip(*conditions, strict=True))) if conditions else None
     targets = {name: torch.cat([part.targets[name] for part in parts]) for name in parts[0].targets}
     return Prediction(targets, torch.cat([part.features for part in parts]), condition)
 

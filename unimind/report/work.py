@@ -106,7 +106,7 @@ def convmixer(channels: int, size: int, body: Any, decoder: bool = False) -> Wor
 
 
 def mlp(size: int, body: Any) -> Work:
-    """`models.bodies.Mlp`."""
+    """`models.bodies.MlpBody`."""
     return linear(size, body.width) + linear(body.width, body.width) * (body.depth - 1)
 
 

@@ -21,7 +21,7 @@ from unimind.evaluation.metrics import correlations, two_way
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.embed import AT_ONCE, targets_of
 from unimind.foundations.generators import load_generator
-from unimind.models.embedding_prior import EmbeddingPrior, load_embedding_prior
+from unimind.models.embedding_prior import EmbeddingFlow, load_embedding_prior
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Context
 from unimind.models.prior import TaughtPrior
@@ -65,7 +65,7 @@ class _Loaded(NamedTuple):
     space: PictureSpace
     prior: TaughtPrior | None
     shared: Decoder | None
-    embedding_prior: EmbeddingPrior | None
+    embedding_prior: EmbeddingFlow | None
     embedder: Any
     autoencoder: Any
     generator: Any

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unimind.errors import InputError
-from unimind.models.embedding_prior import EmbeddingPrior
+from unimind.models.embedding_prior import EmbeddingFlow
 from unimind.models.encoder import Encoder, load_encoder
 from unimind.models.ridge import fit_ridge
 from unimind.models.space import PictureSpace
@@ -65,7 +65,7 @@ def embedding_prior(
     lengths = {name: _lengths(path, trials) for (name, (trials, _)), path in zip(subjects.items(), embeddings, strict=True)}
     torch.manual_seed(stream_seed(study.seed, "embedding prior"))
     given = settings.embedding_prior
-    prior = EmbeddingPrior(copy.deepcopy(space), all(own is not None for own in lengths.values()), given.width, given.depth, given.dropout)
+    prior = EmbeddingFlow(copy.deepcopy(space), all(own is not None for own in lengths.values()), given.width, given.depth, given.dropout)
     if prior.arguments["lengths"]:
         logs = np.log(np.concatenate([own[1][np.isin(own[0], subjects[name][0].images("train"))] for name, own in lengths.items()]))  # type: ignore[index]
         prior.length.copy_(torch.tensor([logs.mean(), max(logs.std(), 1e-6)]))
@@ -134,7 +134,7 @@ def _without(study: Study, method: str, subjects: Subjects, space: PictureSpace,
     return train_aligned(study, method, others, space, None, checkpoints, mark, label)[0].encoder.eval().cpu()
 
 
-def _gaussian(prior: EmbeddingPrior, regressed: Tensor, vectors: Tensor, seed: int) -> None:
+def _gaussian(prior: EmbeddingFlow, regressed: Tensor, vectors: Tensor, seed: int) -> None:
     """The joint Gaussian of regressed and true vectors: ridge regression, and what it leaves."""
     found = fit_ridge(regressed.numpy(), vectors.numpy(), ALPHAS, RIDGE_FOLDS, seed)
     left = vectors.numpy().astype(np.float64) - (regressed.numpy() @ found.weight + found.bias)
@@ -148,7 +148,7 @@ def _lengths(path: Path, trials: EnteredSignals) -> tuple[NDArray, NDArray] | No
     return (images, read_targets(path, images, "norm")) if has_target(path, "norm") else None
 
 
-def _vectors(prior: EmbeddingPrior, targets: PictureCoordinates, images: NDArray, lengths: tuple[NDArray, NDArray] | None) -> Tensor:
+def _vectors(prior: EmbeddingFlow, targets: PictureCoordinates, images: NDArray, lengths: tuple[NDArray, NDArray] | None) -> Tensor:
     own = None if lengths is None else torch.from_numpy(lengths[1][np.searchsorted(lengths[0], images)])
     return prior.vectors(prior.space.part(targets.coordinates(images), "embedding"), own)
 

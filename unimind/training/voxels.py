@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unimind.models.encoder import Encoder
 from unimind.models.prior import EncodingPrior, Features, Recorded
-from unimind.models.voxels import VoxelTokens, encoding_vectors
+from unimind.models.voxels import VoxelAttention, encoding_vectors
 from unimind.training.data import PictureCoordinates, SubjectTrials
 from unimind.training.enter import contexts
 
@@ -23,7 +23,7 @@ def teach_voxels(encoder: Encoder, subjects: Mapping[str, tuple[SubjectTrials, P
     In training a picture enters by vectors that were not fitted to it, as at test.
     """
     enter = encoder.enter
-    assert isinstance(enter, VoxelTokens)
+    assert isinstance(enter, VoxelAttention)
     rows = {name: pictures_of(trials, targets, ("train",)) for name, (trials, targets) in subjects.items()}
     together = np.concatenate([coordinates for coordinates, _ in rows.values()])
     features = Features.of(together, encoder.space)
@@ -50,7 +50,7 @@ def start_at_encoding(encoder: Encoder, name: str, trials: SubjectTrials, target
         From training and validation trials, or from the training trials alone.
     """
     enter = encoder.enter
-    assert isinstance(enter, VoxelTokens)
+    assert isinstance(enter, VoxelAttention)
     features, prior = enter.taught()
     coordinates, responses = pictures_of(trials, targets, ("train", "validation") if whole else ("train",))
     enter.take(name, encoding_vectors(features, prior, coordinates, responses, enter.n_features + 2))

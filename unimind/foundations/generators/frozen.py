@@ -37,15 +37,15 @@ class _ByRow:
         return [values.to(device) for values in ip_adapter_image_embeds]
 
 
-class _IpAdapter(_ByRow, diffusers.StableDiffusionPipeline):
+class _IpAdapterPipeline(_ByRow, diffusers.StableDiffusionPipeline):
     pass
 
 
-class _IpAdapterXL(_ByRow, diffusers.StableDiffusionXLPipeline):
+class _IpAdapterXLPipeline(_ByRow, diffusers.StableDiffusionXLPipeline):
     pass
 
 
-class _Unclip(diffusers.StableUnCLIPImg2ImgPipeline):
+class _UnclipPipeline(diffusers.StableUnCLIPImg2ImgPipeline):
     """unCLIP from embeddings alone, or, where `unconditional`, from the null condition."""
 
     unconditional = False
@@ -199,9 +199,9 @@ class IpAdapter(FrozenGenerator):
         networks = {name: _network(self.config, name, state, self.dtype) for name in ("unet", "vae")}
         networks |= {"text_encoder": None, "tokenizer": None, "scheduler": diffusers.DDIMScheduler.from_config(self.config["scheduler"])}
         if self.config["xl"]:
-            pipe: Any = _IpAdapterXL(**networks, text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
+            pipe: Any = _IpAdapterXLPipeline(**networks, text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
         else:
-            pipe = _IpAdapter(**networks, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+            pipe = _IpAdapterPipeline(**networks, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         split: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
         for key, value in state.items():
             if key.startswith("adapter."):
@@ -232,7 +232,7 @@ class Unclip(FrozenGenerator):
 
     def _pipeline(self, state: dict[str, Tensor]) -> Any:
         networks = {name: _network(self.config, name, state, self.dtype) for name in ("unet", "vae", "image_normalizer")}
-        return _Unclip(
+        return _UnclipPipeline(
             **networks, feature_extractor=None, image_encoder=None, tokenizer=None, text_encoder=None,
             image_noising_scheduler=diffusers.DDPMScheduler.from_config(self.config["noising"]),
             scheduler=diffusers.DDIMScheduler.from_config(self.config["scheduler"]),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimind.errors import InputError
-from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.foundations.diffusion import Conditioning, Diffusion
 from unimind.foundations.generators import check_inputs
 from unimind.foundations.generators.samplers import sample
 from unimind.study import Sampling
@@ -61,9 +61,9 @@ class UNetGenerator:
 
     def __init__(self, diffusion: Diffusion, autoencoder) -> None:
         self.diffusion, self.autoencoder, self.name = diffusion, autoencoder, diffusion.name
-        self._null: Condition | None = None
+        self._null: Conditioning | None = None
 
-    def take_condition(self, weights: Mapping[str, Tensor], null: Condition) -> None:
+    def take_condition(self, weights: Mapping[str, Tensor], null: Conditioning) -> None:
         """Take over what a method's condition stage trained: the UNet's cross-attention weights by name, and the null condition, of one row.
 
         Raises
@@ -84,7 +84,7 @@ class UNetGenerator:
         conditioner = self.diffusion.conditioner
         return {} if conditioner is None else {"embedding": (int(conditioner.arguments["dim"]),)}
 
-    def null(self) -> Condition | None:
+    def null(self) -> Conditioning | None:
         """The condition of pictures drawn without inputs, of one row; None where the UNet came without one."""
         return self.diffusion.null() if self._null is None else self._null
 
@@ -101,7 +101,7 @@ class UNetGenerator:
             condition = null.expand(len(keys))
             sampling = sampling.model_copy(update={"guidance": 1.0})
         elif "context" in inputs:
-            condition = Condition(inputs["context"], inputs["time"])
+            condition = Conditioning(inputs["context"], inputs["time"])
         elif self.diffusion.conditioner is not None:
             condition = self.diffusion.conditioner(functional.normalize(inputs["embedding"], dim=1))
         else:

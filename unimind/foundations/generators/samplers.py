@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unimind.device import choose_precision
-from unimind.foundations.diffusion import Condition, Diffusion
+from unimind.foundations.diffusion import Conditioning, Diffusion
 from unimind.streams import generator
 from unimind.study import Sampling
 
@@ -48,7 +48,7 @@ def starting_noise(shape: Sequence[int], keys: Sequence[tuple]) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    diffusion: Diffusion, condition: Condition, null: Condition, sampling: Sampling, keys: Sequence[tuple], start: Tensor | None = None,
+    diffusion: Diffusion, condition: Conditioning, null: Conditioning, sampling: Sampling, keys: Sequence[tuple], start: Tensor | None = None,
     step_done: Callable[[], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Draw one latent per row of the condition.
@@ -86,7 +86,7 @@ def sample(
     half = choose_precision(sampling.precision, device, "sampling")
     guided = sampling.guidance != 1.0
     if guided:
-        both = Condition(
+        both = Conditioning(
             torch.cat([condition.context, null.context.expand_as(condition.context)]), torch.cat([condition.time, null.time.expand_as(condition.time)])
         )
     for timestep in timesteps:

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from unimind.foundations.study_autoencoder import NAME, StudyAutoencoder
-from unimind.study import Study
-from unimind.study import StudyAutoencoder as Settings
+from unimind.foundations.study_autoencoder import NAME, SpaceToDepthAutoencoder
+from unimind.study import Study, StudyAutoencoder
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, generator, train, write_model
 
@@ -20,10 +19,10 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
     Held-out peak signal-to-noise ratio in dB goes to the losses as `psnr` (negated where it is minimised).
     """
     settings = study.foundations.autoencoder
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, StudyAutoencoder)
     pictures = drawn_pictures(study)
     torch.manual_seed(study.seed)
-    model = StudyAutoencoder(settings.latent_channels, settings.downsampling, settings.width).to(memory_format=torch.channels_last)
+    model = SpaceToDepthAutoencoder(settings.latent_channels, settings.downsampling, settings.width).to(memory_format=torch.channels_last)
 
     side = study.picture_size // settings.downsampling
 
@@ -32,13 +31,13 @@ def train_autoencoder(study: Study, checkpoints: Path, out: Path) -> None:
         noise = torch.randn(len(index), settings.latent_channels, side, side, generator=generator(study.seed, "autoencoder noise", step))
         return {"index": index, "images": pictures.images[index], "noise": noise}
 
-    def losses(model: StudyAutoencoder, batch: dict) -> dict:
+    def losses(model: SpaceToDepthAutoencoder, batch: dict) -> dict:
         images = unit(batch["images"])
         latent = model.raw_encode(images)
         output = model.raw_decode(latent + LATENT_NOISE * batch["noise"])
         return {"squared": 10 * functional.mse_loss(output, images), "absolute": functional.l1_loss(output, images), "size": 1e-3 * latent.square().mean()}
 
-    def validate(model: StudyAutoencoder) -> dict:
+    def validate(model: SpaceToDepthAutoencoder) -> dict:
         device = model.mean.device
         error = 0.0
         for part in pictures.held_out.split(64):

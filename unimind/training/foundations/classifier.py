@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from unimind.data.drawn import ATTRIBUTES
-from unimind.foundations.study_classifier import NAME, StudyClassifier
+from unimind.foundations.study_classifier import NAME, AttributeClassifier
 from unimind.study import Study
 from unimind.training.foundations.pictures import attribute_accuracy, attribute_loss, drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, train, write_model
@@ -21,16 +21,16 @@ def train_classifier(study: Study, checkpoints: Path, out: Path) -> None:
     pictures = drawn_pictures(study)
     told = [list(ATTRIBUTES).index(name) for name in TOLD]
     torch.manual_seed(study.seed)
-    model = StudyClassifier({name: list(ATTRIBUTES[name]) for name in TOLD}, study.picture_size).to(memory_format=torch.channels_last)
+    model = AttributeClassifier({name: list(ATTRIBUTES[name]) for name in TOLD}, study.picture_size).to(memory_format=torch.channels_last)
 
     def draw(step: int) -> dict:
         index = drawn(len(pictures.images), settings.training.batch_size, step, study.seed, "classifier")
         return {"index": index, "images": pictures.images[index], "attributes": pictures.attributes[index][:, told]}
 
-    def losses(model: StudyClassifier, batch: dict) -> dict:
+    def losses(model: AttributeClassifier, batch: dict) -> dict:
         return {"cross_entropy": attribute_loss(list(model.attribute_logits(unit(batch["images"])).values()), batch["attributes"])}
 
-    def validate(model: StudyClassifier) -> dict:
+    def validate(model: AttributeClassifier) -> dict:
         device = next(model.parameters()).device
         logits, attributes = list(model.attribute_logits(unit(pictures.held_out.to(device))).values()), pictures.held_out_attributes[:, told].to(device)
         right = zip(TOLD, attribute_accuracy(logits, attributes), strict=True)

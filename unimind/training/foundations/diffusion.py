@@ -11,7 +11,7 @@ from torch.nn import functional
 from unimind.data.prepared import unit_hash
 from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
-from unimind.foundations.diffusion import Condition, Diffusion, alphas_cumprod, noised
+from unimind.foundations.diffusion import Conditioning, Diffusion, alphas_cumprod, noised
 from unimind.study import Study, StudyDiffusion
 from unimind.training.foundations.pictures import drawn_pictures, unit
 from unimind.training.loop import drawn, fingerprint, generator, train, write_model
@@ -104,7 +104,7 @@ def train_diffusion(study: Study, autoencoder: Path, embedding: Path, stimuli: l
         latent, condition = batch["latent"][:, 0], model.conditioner(batch["vector"].flatten(0, 1))
         sketch = model.sketch(condition.time).unflatten(0, (-1, pictures))
         seen = sketch[:, 0].detach() * batch["kept"][:, None, None, None]
-        first = Condition(condition.context[::pictures], condition.time[::pictures]).keep(batch["kept"], model.conditioner.null())
+        first = Conditioning(condition.context[::pictures], condition.time[::pictures]).keep(batch["kept"], model.conditioner.null())
         mixed, target = noised(latent, batch["noise"], batch["timestep"], alphas.to(latent.device), str(SCHEDULER["prediction_type"]))
         velocity = model(mixed, batch["timestep"], first, seen).float()
         return {"velocity": functional.mse_loss(velocity, target), "sketch": functional.mse_loss(sketch.float(), batch["latent"])}
