@@ -33,7 +33,7 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Design:
+class DesignMatrix:
     """Columns of a run's model.
 
     Attributes
@@ -48,7 +48,7 @@ class Design:
     nuisance: NDArray[np.float64]
 
 
-def design(frame_times: NDArray[np.float64], events: Events, hrf: str | None, high_pass: float, confounds: NDArray[np.float64], where: str) -> Design:
+def design(frame_times: NDArray[np.float64], events: Events, hrf: str | None, high_pass: float, confounds: NDArray[np.float64], where: str) -> DesignMatrix:
     """The model of a run.
 
     Parameters
@@ -90,17 +90,17 @@ def design(frame_times: NDArray[np.float64], events: Events, hrf: str | None, hi
     if len(unseen):
         at, last = events.onset[unseen[0]], frame_times[-1]
         raise InputError(f"{where}: trial {unseen[0] + 1} begins at {at:g} s, but the last volume is at {last:g} s; mend the onsets, or the repetition time")
-    return Design(trials, matrix.drop(columns=names, errors="ignore").to_numpy(np.float64))
+    return DesignMatrix(trials, matrix.drop(columns=names, errors="ignore").to_numpy(np.float64))
 
 
-def least_squares_all(series: NDArray, model: Design) -> NDArray[np.float32]:
+def least_squares_all(series: NDArray, model: DesignMatrix) -> NDArray[np.float32]:
     """One model with a regressor per trial: (n_volumes, n_voxels) to float32 (n_trials, n_voxels)."""
     n = model.trials.shape[1]
     inverse = np.linalg.pinv(np.hstack([model.trials, model.nuisance]))[:n]
     return _by_voxels(series, lambda y: inverse @ y)
 
 
-def least_squares_separate(series: NDArray, model: Design) -> NDArray[np.float32]:
+def least_squares_separate(series: NDArray, model: DesignMatrix) -> NDArray[np.float32]:
     """A model per trial: its own regressor, one of all other trials, and the nuisance (Mumford et al. 2012, NeuroImage 59).
 
     The nuisance is projected out once (Frisch and Waugh 1933); what is left per trial are two equations.
@@ -108,7 +108,7 @@ def least_squares_separate(series: NDArray, model: Design) -> NDArray[np.float32
     Parameters
     ----------
     series : float (n_volumes, n_voxels)
-    model : Design
+    model : DesignMatrix
 
     Returns
     -------
@@ -131,7 +131,7 @@ def least_squares_separate(series: NDArray, model: Design) -> NDArray[np.float32
 
 
 def lag_window(
-    series: NDArray, model: Design, frame_times: NDArray[np.float64], onset: NDArray[np.float64], window: Sequence[float], where: str
+    series: NDArray, model: DesignMatrix, frame_times: NDArray[np.float64], onset: NDArray[np.float64], window: Sequence[float], where: str
 ) -> NDArray[np.float32]:  # fmt: skip
     """Mean of the volumes taken from `window[0]` up to, not including, `window[1]` seconds after each onset, the nuisance explained away.
 
@@ -152,7 +152,7 @@ def lag_window(
     return _by_voxels(series, lambda y: weight @ y)
 
 
-def inflation(model: Design) -> NDArray[np.float64]:
+def inflation(model: DesignMatrix) -> NDArray[np.float64]:
     """How often larger the variance of each trial's least-squares-all beta is than if the trial stood alone in the run: (n_trials,)."""
     basis = _orthonormal(model.nuisance)
     own = model.trials - basis @ (basis.T @ model.trials)

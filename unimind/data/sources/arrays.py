@@ -25,7 +25,7 @@ from unimind.data.sources.arrayfile import (
 from unimind.data.sources.base import TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file
 from unimind.data.sources.pictures import Pictures, pictures_in
 from unimind.data.sources.tables import is_nothing, spelled
-from unimind.data.sources.trials import Part, Shown, labelled, listed_pictures, marked, match, parts_of, place, read_rows, sessions_of
+from unimind.data.sources.trials import SessionFile, Shown, labelled, listed_pictures, marked, match, parts_of, place, read_trial_tables, sessions_of
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.storage import content_hash
@@ -68,16 +68,16 @@ class ArraysSource:
     def _path(self, pattern: str, subject: str | None) -> Path:
         return Path(place(self.root, pattern, subject))
 
-    def _response_files(self, subject: str) -> list[Part]:
+    def _response_files(self, subject: str) -> list[SessionFile]:
         """The file of responses, or one a session or run, in their order."""
         return parts_of(self.root, self.section.responses, subject, f"datasets.{self.dataset}.responses")
 
-    def _trial_files(self, subject: str) -> list[Part]:
+    def _trial_files(self, subject: str) -> list[SessionFile]:
         return parts_of(self.root, self.section.trials, subject, f"datasets.{self.dataset}.trials") if self.section.trials else []
 
-    def _test_words(self, part: Part, path: Path) -> str:
+    def _test_words(self, part: SessionFile, path: Path) -> str:
         """Hash of what a shared set of pictures takes from a trial table: which of them are test pictures."""
-        rows = read_rows([part], [], None, self.section.split.column)
+        rows = read_trial_tables([part], [], None, self.section.split.column)
         kept = [row for row, cell in enumerate(rows.picture) if not is_nothing(cell) and (rows.index is None or not is_nothing(rows.index[row]))]
         if self.section.split.sessions is not None:
             if "session" not in rows.numbers:
@@ -184,7 +184,7 @@ class ArraysSource:
         mask = [self._path(self.section.mask, subject)] if self.section.mask else []
         return [self._file(path) for path in (*(part.path for part in responses), *mask, *(part.path for part in tables))]
 
-    def _further_parts(self, subject: str, asked: Decode) -> tuple[list[Part], list[Part]]:
+    def _further_parts(self, subject: str, asked: Decode) -> tuple[list[SessionFile], list[SessionFile]]:
         assert asked.responses is not None
         where = f"decode, responses of {self.dataset}"
         tables = parts_of(self.root, asked.trials, subject, f"decode, trials of {self.dataset}") if asked.trials else []
@@ -211,7 +211,7 @@ class ArraysSource:
             if total != len(pictures):
                 raise self._count_refusal(files, total, len(pictures), f"pictures in {pictures.where}", "give a trial table (`trials:`)")
             return self._marked(Shown(np.arange(total), np.arange(total), sessions_of(files, counts), np.zeros(total, bool)))
-        rows = read_rows(self._trial_files(subject), files, counts, self.section.split.column)
+        rows = read_trial_tables(self._trial_files(subject), files, counts, self.section.split.column)
         if len(files) == 1 and rows.index is None and len(rows) != counts[0] and self._turned(files[0].path, len(rows)):
             raise self._count_refusal(files, counts[0], len(rows), "rows in the trial table", "")
         return self._marked(match(rows, files, counts, pictures, self.section.count_from, self.dataset, subject))
@@ -225,7 +225,7 @@ class ArraysSource:
         """Whether the responses' other axis has that many."""
         return path.suffix in ARRAY_ENDINGS and self.section.mask is None and count in array_shape(path, self.section.key)
 
-    def _count_refusal(self, files: Sequence[Part], total: int, given: int, what: str, hint: str) -> InputError:
+    def _count_refusal(self, files: Sequence[SessionFile], total: int, given: int, what: str, hint: str) -> InputError:
         if self._turned(files[0].path, given):
             other = "voxels_by_trials" if self.section.orientation == "trials_by_voxels" else "trials_by_voxels"
             hint = f"its shape is {array_shape(files[0].path, self.section.key)}: set datasets.{self.dataset}.orientation: {other}"
@@ -267,7 +267,7 @@ class ArraysSource:
         labels = np.asarray(read_array(path, blocks.labels)).ravel().astype(int)
         volumes = self._trials_in(path, None)
         if len(labels) != volumes:
-            raise self._count_refusal([Part(path)], volumes, len(labels), f"labels under {blocks.labels}", "one label a volume is needed")
+            raise self._count_refusal([SessionFile(path)], volumes, len(labels), f"labels under {blocks.labels}", "one label a volume is needed")
         if volumes % blocks.runs:
             raise InputError(f"{path}: {volumes} volumes do not make {blocks.runs} equally long runs; see datasets.{self.dataset}.blocks.runs")
         runs = labels.reshape(blocks.runs, -1)
@@ -303,7 +303,7 @@ class ArraysSource:
     # --- responses -----------------------------------------------------------------------------------------------
 
     def _responses(
-        self, subject: str, table: Shown, split: NDArray[np.integer], files: Sequence[Part], counts: Sequence[int]
+        self, subject: str, table: Shown, split: NDArray[np.integer], files: Sequence[SessionFile], counts: Sequence[int]
     ) -> "_Responses":  # fmt: skip
         """The responses of the table's trials, a session at a time, out of one file or several."""
         starts = np.cumsum([0, *counts])
@@ -364,7 +364,7 @@ class ArraysSource:
             scored = (volumes - mean) / np.where(deviation > 0, deviation, 1.0)
             yield np.stack([scored[begin:end].mean(0) for begin, end, _ in here]).astype(np.float32)
 
-    def _mask(self, subject: str, files: Sequence[Part]) -> "_Masked":
+    def _mask(self, subject: str, files: Sequence[SessionFile]) -> "_Masked":
         section = self.section
         assert section.mask is not None
         path = self._path(section.mask, subject)

@@ -28,7 +28,7 @@ _SIDE = 1000  # voxels of the mask, and of its mirror image, that are compared
 
 
 @dataclass(frozen=True)
-class Rows:
+class FileTrials:
     """Trials of one file in order of presentation.
 
     Attributes
@@ -52,7 +52,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Part:
+class ResponsePart:
     """A file of responses (or one a hemisphere), the table of its trials, and where it belongs."""
 
     files: tuple[BidsFile, ...]
@@ -66,7 +66,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Voxels:
+class KeptVoxels:
     """Which voxels are kept: their places in a volume, or their numbers in every file of a surface, and their ROIs."""
 
     where: tuple[NDArray[np.integer], ...]
@@ -78,7 +78,7 @@ class Voxels:
     def __len__(self) -> int:
         return len(self.roi)
 
-    def some(self, chosen: NDArray[Any]) -> "Voxels":
+    def some(self, chosen: NDArray[Any]) -> "KeptVoxels":
         """Some of them; of a volume or CIFTI by one index, of hemispheres by theirs."""
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         if self.grid is not None or len(self.where) == 1:
@@ -145,7 +145,7 @@ class BidsSource:
     def _folder(self) -> Path:
         return self._path(self.section.derivatives)
 
-    def _find_parts(self, subject: str) -> list[Part]:
+    def _find_parts(self, subject: str) -> list[ResponsePart]:
         section, label = self.section, subject.removeprefix("sub-")
         suffix = "statmap" if section.estimate is None else "bold"
         desc = section.desc or ("SingletrialBetas" if section.estimate is None else "preproc" if section.form == "volume" else None)
@@ -171,7 +171,7 @@ class BidsSource:
         for (session, run), files in together.items():
             runs = [other for each, other in together if each == session and other is not None]
             sides = tuple(sorted(files, key=lambda file: str(file.get("hemi"))))
-            parts.append(Part(sides, number(session, sessions), number(run, runs) if run else None, self._table_of(label, files[0])))
+            parts.append(ResponsePart(sides, number(session, sessions), number(run, runs) if run else None, self._table_of(label, files[0])))
         return sorted(parts, key=lambda part: (part.session, part.run or 0))
 
     def _table_of(self, label: str, file: BidsFile) -> BidsFile:
@@ -236,7 +236,7 @@ class BidsSource:
 
     # --- tables --------------------------------------------------------------------------------------------------
 
-    def _read_rows(self, subject: str) -> list[Rows]:
+    def _read_rows(self, subject: str) -> list[FileTrials]:
         read = self._trials_of if self.section.estimate is None else self._events_of
         frames = [self._frame(part) for part in self.parts(subject)]
         if self.section.estimate is None:
@@ -259,7 +259,7 @@ class BidsSource:
                 )
         return rows
 
-    def _frame(self, part: Part) -> Any:
+    def _frame(self, part: ResponsePart) -> Any:
         """The rows of a table that belong to a file, with `_where`, their line, and `_name`, their picture's or empty."""
         path = part.table.path
         frame = read_table(path)
@@ -295,7 +295,7 @@ class BidsSource:
             return True
         return (label.isdigit() or is_nothing(text)) and label_number(text, column, where) == value
 
-    def _volumes(self, part: Part) -> int:
+    def _volumes(self, part: ResponsePart) -> int:
         """How many volumes a file holds."""
         if len(open_nifti(part.path).shape) == 3:
             raise InputError(f"{part.path}: 3 axes; expected four, the last one {'trials' if self.section.estimate is None else 'volumes'}")
@@ -335,7 +335,7 @@ class BidsSource:
                 first = known.index[known["_volume"] == again["_volume"].iloc[0]][0]
                 raise InputError(f"{again['_where'].iloc[0]}: beta_index {again['beta_index'].iloc[0]} stands in line {first} too; every trial has its own")
 
-    def _shown(self, part: Part, frame: Any) -> Any:
+    def _shown(self, part: ResponsePart, frame: Any) -> Any:
         """The rows of betas that show a picture, in the order of the betas; all rows of events."""
         if self.section.estimate is not None:
             return frame
@@ -361,13 +361,13 @@ class BidsSource:
             raise InputError(f"{frame['_where'][wrong].iloc[0]}: {column} is {frame[column][wrong].iloc[0]!r}; expected train or test")
         return (words == "test").to_numpy()
 
-    def _trials_of(self, part: Part, frame: Any, picture: NDArray[np.integer]) -> Rows:
+    def _trials_of(self, part: ResponsePart, frame: Any, picture: NDArray[np.integer]) -> FileTrials:
         run = np.full(len(frame), part.run) if part.run else None
         if run is None and "run" in frame:
             run = np.array([label_number(text, "run", where) for text, where in zip(frame["run"], frame["_where"], strict=True)], int)
-        return Rows(picture, run, self._tested(frame, part.table.path), volume=frame["_volume"].to_numpy())
+        return FileTrials(picture, run, self._tested(frame, part.table.path), volume=frame["_volume"].to_numpy())
 
-    def _events_of(self, part: Part, frame: Any, picture: NDArray[np.integer]) -> Rows:
+    def _events_of(self, part: ResponsePart, frame: Any, picture: NDArray[np.integer]) -> FileTrials:
         """Events with a picture, by onset, and the conditions without that the model holds."""
         path = part.table.path
         duration = ["0" if is_nothing(cell) else cell for cell in frame.get("duration", [""] * len(frame))]
@@ -392,7 +392,7 @@ class BidsSource:
                 f"{path} line {second}: two pictures at {at:g} s, this one and that of line {first}; their responses cannot be told apart: keep one"
             )
         events = Events(trials["_onset"].to_numpy(), trials["_duration"].to_numpy(), further)
-        return Rows(trials["_picture"].to_numpy(), np.full(len(trials), part.run or 1), self._tested(trials, path), events=events)
+        return FileTrials(trials["_picture"].to_numpy(), np.full(len(trials), part.run or 1), self._tested(trials, path), events=events)
 
     # --- voxels --------------------------------------------------------------------------------------------------
 
@@ -489,7 +489,7 @@ class BidsSource:
                 raise InputError(f"{volumes[0]}: no voxel is labelled {labels} ({region}); it has {np.unique(values)[:12].astype(int).tolist()}")
         return [(region, np.isin(values, labels)) for region, labels in wanted.items()]
 
-    def voxels(self, subject: str) -> Voxels:
+    def voxels(self, subject: str) -> KeptVoxels:
         """Voxels of the study's ROIs, checked to be on the grid of every file of responses."""
         parts, form = self.parts(subject), self.section.form
         image = self._open(parts[0].files[0].path)
@@ -525,10 +525,10 @@ class BidsSource:
             from nibabel.affines import apply_affine
 
             xyz = apply_affine(affine, np.argwhere(kept)).astype(np.float32)
-            return Voxels(tuple(np.nonzero(kept)), roi[kept], names, xyz, (shape, affine))
+            return KeptVoxels(tuple(np.nonzero(kept)), roi[kept], names, xyz, (shape, affine))
         bounds = np.cumsum([0, *sizes])
         where = tuple(np.flatnonzero(kept[low:high]) for low, high in zip(bounds[:-1], bounds[1:], strict=True))
-        return Voxels(where, roi[kept], names)
+        return KeptVoxels(where, roi[kept], names)
 
     def _open(self, path: Path) -> Any:
         import nibabel
@@ -544,7 +544,7 @@ class BidsSource:
 
     # --- responses -----------------------------------------------------------------------------------------------
 
-    def read(self, part: Part, voxels: Voxels) -> NDArray[np.float32]:
+    def read(self, part: ResponsePart, voxels: KeptVoxels) -> NDArray[np.float32]:
         """Everything a file holds at some voxels, front to back: float32 (n, n_voxels)."""
         if self.section.form == "volume":
             return masked_volumes(part.path, voxels.where)
@@ -562,7 +562,7 @@ class BidsSource:
                 pieces.append(values)
         return np.concatenate(pieces, axis=1)
 
-    def _frame_times(self, part: Part, volumes: int) -> NDArray[np.float64]:
+    def _frame_times(self, part: ResponsePart, volumes: int) -> NDArray[np.float64]:
         """When each volume was taken: the sidecar's repetition time, from its `StartTime` on, which fMRIPrep writes after slice timing."""
         said, path = sidecar(part.path, ("RepetitionTime", "StartTime")), part.path
         step = None
@@ -578,7 +578,7 @@ class BidsSource:
             raise InputError(f"{path}: its header says {step:g} s between volumes, its .json RepetitionTime {given:g}; mend one of them")
         return float(said.get("StartTime", 0.0)) + float(given or step or 0) * np.arange(volumes, dtype=np.float64)
 
-    def _confounds_file(self, subject: str, part: Part) -> Path:
+    def _confounds_file(self, subject: str, part: ResponsePart) -> Path:
         file = part.files[0]
         same = {entity: file.get(entity) for entity in ("ses", "task", "run")}
         found = find(self._folder, subject.removeprefix("sub-"), "timeseries", ".tsv", desc="confounds", **same)
@@ -588,7 +588,7 @@ class BidsSource:
             )
         return found[0].path
 
-    def _confounds(self, subject: str, part: Part, names: list[str], volumes: int) -> NDArray[np.float64]:
+    def _confounds(self, subject: str, part: ResponsePart, names: list[str], volumes: int) -> NDArray[np.float64]:
         if not names:
             return np.empty((volumes, 0))
         path = self._confounds_file(subject, part)
@@ -602,7 +602,7 @@ class BidsSource:
         frame.loc[first, names] = ["0" if is_nothing(cell) else cell for cell in frame.loc[first, names]]  # what a difference to the volume before lacks
         return np.stack([numbers(frame, name, path) for name in names], axis=1)
 
-    def responses(self, subject: str, part: Part, rows: Rows, voxels: Voxels) -> NDArray[np.float32]:
+    def responses(self, subject: str, part: ResponsePart, rows: FileTrials, voxels: KeptVoxels) -> NDArray[np.float32]:
         """One row a trial of a file, in order of presentation."""
         estimate = self.section.estimate
         series = self.read(part, voxels)
@@ -622,7 +622,7 @@ class BidsSource:
             )
         return (least_squares_all if estimate.kind == "lsa" else least_squares_separate)(series, model)
 
-    def _blocks(self, subject: str, voxels: Voxels) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self, subject: str, voxels: KeptVoxels) -> Iterator[NDArray[np.float32]]:
         """One block of trials a session, one file in memory at a time (a session's with GLMsingle)."""
         parts, rows = self.parts(subject), self.rows(subject)
         for session in dict.fromkeys(part.session for part in parts):
@@ -634,7 +634,7 @@ class BidsSource:
             else:
                 yield np.concatenate([self.responses(subject, part, row, voxels) for part, row in these])
 
-    def _usable(self, subject: str, voxels: Voxels, split: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _usable(self, subject: str, voxels: KeptVoxels, split: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Voxels that hold a missing value anywhere, and those that say nothing: constant over the training trials, or in a run."""
         broken, silent = np.zeros(len(voxels), bool), np.zeros(len(voxels), bool)
         low, high = np.full(len(voxels), np.inf, np.float32), np.full(len(voxels), -np.inf, np.float32)
@@ -726,7 +726,7 @@ class BidsSource:
             "estimate": section.estimate.model_dump(mode="json") if section.estimate else "betas as distributed",
         }  # fmt: skip
 
-    def _noise_ceiling(self, subject: str, voxels: Voxels) -> NDArray[np.float32] | None:
+    def _noise_ceiling(self, subject: str, voxels: KeptVoxels) -> NDArray[np.float32] | None:
         return None
 
     # --- what `inspect` and `check` ask for ----------------------------------------------------------------------
@@ -748,7 +748,7 @@ class BidsSource:
             return None
         some = [half[np.unique(np.linspace(0, len(half) - 1, min(len(half), _SIDE)).astype(int))] for half in halves]
         side = np.repeat(np.arange(2, dtype=np.int16), [len(half) for half in some])
-        both = Voxels(tuple(np.concatenate(some).T), side, ["mask", "mirror image"], None, voxels.grid)
+        both = KeptVoxels(tuple(np.concatenate(some).T), side, ["mask", "mirror image"], None, voxels.grid)
         trials = self._trials(subject)
         return RawSubject(len(both), replace(trials, responses=lambda: self._blocks(subject, both)), roi=both.roi, roi_names=both.names)
 
@@ -778,7 +778,7 @@ class _Labels(BidsSource):
     Attributes
     ----------
     words : list of str
-        The labels, each once; `Rows.picture` indexes them.
+        The labels, each once; `FileTrials.picture` indexes them.
     conditions : dict of str to list
         Condition of every trial, by subject, a list a file.
     """
@@ -793,7 +793,7 @@ class _Labels(BidsSource):
         self.conditions: dict[str, list[list[str]]] = {}
         self._read: list[list[str]] = []
 
-    def _read_rows(self, subject: str) -> list[Rows]:
+    def _read_rows(self, subject: str) -> list[FileTrials]:
         self._read = self.conditions[subject] = []
         return super()._read_rows(subject)
 
@@ -814,7 +814,7 @@ class _Labels(BidsSource):
         self._read.append([""] * len(frame) if column is None else frame[column].tolist())
         return np.zeros(len(frame), bool)
 
-    def check_grid(self, subject: str, voxels: Voxels) -> None:
+    def check_grid(self, subject: str, voxels: KeptVoxels) -> None:
         """InputError where a file is not on the grid, or surface, of the data set's responses."""
         own = self.source.parts(subject)[0]
         for part in self.parts(subject):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unimind.data.pixels import Forms
 from unimind.data.sources.arrayfile import missing
 from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, RemoteFile, reading
-from unimind.data.sources.bids import BidsSource, Voxels
+from unimind.data.sources.bids import BidsSource, KeptVoxels
 from unimind.data.sources.pictures import Pictures
 from unimind.errors import InputError
 from unimind.study import BidsData, LaionFmriData, Study
@@ -93,9 +93,9 @@ class LaionSource(BidsSource):
     # --- pictures and noise ceiling ------------------------------------------------------------------------------
 
     def _read_pictures(self) -> Pictures:
-        return _Packed.open_packed(self.root / PICTURES, self.root / NAMES)
+        return _EncodedPictures.open_encoded(self.root / PICTURES, self.root / NAMES)
 
-    def _noise_ceiling(self, subject: str, voxels: Voxels) -> NDArray[np.float32]:
+    def _noise_ceiling(self, subject: str, voxels: KeptVoxels) -> NDArray[np.float32]:
         """Explainable share of one trial's variance, from NC(n) = s / (s + 1/n) with s the ratio of signal to noise variance (Allen et al. 2022)."""
         path = self.root / self._ceiling_file(subject)
         share = np.clip(np.nan_to_num(np.asarray(self._values(path), np.float64)[voxels.where]) / 100, 0, 1 - 1e-6)
@@ -103,11 +103,11 @@ class LaionSource(BidsSource):
         return (ratio / (1 + ratio)).astype(np.float32)
 
 
-class _Packed(Pictures):
+class _EncodedPictures(Pictures):
     """Encoded pictures in the rows of an HDF5 data set, named by a table; all are different, as published."""
 
     @classmethod
-    def open_packed(cls, path: Path, table: Path) -> "_Packed":
+    def open_encoded(cls, path: Path, table: Path) -> "_EncodedPictures":
         import h5py
         import pandas as pd
         from PIL import Image

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unimind.data.roi import label_mask, voxels_of_hdf5, voxels_of_nifti
 from unimind.data.sources.base import DROP, TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, below, reading
-from unimind.data.sources.trials import Part, labelled, place
+from unimind.data.sources.trials import SessionFile, labelled, place
 from unimind.errors import InputError
 from unimind.progress import say
 from unimind.study import Decode, Study
@@ -258,8 +258,8 @@ class NsdSource:
             betas = read_betas(path, mask)
         protocol = {"experiment": f"NSD-{asked.set}", "betas": asked.betas or self.betas, "space": self.space}
         if asked.set == "imagery":
-            table = Part(Path(place(self.root, asked.trials or "", subject)))
-            found = labelled([table], [Part(path)], [len(betas)], asked.label, asked.condition, None, f"{self.name} {subject}")
+            table = SessionFile(Path(place(self.root, asked.trials or "", subject)))
+            found = labelled([table], [SessionFile(path)], [len(betas)], asked.label, asked.condition, None, f"{self.name} {subject}")
             blocks = [betas[found.row[found.session == number]] for number in dict.fromkeys(found.session.tolist())]
             return Further(found.session, found.label, found.condition, lambda: iter(blocks), "percent signal change", found.run, protocol)
         shown = self._synthetic_order()

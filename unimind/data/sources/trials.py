@@ -23,7 +23,7 @@ PARTS = ("session", "run")
 
 
 @dataclass(frozen=True)
-class Part:
+class SessionFile:
     """A file of one session or run, or of all: its numbers are those in its name."""
 
     path: Path
@@ -42,7 +42,7 @@ def place(root: Path, pattern: str, subject: str | None) -> str:
     return (root / os.path.expanduser(os.path.expandvars(pattern.replace("{subject}", subject or "")))).as_posix()
 
 
-def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[Part]:
+def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[SessionFile]:
     """The files that a pattern with `{session}` and `{run}` names, in the order of the numbers that stand there.
 
     Raises
@@ -52,7 +52,7 @@ def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[Part]:
     """
     whole_path = place(root, pattern, subject)
     if not any(f"{{{part}}}" in whole_path for part in PARTS):
-        return [Part(Path(whole_path))]
+        return [SessionFile(Path(whole_path))]
     steps = whole_path.split("/")
     fixed = next(index for index, step in enumerate(steps) if any(f"{{{part}}}" in step for part in PARTS))
     base, rest = Path("/".join(steps[:fixed]) or "/"), "/".join(steps[fixed:])
@@ -64,7 +64,7 @@ def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[Part]:
         else:
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
             seen.add(name)
-    found: dict[tuple[int | None, int | None], Part] = {}
+    found: dict[tuple[int | None, int | None], SessionFile] = {}
     for path in base.glob(re.sub(r"\{(session|run)\}", "*", "/".join(_escape(step) for step in rest.split("/")))):
         match = re.fullmatch(expression, path.relative_to(base).as_posix())
         if match is None or path.name.startswith("."):
@@ -74,7 +74,7 @@ def parts_of(root: Path, pattern: str, subject: str, key: str) -> list[Part]:
             if number is None:
                 wanted = f"expected a number such as 1, 01 or {name[:3]}-01; rename or move the file"
                 raise InputError(f"{path}: {{{name}}} of {key} stands for {match[name]!r} here; {wanted}")
-        part = Part(path, numbers.get("session"), numbers.get("run"))
+        part = SessionFile(path, numbers.get("session"), numbers.get("run"))
         other = found.setdefault((part.session, part.run), part)
         if other is not part:
             raise InputError(f"{path} and {other.path}: both are {_words(part)}; keep one of them")
@@ -94,7 +94,7 @@ def part_number(word: str) -> int | None:
     return int(named[1]) if named else whole(word)
 
 
-def _words(part: Part) -> str:
+def _words(part: SessionFile) -> str:
     return " ".join(f"{name} {part.number(name)}" for name in PARTS if part.number(name) is not None)
 
 
@@ -120,7 +120,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """Rows of a subject's trial tables, one after another."""
 
     where: list[str]
@@ -134,16 +134,16 @@ class Rows:
         return len(self.where)
 
 
-def read_rows(
-    tables: Sequence[Part], files: Sequence[Part], counts: Sequence[int] | None, column: str | None, naming: Sequence[str] = PICTURE
-) -> Rows:  # fmt: skip
+def read_trial_tables(
+    tables: Sequence[SessionFile], files: Sequence[SessionFile], counts: Sequence[int] | None, column: str | None, naming: Sequence[str] = PICTURE
+) -> TableRows:  # fmt: skip
     """Read trial tables.
 
     Parameters
     ----------
-    tables : sequence of Part
+    tables : sequence of SessionFile
         Tables of all trials, or one a session or run.
-    files : sequence of Part
+    files : sequence of SessionFile
         Files of responses.
     counts : sequence of int, optional
         Trials of each file, which tell blank rows at the end from trials without a picture.
@@ -187,10 +187,10 @@ def read_rows(
         for name in PARTS:
             numbers[name] += _numbers_of(table, name, part, lines, named)
     known = {name: values for name, values in numbers.items() if any(value is not None for value in values)}
-    return Rows(where, picture, known, index if indexed else None, split if column is not None else None, column)
+    return TableRows(where, picture, known, index if indexed else None, split if column is not None else None, column)
 
 
-def _numbers_of(table: Table, name: str, part: Part, lines: list[str], named: str) -> list[int | None]:
+def _numbers_of(table: Table, name: str, part: SessionFile, lines: list[str], named: str) -> list[int | None]:
     """Session or run of every row: of its column, which must agree with the table's file name, or of that name."""
     by_name, column = part.number(name), table.column(name)
     if column is None:
@@ -221,7 +221,9 @@ def _condition_numbers(path: Path) -> Table:
     return Table(path, {"picture": cells}, list(range(1, len(cells) + 1)))
 
 
-def placed(rows: Rows, files: Sequence[Part], counts: Sequence[int], count_from: int | None, who: str) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+def placed(
+    rows: TableRows, files: Sequence[SessionFile], counts: Sequence[int], count_from: int | None, who: str
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Which trial of the responses every row is of, over all files one after another, -1 where it says none (n,); and its session (n,).
 
     Rows and files meet by the session and the run that both name, else in their order. Within that, `beta_index` says which
@@ -273,7 +275,9 @@ def placed(rows: Rows, files: Sequence[Part], counts: Sequence[int], count_from:
     return order, _sessions(rows, files, starts, order)
 
 
-def match(rows: Rows, files: Sequence[Part], counts: Sequence[int], pictures: Pictures, count_from: int | None, dataset: str, subject: str) -> Shown:
+def match(
+    rows: TableRows, files: Sequence[SessionFile], counts: Sequence[int], pictures: Pictures, count_from: int | None, dataset: str, subject: str
+) -> Shown:
     """Bring rows, trials (`placed`) and pictures together.
 
     Raises
@@ -321,7 +325,8 @@ LABEL = ("label", "picture", "stim_file", "stimulus")
 
 
 def labelled(
-    tables: Sequence[Part], files: Sequence[Part], counts: Sequence[int], label: str | None, condition: str | None, count_from: int | None, who: str
+    tables: Sequence[SessionFile], files: Sequence[SessionFile], counts: Sequence[int], label: str | None, condition: str | None, count_from: int | None,
+    who: str,
 ) -> Labelled:  # fmt: skip
     """What tables say of trials without known pictures; all trials, without a label, where there is no table.
 
@@ -335,7 +340,7 @@ def labelled(
     if not tables:
         total = sum(counts)
         return Labelled(np.arange(total), sessions_of(files, counts), [""] * total, [""] * total, None)
-    rows = read_rows(tables, files, counts, condition, (label,) if label else LABEL)
+    rows = read_trial_tables(tables, files, counts, condition, (label,) if label else LABEL)
     order, session = placed(rows, files, counts, count_from, who)
     kept = np.flatnonzero(order >= 0)
     if not len(kept):
@@ -347,7 +352,7 @@ def labelled(
     return Labelled(order[kept], session[kept], words[0], words[1], None if None in runs else np.array(runs, int))
 
 
-def marked(rows: Rows, kept: Iterable[int]) -> NDArray[np.bool_]:
+def marked(rows: TableRows, kept: Iterable[int]) -> NDArray[np.bool_]:
     """Whether the split column says `test`, of each of some rows; False where there is none."""
     found = []
     for row in kept:
@@ -413,7 +418,7 @@ def count_base(numbers: Sequence[int], counts: Sequence[int], count_from: int | 
     return base
 
 
-def _by_index(rows: Rows, given: dict, trials: dict, count_from: int | None, order: NDArray, who: str) -> None:
+def _by_index(rows: TableRows, given: dict, trials: dict, count_from: int | None, order: NDArray, who: str) -> None:
     """Fill `order` from `beta_index`, which counts the trials of the file, or files, a row belongs to."""
     assert rows.index is not None
     rows_of = [(row, len(trials[key])) for key, of in given.items() for row in of]
@@ -437,7 +442,7 @@ def _by_index(rows: Rows, given: dict, trials: dict, count_from: int | None, ord
             order[row] = trials[key][at]
 
 
-def _require_order(rows: Rows) -> None:
+def _require_order(rows: TableRows) -> None:
     """Refuse a table whose runs go back within a session: its rows are sorted otherwise than the trials."""
     runs = rows.numbers.get("run")
     if runs is None:
@@ -452,7 +457,7 @@ def _require_order(rows: Rows) -> None:
             latest[session] = run
 
 
-def _parting(rows: Rows, key: tuple, keys: list[str], of: list[int], count: int, file: Path, total: bool) -> InputError:
+def _parting(rows: TableRows, key: tuple, keys: list[str], of: list[int], count: int, file: Path, total: bool) -> InputError:
     """Rows and trials differ in number: where, and what is unlike the rest."""
     said = " ".join(f"{name} {number}" for name, number in zip(keys, key, strict=True))
     path = re.sub(r" (line|trial) \d+$", "", rows.where[of[0]])
@@ -471,11 +476,11 @@ def _parting(rows: Rows, key: tuple, keys: list[str], of: list[int], count: int,
     return InputError(f"{file}: {count} trials, but {said} has {len(of)} rows ({rows.where[of[0]]} to {rows.where[of[-1]].rpartition(' ')[2]}); {hint}")
 
 
-def _file_at(files: Sequence[Part], starts: NDArray, trial: int) -> Path:
+def _file_at(files: Sequence[SessionFile], starts: NDArray, trial: int) -> Path:
     return files[int(np.searchsorted(starts, trial, side="right")) - 1].path
 
 
-def _sessions(rows: Rows, files: Sequence[Part], starts: NDArray, order: NDArray) -> NDArray[np.integer]:
+def _sessions(rows: TableRows, files: Sequence[SessionFile], starts: NDArray, order: NDArray) -> NDArray[np.integer]:
     """Session of every row: of the table, else of the file its trial is in, else 1."""
     if "session" in rows.numbers:
         return np.array([-1 if number is None else number for number in rows.numbers["session"]], int)
@@ -483,6 +488,6 @@ def _sessions(rows: Rows, files: Sequence[Part], starts: NDArray, order: NDArray
     return np.where(order >= 0, of_file[np.maximum(order, 0)], -1)
 
 
-def sessions_of(files: Sequence[Part], counts: Sequence[int] | NDArray) -> NDArray[np.integer]:
+def sessions_of(files: Sequence[SessionFile], counts: Sequence[int] | NDArray) -> NDArray[np.integer]:
     """Session of every trial by the files' names; 1 where they name none."""
     return np.repeat([1 if file.session is None else file.session for file in files], counts)
