@@ -10,10 +10,10 @@ from unimind.data.single_trial import Events
 from unimind.errors import InputError
 
 #: A run: series (n_volumes, n_voxels), its first two frame times, its events, picture of every trial, and its name for messages.
-Run = tuple[NDArray[np.float32], NDArray[np.float64], Events | None, NDArray[np.integer], str]
+RunSeries = tuple[NDArray[np.float32], NDArray[np.float64], Events | None, NDArray[np.integer], str]
 
 
-def session_betas(runs: Sequence[Run]) -> NDArray[np.float32]:
+def session_betas(runs: Sequence[RunSeries]) -> NDArray[np.float32]:
     """Betas of all trials of a session in order of presentation, float32 (n_trials, n_voxels): what GLMsingle calls type D.
 
     Raises

@@ -64,7 +64,7 @@ class _File(ABC):
         self.close()
 
 
-class _Responses(_File):
+class _ResponseFile(_File):
     """What paired and unpaired files have in common: rows of responses, voxels, attributes."""
 
     @property
@@ -206,7 +206,7 @@ class _Responses(_File):
                 raise InputError(f"{self.path}: voxel/{name} has {values.shape[0]} rows for {responses.shape[1]} voxels; delete it and run again")
 
 
-class PreparedSubject(_Responses):
+class PreparedSubject(_ResponseFile):
     """A prepared subject, open for reading; a context manager.
 
     Parameters
@@ -310,7 +310,7 @@ class PreparedSubject(_Responses):
             raise InputError(f"{self.path}: picture {shown[times > 1][0]} stands in more than one split; prepare the subject again")
 
 
-class FurtherTrials(_Responses):
+class FurtherTrials(_ResponseFile):
     """Trials of a subject of which no picture is known, open for reading; a context manager.
 
     Parameters
@@ -356,7 +356,7 @@ class FurtherTrials(_Responses):
                 raise InputError(f"{self.path}: {name} has shape {self._dataset(name).shape} for {count} trials; prepare the set again")
 
 
-class UnpairedSubject(_Responses):
+class UnpairedSubject(_ResponseFile):
     """Prepared fMRI without pictures, open for reading; `read_unpaired` opens it."""
 
     @property

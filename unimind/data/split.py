@@ -54,10 +54,10 @@ def split(
         if isinstance(rule, RandomPictures):
             test, left = tests[0], (_numbers("left out", hashes[0], study.seed) < rule.leave_out) & ~tests[0]
         else:
-            vectors = _Vectors([embeddings, *training_embeddings], files, [len(own) for own in hashes], hashes)
+            vectors = _CentredEmbeddings([embeddings, *training_embeddings], files, [len(own) for own in hashes], hashes)
             test, left = _near(vectors, hashes, tests, rule.leave_out)
     elif isinstance(rule, ByClusters):
-        vectors = _Vectors([embeddings, *training_embeddings], files, [len(own) for own in hashes], hashes)
+        vectors = _CentredEmbeddings([embeddings, *training_embeddings], files, [len(own) for own in hashes], hashes)
         test, left = _cluster(vectors, hashes, rule.count, study.seed) == rule.test, np.zeros(len(hashes[0]), bool)
     else:
         assert isinstance(rule, ByCategories) and section.categories is not None
@@ -92,7 +92,7 @@ def _category(rule: str, name: str) -> str | None:
     return match[1] if match else None
 
 
-class _Vectors:
+class _CentredEmbeddings:
     """Embeddings about the mean over the training subjects' pictures, of unit length, read by file."""
 
     def __init__(self, embeddings: Sequence[Path | None], files: Sequence[Path], counts: Sequence[int], hashes: Sequence[NDArray]) -> None:
@@ -126,7 +126,7 @@ class _Vectors:
         return (values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
-def _near(vectors: _Vectors, hashes: Sequence[NDArray], tests: Sequence[NDArray], share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _near(vectors: _CentredEmbeddings, hashes: Sequence[NDArray], tests: Sequence[NDArray], share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Test pictures and pictures left out of the first file, so that no test picture is near to a training picture of anybody.
 
     Near is nearer than `share` of the training subjects' other pictures are to their test pictures. Of those, the others are left
@@ -149,7 +149,7 @@ def _likeness(values: NDArray, others: NDArray) -> NDArray[np.float32]:
     return np.concatenate([(values[start : start + _AT_ONCE] @ others.T).max(1) for start in range(0, len(values), _AT_ONCE)])
 
 
-def _cluster(vectors: _Vectors, hashes: Sequence[NDArray], count: int, seed: int) -> NDArray[np.int64]:
+def _cluster(vectors: _CentredEmbeddings, hashes: Sequence[NDArray], count: int, seed: int) -> NDArray[np.int64]:
     """Cluster of every picture of the first file: k-means of the training subjects' pictures, clusters numbered from the largest."""
     from sklearn.cluster import KMeans
 

@@ -17,11 +17,11 @@ from unimind.study import Study
 from unimind.study.data import AnyDataset
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class MethodDeclaration(_Part):
+class MethodDeclaration(_Strict):
     """How one method was served."""
 
     method: str
@@ -34,7 +34,7 @@ class MethodDeclaration(_Part):
     choice_of_sample: str = Field(description="How the one shown and scored is chosen.")
 
 
-class SubjectDeclaration(_Part):
+class SubjectDeclaration(_Strict):
     """What was measured on one subject."""
 
     dataset: str
@@ -52,7 +52,7 @@ class SubjectDeclaration(_Part):
     methods: list[MethodDeclaration]
 
 
-class Declaration(_Part):
+class Declaration(_Strict):
     """What a study's results must say of themselves."""
 
     study: str

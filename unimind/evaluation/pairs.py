@@ -17,7 +17,7 @@ MAPS_AT_ONCE = 2  # pictures whose maps are made together on a CPU: more than tw
 TRUTHS_A_BLOCK, PICTURES_A_BLOCK = 32, 256
 
 Prepare = Callable[[torch.Tensor], tuple[Any, torch.Tensor | None]]
-Vectors = tuple[np.ndarray, np.ndarray]
+VectorPair = tuple[np.ndarray, np.ndarray]
 
 
 def chained(pairs: np.ndarray, n: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def paired(
     vectors: bool = False,
     blocks: Blocks | None = None,
     name: str = "",
-) -> Callable[[], tuple[np.ndarray, Vectors | None]]:
+) -> Callable[[], tuple[np.ndarray, VectorPair | None]]:
     """Compare pictures with truths pair by pair, preparing each truth once and each picture once per batch of truths.
 
     Parameters
@@ -120,7 +120,7 @@ def paired(
     for work in (by_truth, by_picture):
         blocks.make(work)
 
-    def result() -> tuple[np.ndarray, Vectors | None]:
+    def result() -> tuple[np.ndarray, VectorPair | None]:
         values = np.empty((len(pairs), 1))
         found: dict[str, np.ndarray] = {}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimind.data.hdf5 import NewFile, read_rows
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import PreparedSubject, Split
 from unimind.device import on_device
 from unimind.errors import InputError
 from unimind.foundations.diffusion import Conditioning
@@ -21,7 +21,6 @@ from unimind.reconstruction.tested import derangement
 from unimind.storage import file_hash, whole_file
 from unimind.study import Study
 
-Split = Literal["train", "validation", "test"]
 #: What every method gets of a test picture, in the protocol's words: `PreparedSubject.by_picture` leaves no trial out.
 REPEATS = "all test trials of a picture"
 

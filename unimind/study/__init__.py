@@ -10,7 +10,7 @@ from unimind.study.data import (
     ArraysData,
     BidsData,
     BidsRois,
-    Blocks,
+    BlockDesign,
     Bold5000Data,
     ByCategories,
     ByClusters,

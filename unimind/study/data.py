@@ -233,7 +233,7 @@ class SplitRule(Section):
         return self
 
 
-class Blocks(Section):
+class BlockDesign(Section):
     """Responses given as volumes with block labels instead of trials."""
 
     labels: str = Field(description="Key of the label of every volume.")
@@ -273,7 +273,7 @@ class ArraysData(Dataset):
     count_from: Literal[0, 1] | None = Field(
         None, description="What `beta_index` and numbers of pictures in an array count from; found where the table has the first or the last."
     )
-    blocks: Blocks | None = Field(None, description="For responses that are volumes of a block design.")
+    blocks: BlockDesign | None = Field(None, description="For responses that are volumes of a block design.")
     split: SplitRule = SplitRule(every=5)
     drop_bad_voxels: bool = Field(True, description="Drop units without variance or with missing values, and say how many; otherwise refuse them.")
     units: str = Field("arbitrary", description="Physical unit of the responses, for the record.")

@@ -35,7 +35,7 @@ class Undeclared(LookupError):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _DeclaredPart:
     """One key or section of a declaration: its place, `*` standing for any name, and the keys it is without."""
 
     text: str  # as declared, so that it does not hold the names that the stage is called for
@@ -79,9 +79,9 @@ class Scope:
         known, calls = self._parsed(knows)
         self.seen, self.may_call = [*self.reads, *known], {**self.calls, **calls}
 
-    def _parsed(self, lines: Iterable[str]) -> tuple[list[_Part], dict[str, list[str | None] | None]]:
+    def _parsed(self, lines: Iterable[str]) -> tuple[list[_DeclaredPart], dict[str, list[str | None] | None]]:
         """Declared parts, and functions of the plan: name -> the arguments they may get, None for any."""
-        parts: list[_Part] = []
+        parts: list[_DeclaredPart] = []
         calls: dict[str, list[str | None] | None] = {}
         for line in lines:
             if call := re.fullmatch(r"(\w+)\((.*)\)", line):
@@ -91,7 +91,7 @@ class Scope:
             first, *without = head.split()
             place = () if first == "study" else self._place(first)
             for own in [key.split(".") for key in keys.split()] or [[]]:
-                parts.append(_Part(".".join([first, *own]), (*place, *own), frozenset(name.removeprefix("-") for name in without)))
+                parts.append(_DeclaredPart(".".join([first, *own]), (*place, *own), frozenset(name.removeprefix("-") for name in without)))
         return parts, calls
 
     def _place(self, declared: str) -> Place:
@@ -129,7 +129,7 @@ class Scope:
             raise Undeclared(f"the stage {self.stage} reads {'.'.join(place)}, which its declaration in unimind/stages.py does not name")
         if isinstance(value, BaseModel):
             return View(self, value, place)
-        return _Names(self, value, place) if isinstance(value, dict) else value
+        return _NamedSections(self, value, place) if isinstance(value, dict) else value
 
     def call(self, name: str) -> Callable[..., Any] | None:
         """A function of the plan, where its value is declared or its result is a view itself."""
@@ -189,7 +189,7 @@ class View:
         return found
 
 
-class _Names(Mapping[str, Any]):
+class _NamedSections(Mapping[str, Any]):
     """Sections by name - data sets, methods - as a stage sees them: those it is called for."""
 
     def __init__(self, scope: Scope, sections: dict[str, Any], place: Place) -> None:

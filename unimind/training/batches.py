@@ -11,7 +11,7 @@ from torch import Tensor
 #: Batches drawn ahead of the one at work: one waits while the next is drawn.
 AHEAD = 2
 
-Drawn = TypeVar("Drawn")
+Batch = TypeVar("Batch")
 
 
 def rows_of(batch: Any) -> int:
@@ -83,16 +83,16 @@ def moved(part: Any, device: torch.device) -> Any:
 
 
 @contextmanager
-def drawn_ahead(draw: Callable[[int], Drawn], steps: range) -> Iterator[Callable[[int], Drawn]]:
+def drawn_ahead(draw: Callable[[int], Batch], steps: range) -> Iterator[Callable[[int], Batch]]:
     """A function that gives `draw(step)` for ascending steps, drawn by a thread while the caller works on those before.
 
     `draw` must be a pure function of the step. What it raises is raised where its step is asked for.
     """
-    pending: dict[int, Future[Drawn]] = {}
+    pending: dict[int, Future[Batch]] = {}
     coming = iter(steps)
     with ThreadPoolExecutor(1, "batches") as thread:
 
-        def batch(step: int) -> Drawn:
+        def batch(step: int) -> Batch:
             while len(pending) < AHEAD and (number := next(coming, None)) is not None:
                 pending[number] = thread.submit(draw, number)
             found = pending.pop(step)

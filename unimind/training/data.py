@@ -24,7 +24,7 @@ from unimind.training.loop import generator
 #: Channels of `enter.repeats: channels`: NSD's three repeats, as in the thesis.
 CHANNELS = 3
 
-Split = Literal["train", "validation"]
+TrainingSplit = Literal["train", "validation"]
 
 #: Pictures whose targets are read at a time.
 READ_AT_ONCE = 1024
@@ -61,7 +61,7 @@ class SubjectTrials:
         There is no training trial.
     """
 
-    def __init__(self, data: PreparedSubject, order: Order, repeats: str, rows: Mapping[Split, NDArray] | None = None) -> None:
+    def __init__(self, data: PreparedSubject, order: Order, repeats: str, rows: Mapping[TrainingSplit, NDArray] | None = None) -> None:
         rows = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
         if not len(rows["train"]):
             raise InputError(f"{data.path}: no training trials; check the data set's split and validation_fraction")
@@ -77,15 +77,15 @@ class SubjectTrials:
             starts = torch.from_numpy(np.cumsum(counts) - counts)
             self._parts[split] = (images, torch.from_numpy(data.read(own, order)), by_image, starts, torch.from_numpy(counts))
 
-    def images(self, split: Split) -> NDArray[np.int32]:
+    def images(self, split: TrainingSplit) -> NDArray[np.int32]:
         """Stimulus indices of a split's pictures, each once, ascending."""
         return self._parts[split][0]
 
-    def n_trials(self, split: Split) -> int:
+    def n_trials(self, split: TrainingSplit) -> int:
         """Trials of a split."""
         return len(self._parts[split][1])
 
-    def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
+    def draw(self, split: TrainingSplit, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
         """Responses to some pictures as the encoder gets them in training.
 
         Parameters
@@ -109,7 +109,7 @@ class SubjectTrials:
         place = (random * counts[chosen]).long()
         return images[chosen.numpy()], responses[by_image[starts[chosen] + place]][:, None]
 
-    def all(self, split: Split, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
+    def all(self, split: TrainingSplit, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
         """Responses to all pictures of a split (at most `limit`, evenly spread) as the encoder gets them outside training: averaged where one is drawn."""
         count = len(self.images(split))
         chosen = torch.arange(count) if limit is None or count <= limit else torch.linspace(0, count - 1, limit).round().long()
@@ -119,7 +119,7 @@ class SubjectTrials:
         """One response (1, R, V)."""
         return self._whole("train", torch.zeros(1, dtype=torch.long))
 
-    def _whole(self, split: Split, chosen: Tensor) -> Tensor:
+    def _whole(self, split: TrainingSplit, chosen: Tensor) -> Tensor:
         _, responses, by_image, starts, counts = self._parts[split]
         if self.repeats == "channels":
             places = torch.arange(self.channels) % counts[chosen][:, None]
@@ -181,17 +181,17 @@ class EnteredSignals:
             images, starts, counts = np.unique(stimulus[own], return_index=True, return_counts=True)
             self._parts[name] = (images, torch.from_numpy(own), torch.from_numpy(starts), torch.from_numpy(counts))
 
-    def images(self, split: Split) -> NDArray[np.int32]:
+    def images(self, split: TrainingSplit) -> NDArray[np.int32]:
         """Stimulus indices of a split's pictures, each once, ascending."""
         return self._parts[split][0]
 
-    def draw(self, split: Split, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
+    def draw(self, split: TrainingSplit, chosen: Tensor, step: int, seed: int) -> tuple[NDArray[np.int32], Tensor]:
         """One signal (n, 1, 3 K + d + 1) of each of some pictures, drawn among its contexts; parameters as of `SubjectTrials.draw`."""
         images, rows, starts, counts = self._parts[split]
         random = torch.rand(len(chosen), generator=generator(seed, self.key, "context", step), dtype=torch.float64)
         return images[chosen.numpy()], self._read(rows[starts[chosen] + (random * counts[chosen]).long()])
 
-    def all(self, split: Split, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
+    def all(self, split: TrainingSplit, limit: int | None = None) -> tuple[NDArray[np.int32], Tensor]:
         """Signals of all pictures of a split (at most `limit`, evenly spread), each from its largest context."""
         images, rows, starts, _ = self._parts[split]
         chosen = torch.arange(len(images)) if limit is None or len(images) <= limit else torch.linspace(0, len(images) - 1, limit).round().long()
@@ -227,7 +227,7 @@ def encoded(encoder: Encoder, batch: Mapping[str, Any], noise: Tensor | None = N
     return encoder(batch["responses"], batch.get("enters", batch["subject"]))
 
 
-def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDArray[np.int64]]:
+def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[TrainingSplit, NDArray[np.int64]]:
     """Trials of a budget by split: nested over budgets of one seed, no picture in both.
 
     Raises
@@ -249,7 +249,7 @@ def budget_rows(data: PreparedSubject, count: int, seed: int) -> dict[Split, NDA
     return {"train": rows[~unseen], "validation": rows[unseen]}
 
 
-def training_rows(study: settings.Study, method: str, data: PreparedSubject) -> dict[Split, NDArray[np.int64]] | None:
+def training_rows(study: settings.Study, method: str, data: PreparedSubject) -> dict[TrainingSplit, NDArray[np.int64]] | None:
     """Trials of a training subject that a method may use, by split; None: all (`trained_on`)."""
     share = study.share(method)
     if share is None or study.role(data.dataset, data.subject) != "train":

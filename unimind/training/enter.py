@@ -24,7 +24,7 @@ from unimind.models.space import PictureSpace
 from unimind.progress import say
 from unimind.storage import load_model
 from unimind.study import Decoded, Method, Ridge, Study
-from unimind.training.data import PictureCoordinates, Split, budget_rows, picture_space, training_rows
+from unimind.training.data import PictureCoordinates, TrainingSplit, budget_rows, picture_space, training_rows
 from unimind.training.loop import Trained, conditions, fingerprint, generator, peak_memory, write_model
 
 #: Contexts of each size that training signals come from, beside the folds of the largest.
@@ -43,7 +43,7 @@ class PictureResponses(NamedTuple):
     split: NDArray[np.int8]
 
 
-def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> PictureResponses:
+def read_trials(path: Path, rows: Mapping[TrainingSplit, NDArray] | None = None) -> PictureResponses:
     """Training and validation trials of one subject, or some rows of its file, averaged per picture; never a test trial.
 
     Raises
@@ -61,7 +61,7 @@ def read_trials(path: Path, rows: Mapping[Split, NDArray] | None = None) -> Pict
     return PictureResponses(np.concatenate(images), responses, split)
 
 
-def by_split(data: PreparedSubject, rows: Mapping[Split, NDArray] | None) -> Mapping[Split, NDArray]:
+def by_split(data: PreparedSubject, rows: Mapping[TrainingSplit, NDArray] | None) -> Mapping[TrainingSplit, NDArray]:
     """Some rows by split, by default all training and validation trials; InputError where they show fewer than two pictures."""
     own = rows or {"train": data.trials("train"), "validation": data.trials("validation")}
     if (pictures := sum(len(np.unique(data.stimulus[trials])) for trials in own.values())) < 2:
