@@ -61,20 +61,14 @@ def _conv(inputs: int, outputs: int, **options: int | bool) -> nn.Conv2d:
 def _encoder() -> nn.Sequential:
     layers: list[nn.Module] = [_conv(3, 64), _ResidualBlock()]
     for pooled in (False, False, True):
-        layers += [_conv(64, 64, stride=2, bias=False), _ResidualBlock(pooled=pooled), _ResidualBlock(pooled=pooled), _ResidualBlock(pooled=pooled)]
+        layers += [_conv(64, 64, stride=2, bias=False), *(_ResidualBlock(pooled=pooled) for _ in range(3))]
     return nn.Sequential(*layers, _conv(64, CHANNELS))
 
 
 def _decoder() -> nn.Sequential:
     layers: list[nn.Module] = [_TanhClamp(), _conv(CHANNELS, 64), nn.ReLU()]
     for pooled in (True, False, False):
-        layers += [
-            _ResidualBlock(pooled=pooled),
-            _ResidualBlock(pooled=pooled),
-            _ResidualBlock(pooled=pooled),
-            nn.Upsample(scale_factor=2),
-            _conv(64, 64, bias=False),
-        ]
+        layers += [*(_ResidualBlock(pooled=pooled) for _ in range(3)), nn.Upsample(scale_factor=2), _conv(64, 64, bias=False)]
     return nn.Sequential(*layers, _ResidualBlock(), _conv(64, 3))
 
 

@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
         What it predicts of the pictures, as regressed: `embedding` (n, d), of a unit vector, and `latent` (n, c, h, w).
     features : Tensor
         (n, k), by which pictures are told apart: where an embedding is predicted, that of the retrieval head, or else the same one.
-    condition : Condition or None
+    condition : Conditioning or None
         What its condition stage makes for the UNet, where it has one.
     """
 

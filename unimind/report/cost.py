@@ -15,7 +15,7 @@ from pathlib import Path
 from unimind.errors import InputError
 from unimind.evaluation.measures import MEASURES
 from unimind.report import work
-from unimind.report.work import NOTHING, UNet, Work
+from unimind.report.work import NOTHING, ForwardPass, UNet
 from unimind.stages import STAGES
 from unimind.study import Method, Ridge, Study, Training, layout
 from unimind.study.extent import Extent, extent, samples, stimuli
@@ -244,13 +244,13 @@ class _Known:
     # --- networks ---
 
     @cached_property
-    def embedder(self) -> tuple[Work | None, float]:
+    def embedder(self) -> tuple[ForwardPass | None, float]:
         """The image embedding: its work, and its length."""
         section = self.study.foundations.embedding
         if section.kind == "study-clip":
             return None, section.dim
         if section.kind == "squeezenet":
-            return Work(2 * PANEL["squeezenet"], 1_235_496, 3e6, 26, 64 * 111**2), SQUEEZENET_DIM
+            return ForwardPass(2 * PANEL["squeezenet"], 1_235_496, 3e6, 26, 64 * 111**2), SQUEEZENET_DIM
         if section.kind == "open-clip":
             name = next((name for name in CLIPS if section.model.startswith(name)), None)
         else:
@@ -268,7 +268,7 @@ class _Known:
             return section.latent_channels, size // section.downsampling
         return {"ldm": (3, size // 4), "hub": (4, size // 8), "taef2": (32, size // 8)}[section.kind]
 
-    def coder(self, decodes: bool) -> Work | None:
+    def coder(self, decodes: bool) -> ForwardPass | None:
         """Half of the autoencoder; None where its shape is not known beforehand."""
         if self.study.foundations.autoencoder is None:
             return NOTHING
@@ -304,7 +304,7 @@ class _Known:
         assert self.diffusion is not None
         return method.condition.tokens if method.condition and not self.study.conditions_embeddings(method) else self.diffusion[2]
 
-    def drawn(self, method: Method) -> Work | None:
+    def drawn(self, method: Method) -> ForwardPass | None:
         """One picture drawn: the UNet's evaluations, and the decoder."""
         sampling, decoder = method.sampling, self._drawing_decoder()
         if sampling.strength == 0:
@@ -317,7 +317,7 @@ class _Known:
         whole = once * evaluations
         return replace(whole, parameters=once.parameters) + (decoder or NOTHING)
 
-    def _drawing_decoder(self) -> Work | None:
+    def _drawing_decoder(self) -> ForwardPass | None:
         if not self.study.foundations.frozen:
             return self.coder(True)
         return work.coder(SD_CODER, self.study.foundations.diffusion.size, 4, 2, True)  # type: ignore[union-attr]
@@ -333,7 +333,7 @@ class _Known:
         channels, side = self.latent
         return min(COMPONENTS[0], self.embedder[1]) + min(COMPONENTS[1], channels * side**2)
 
-    def encoder(self, method: Method, voxels: float = 0) -> Work:
+    def encoder(self, method: Method, voxels: float = 0) -> ForwardPass:
         """Enter (of one subject with an adapter), body and heads."""
         body = method.body
         if method.closed:
@@ -357,7 +357,7 @@ class _Known:
                 own = NOTHING
         return self.entering(method, int(_known(voxels))) + own + self._heads(method, size)
 
-    def _heads(self, method: Method, size: int) -> Work:
+    def _heads(self, method: Method, size: int) -> ForwardPass:
         """From a body, or what enters it, to the coordinates, and once more to the embedding's where a head is for retrieval."""
         width = getattr(method.body, "width", size)
         heads = work.linear(width, int(self.coordinates))
@@ -367,7 +367,7 @@ class _Known:
     def _retrieves(method: Method) -> bool:
         return method.align is not None and method.align.retrieval_head
 
-    def entering(self, method: Method, voxels: int) -> Work:
+    def entering(self, method: Method, voxels: int) -> ForwardPass:
         """What a subject has for itself, where voxels enter by something trained."""
         enter = method.enter
         match enter.kind:
@@ -378,7 +378,9 @@ class _Known:
                 return narrow + work.linear(enter.pooled, enter.size)
             case "voxel-tokens":
                 width = enter.size // enter.queries
-                return work.attention(enter.queries, voxels, width) + Work(parameters=voxels * width, outputs=voxels * width, layers=1, largest=voxels * width)
+                return work.attention(enter.queries, voxels, width) + ForwardPass(
+                    parameters=voxels * width, outputs=voxels * width, layers=1, largest=voxels * width
+                )
         return NOTHING
 
     # --- stages: data ---
@@ -444,7 +446,7 @@ class _Known:
         size = 4 * own.parameters if own else UNKNOWN
         return Cost(job, read=size, written=size)
 
-    def _both_halves(self) -> Work | None:
+    def _both_halves(self) -> ForwardPass | None:
         encoder, decoder = self.coder(False), self.coder(True)
         return encoder + decoder if encoder and decoder else None
 
@@ -456,7 +458,7 @@ class _Known:
             job, count, _sum(self.embedder[0], coder), read=3 * size**2 * count, written=count * (4 * (self.embedder[1] + channels * side**2) + tokens)
         )
 
-    def _passes(self, job: Job, count: float, own: Work | None, read: float, written: float, precision: str = "fp32", parameters: int = 0) -> Cost:
+    def _passes(self, job: Job, count: float, own: ForwardPass | None, read: float, written: float, precision: str = "fp32", parameters: int = 0) -> Cost:
         """So many samples through a network, without gradients, in batches of the study's size."""
         batch = self.study.evaluation.batch_size
         if own is None:
@@ -466,13 +468,13 @@ class _Known:
         return Cost(job, flops=own.flops * count, launches=launches, precision=precision, read=read, written=written, card=card)
 
     def _training(
-        self, job: Job, training: Training, steps: float, own: Work, passes: float, read: float, trained: float | None = None, validated: int = 0
+        self, job: Job, training: Training, steps: float, own: ForwardPass, passes: float, read: float, trained: float | None = None, validated: int = 0
     ) -> Cost:
         """A training.
 
         Parameters
         ----------
-        own : Work
+        own : ForwardPass
             One sample forward.
         passes : float
             Forward passes that forward and backward are worth.
@@ -674,10 +676,10 @@ class _Known:
         return self._passes(job, count, drawn, read=0, written=tested * (2 + given) * 3 * self.study.picture_size**2, precision=self._drawing(method))
 
     @cached_property
-    def panel(self) -> Work:
+    def panel(self) -> ForwardPass:
         """A picture through the networks of the study's metrics."""
         networks = {MEASURES[name].network for name in self.study.evaluation.metrics} & set(PANEL)
-        return Work(sum(2 * PANEL[name] for name in sorted(map(str, networks))), 0, 0, 60 * len(networks), 64 * 147**2 if networks else 0)
+        return ForwardPass(sum(2 * PANEL[name] for name in sorted(map(str, networks))), 0, 0, 60 * len(networks), 64 * 147**2 if networks else 0)
 
     def _features(self, job: Job) -> Cost:
         tested = self.tested(job.names["dataset"], job.names["stimuli"])
@@ -724,7 +726,7 @@ def _known(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _sum(*parts: Work | None) -> Work | None:
+def _sum(*parts: ForwardPass | None) -> ForwardPass | None:
     return None if any(part is None for part in parts) else work.total(part for part in parts if part is not None)
 
 

@@ -11,7 +11,7 @@ from unimind.evaluation.decoding import AMONG_CANDIDATES, metrics_in, shown, tit
 from unimind.evaluation.measures import MEASURES
 from unimind.report import results
 from unimind.report.gallery import Tile, mosaic, tile_side
-from unimind.report.parts import Entry, Line, LineGroup, Picture, Section, Table
+from unimind.report.parts import Entry, Line, LineGroup, PageSection, PageTable, Picture
 from unimind.report.results import Figure
 from unimind.study import Study
 
@@ -79,7 +79,7 @@ def _sampled(file: h5py.File, row: int) -> Tile:
     return Tile(samples[chosen], others[:SMALL] if file.attrs.get("strength", 1) else ())
 
 
-def decoded_sections(study: Study, tables: Path, pictures: Sequence[tuple[str, Picture]]) -> list[Section]:
+def decoded_sections(study: Study, tables: Path, pictures: Sequence[tuple[str, Picture]]) -> list[PageSection]:
     """A section per subject and set."""
     if not study.decode:
         return []
@@ -87,7 +87,7 @@ def decoded_sections(study: Study, tables: Path, pictures: Sequence[tuple[str, P
     labels, sections = results.labels(study), []
     for one in study.further():
         dataset, subject, further = one["dataset"], one["subject"], one["further"]
-        section = Section(f"{further}: {subject} ({dataset})")
+        section = PageSection(f"{further}: {subject} ({dataset})")
         section.pictures = [picture for name, picture in pictures if (name, picture.subject, picture.title) == (dataset, subject, further)]
         if scores is not None and len(rows := _of(scores, dataset, subject, further)):
             section.tables.append(_scores(rows, labels))
@@ -103,7 +103,7 @@ def _of(table: pd.DataFrame, dataset: str, subject: str, further: str) -> pd.Dat
     return table[(table.dataset == dataset) & (table.subject.astype(str) == subject) & (table.set == further)]
 
 
-def _scores(rows: pd.DataFrame, labels: dict[str, str]) -> Table:
+def _scores(rows: pd.DataFrame, labels: dict[str, str]) -> PageTable:
     metrics = metrics_in(rows.metric)
     meaning = {name: AMONG_CANDIDATES[name][1] if name in AMONG_CANDIDATES else MEASURES[name].meaning for name in metrics}
     blocks = []
@@ -122,7 +122,7 @@ def _scores(rows: pd.DataFrame, labels: dict[str, str]) -> Table:
         f"Brackets: 95 % bootstrap intervals over pictures. Among {pool} candidates; by chance: 95 % of permutations of the pictures' labels, p of the same. "
         "Chance: the picture of another group of trials."
     )
-    return Table("Where labels name a picture", "", [(title_of(name), meaning[name]) for name in metrics], blocks, caption)
+    return PageTable("Where labels name a picture", "", [(title_of(name), meaning[name]) for name in metrics], blocks, caption)
 
 
 def _entry(row) -> Entry:
@@ -135,7 +135,7 @@ def _entry(row) -> Entry:
     return Entry(text, interval, f"{row.value:.6g}", words)
 
 
-def _listed(rows: pd.DataFrame, labels: dict[str, str]) -> Table:
+def _listed(rows: pd.DataFrame, labels: dict[str, str]) -> PageTable:
     """The groups of trials by the first method, with their most similar candidates and how sure the method is."""
     method = str(rows.method.iloc[0])
     here = rows[rows.method == method]
@@ -152,4 +152,4 @@ def _listed(rows: pd.DataFrame, labels: dict[str, str]) -> Table:
     heads = [("samples agree", "mean agreement of the pictures' samples"), ("trials agree", "mean agreement of what single trials predict")]
     heads += [(f"candidate {rank}", "name and agreement with what was predicted") for rank in range(1, 1 + min(BEST, int(here["rank"].max())))]
     caption = f"By {labels[method]}. Agreement: cosine of image embeddings less the training pictures' mean; all {len(every)} stand in decoded_trials.csv."
-    return Table(f"Candidates of {min(LISTED, len(every))} of {len(every)} groups of trials", "", heads, [LineGroup(lines)], caption)
+    return PageTable(f"Candidates of {min(LISTED, len(every))} of {len(every)} groups of trials", "", heads, [LineGroup(lines)], caption)

@@ -12,7 +12,7 @@ from unimind.evaluation.measures import headline, measure_of
 from unimind.report import results
 from unimind.report.charts import panels, save
 from unimind.report.gallery import Tile, mosaic, tile_side
-from unimind.report.parts import Entry, Line, LineGroup, Picture, Section, Table, listed, many
+from unimind.report.parts import Entry, Line, LineGroup, PageSection, PageTable, Picture, listed, many
 from unimind.report.pictures import PictureFile, ReportFiles
 from unimind.report.results import Figure
 from unimind.study import Study
@@ -193,7 +193,7 @@ def bottleneck_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Fi
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def generalisation_of(study: Study, checks: Checks, declared: Mapping[str, Any] | None, pictures: list[tuple[str, Picture]]) -> list[Section]:
+def generalisation_of(study: Study, checks: Checks, declared: Mapping[str, Any] | None, pictures: list[tuple[str, Picture]]) -> list[PageSection]:
     """Per data set: the findings in words, tables of the checks, figures, and the declaration."""
     sections = []
     for dataset in study.datasets:
@@ -201,7 +201,7 @@ def generalisation_of(study: Study, checks: Checks, declared: Mapping[str, Any] 
         if not here:
             continue
         main = _main(study, checks, dataset)
-        section = Section(dataset, notes=[*_test_set(here), *_methods(study, here)], pictures=[picture for name, picture in pictures if name == dataset])
+        section = PageSection(dataset, notes=[*_test_set(here), *_methods(study, here)], pictures=[picture for name, picture in pictures if name == dataset])
         section.tables += [_audit_table(here), _method_table(study, main)]
         if (alone := next((one for one in main if "recovery" in one), None)) is not None:
             section.notes += of_generator(alone["recovery"])
@@ -272,7 +272,7 @@ def of_generator(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _recovery_table(one: Mapping[str, Any]) -> Table:
+def _recovery_table(one: Mapping[str, Any]) -> PageTable:
     heads = [
         ("PixCorr", "correlation of pixel values of the picture and what is drawn of it"),
         ("of another", "the same with what is drawn of another picture of the set"),
@@ -293,7 +293,7 @@ def _recovery_table(one: Mapping[str, Any]) -> Table:
         f"No brain has a part in it. Of {many(found['samples'], 'sample')} drawn from an embedding the one that agrees best with it; test pictures and units "
         f"of the embedding are {one['subject']}'s."
     )
-    return Table("What the generator alone can show", "drawn", heads, [LineGroup(lines)], caption)
+    return PageTable("What the generator alone can show", "drawn", heads, [LineGroup(lines)], caption)
 
 
 def _entry(value: float | None, percent: bool = True, ends: tuple[float | None, float | None] = (None, None), digits: int = 1) -> Entry | None:
@@ -307,7 +307,7 @@ def _entry(value: float | None, percent: bool = True, ends: tuple[float | None, 
     return Entry(shown(value), interval, f"{value:.6g}")
 
 
-def _audit_table(here: Checks) -> Table:
+def _audit_table(here: Checks) -> PageTable:
     heads = [
         ("test pictures", ""), ("training pictures", "of all training subjects and this one, validation pictures among them"),
         ("near-duplicates %", "test pictures with a near-duplicate among the training pictures"),
@@ -328,10 +328,10 @@ def _audit_table(here: Checks) -> Table:
         f"Near-duplicate: {rules['near_duplicate']}. Where test pictures lie nearer than training pictures to each other, the split is easier than a "
         "random one."
     )
-    return Table("How near test pictures are to training pictures", "subject", heads, [LineGroup(lines)], caption)
+    return PageTable("How near test pictures are to training pictures", "subject", heads, [LineGroup(lines)], caption)
 
 
-def _method_table(study: Study, here: Checks) -> Table:
+def _method_table(study: Study, here: Checks) -> PageTable:
     """Means over subjects; intervals where there is one subject."""
     heads = [
         *((f"top {top} %", f"how often the seen picture is among the {top} nearest to the prediction, of all training pictures and it") for top in TOPS),
@@ -375,7 +375,7 @@ def _method_table(study: Study, here: Checks) -> Table:
     counts = listed(sorted({str(one["groups"]["count"]) for one in here}))
     chance = chance_of(candidates[-1])
     caption = f"{whose}. Top {', '.join(map(str, TOPS))}: among {number} candidates, chance {chance} %. Categories: {counts} {here[0]['groups']['kind']}."
-    return Table("What methods know beyond the training pictures", "method", heads, [LineGroup(lines)], caption)
+    return PageTable("What methods know beyond the training pictures", "method", heads, [LineGroup(lines)], caption)
 
 
 def chance_of(candidates: int) -> str:

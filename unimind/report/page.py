@@ -16,7 +16,7 @@ from unimind.report import results
 from unimind.report.answer import answer_of, untrained
 from unimind.report.decoded import decoded_sections
 from unimind.report.generalisation import generalisation_of
-from unimind.report.parts import Picture, Section, listed
+from unimind.report.parts import PageSection, Picture, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
 from unimind.report.tables import controls_of, costs, data_table, inspected_tables, kept_weights, meanings, new_subjects, results_of
 from unimind.storage import read_json, whole_file
@@ -147,12 +147,12 @@ def _embedded(path: Path) -> tuple[str, int, int]:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", *size
 
 
-def _by_dataset(study: Study, pictures: Iterable[tuple[str, Picture]]) -> list[Section]:
+def _by_dataset(study: Study, pictures: Iterable[tuple[str, Picture]]) -> list[PageSection]:
     sections = []
     for dataset in study.datasets:
         here = [picture for name, picture in pictures if name == dataset]
         if here:
-            sections.append(Section(dataset, pictures=here))
+            sections.append(PageSection(dataset, pictures=here))
     return sections
 
 

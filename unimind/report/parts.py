@@ -42,7 +42,7 @@ class LineGroup:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table of the page."""
 
     title: str
@@ -66,14 +66,14 @@ class Picture:
 
 
 @dataclass
-class Section:
+class PageSection:
     """What stands under one dataset or heading: notes, figures, tables."""
 
     title: str = ""
     notes: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    folded: list[Table] = field(default_factory=list)
+    tables: list[PageTable] = field(default_factory=list)
+    folded: list[PageTable] = field(default_factory=list)
 
 
 def listed(words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from unimind.evaluation.efficiency import QUANTITIES, WHOLE
 from unimind.evaluation.measures import FEW_FOR_A_SET, circular, measure_of, of_kind, ordered
 from unimind.evaluation.rows import AVERAGES
 from unimind.report import results
-from unimind.report.parts import PERCENT, Entry, Line, LineGroup, Picture, Section, Table, listed, measure_words, pick, whom
+from unimind.report.parts import PERCENT, Entry, Line, LineGroup, PageSection, PageTable, Picture, listed, measure_words, pick, whom
 from unimind.storage import read_json
 from unimind.study import Study
 
@@ -53,7 +53,7 @@ def _surely_best(rows: pd.DataFrame, name: str, comparisons: pd.DataFrame | None
     return first.method if test is not None and test[1] < LEVEL else None
 
 
-def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame | None, title: str, note: str = "", brief: bool = False) -> list[Table]:
+def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame | None, title: str, note: str = "", brief: bool = False) -> list[PageTable]:
     """Methods, then controls, one column per metric; numbers of different protocols stand in tables of their own, in the order of the study's methods.
 
     A brief table has the shuffled control of every method, and the method-bound others of the first method only.
@@ -73,7 +73,7 @@ def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame |
         bold = sure if any(best.values()) else ""
         caption = f"Brackets: 95 % bootstrap intervals over test pictures.{bold} Protocol {protocol if isinstance(protocol, str) else 'not recorded'}.{note}"
         blocks = _blocks(study, here, names, best)
-        found.append(Table(title + (f", protocol {protocol}" if len(protocols) > 1 else ""), "", _heads(here, names), blocks, caption))
+        found.append(PageTable(title + (f", protocol {protocol}" if len(protocols) > 1 else ""), "", _heads(here, names), blocks, caption))
     return found
 
 
@@ -97,7 +97,7 @@ def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, 
     return [LineGroup(lines, heading) for heading, lines in blocks.items() if lines]
 
 
-def results_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> list[Section]:
+def results_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> list[PageSection]:
     """Per data set: the table over training subjects, folded tables per subject, and bars."""
     sections = []
     for dataset in study.datasets:
@@ -106,7 +106,7 @@ def results_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFr
         here = scores[scores.dataset == dataset]
         if here.empty:
             continue
-        section = Section(dataset, notes=_cautions(here), pictures=[picture for name, picture in pictures if name == dataset])
+        section = PageSection(dataset, notes=_cautions(here), pictures=[picture for name, picture in pictures if name == dataset])
         subjects = [subject for subject in study.datasets[dataset].subjects if (here.subject == subject).any()]
         for role, noun in (("train", "training"), ("new", "new")):
             several = [subject for subject in subjects if study.role(dataset, subject) == role]
@@ -127,7 +127,7 @@ def results_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFr
     return sections
 
 
-def _bodies(study: Study, here: pd.DataFrame) -> list[Table]:
+def _bodies(study: Study, here: pd.DataFrame) -> list[PageTable]:
     """What a method's embedding loses with its body cut out; none where no method has a body."""
     labels, colours = results.labels(study), results.colours(study)
     dataset, names = here.dataset.iloc[0], [name for name in ("embedding_error", "identification") if name in set(here.metric)]
@@ -144,7 +144,7 @@ def _bodies(study: Study, here: pd.DataFrame) -> list[Table]:
         "Body cut: its output replaced by its mean over the training pictures. A method whose numbers stay the same reads nothing through its body. "
         "Brackets: 95 % bootstrap intervals over test pictures."
     )
-    return [Table("What the body is worth", "method", heads, groups, caption)] if groups else []
+    return [PageTable("What the body is worth", "method", heads, groups, caption)] if groups else []
 
 
 def _cautions(here: pd.DataFrame) -> list[str]:
@@ -197,9 +197,9 @@ def meanings(study: Study, scores: pd.DataFrame | None, networks: dict[str, str]
 
 def new_subjects(
     study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFrame | None, adaptation: pd.DataFrame | None, pictures: list[tuple[str, Picture]]
-) -> Section:
+) -> PageSection:
     """How the shared models serve subjects they were only adapted to."""
-    section = Section(pictures=[picture for _, picture in pictures])
+    section = PageSection(pictures=[picture for _, picture in pictures])
     if not list(study.pairs("new")):
         section.notes.append("This study has no new subjects.")
         return section
@@ -226,7 +226,7 @@ def new_subjects(
     return section
 
 
-def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
+def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[PageTable]:
     """The headline metric over trial budgets, one line per method and subject; none where there is only one budget."""
     labels, colours = results.labels_over_budgets(study), results.colours(study)
     found = []
@@ -246,7 +246,7 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
             blocks.append(LineGroup(rows, "mean over new subjects" if subject == AVERAGES["new"] else str(subject)))
         heads = [(str(budget), f"{budget} trials of the new subject") for budget in budgets]
         found.append(
-            Table(
+            PageTable(
                 f"{dataset + ': ' if len(study.datasets) > 1 else ''}{measure_words(name)}{' (%)' if measure_of(name).percent else ''} "
                 f"by number of training trials",
                 "training trials",
@@ -257,9 +257,9 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[Table]:
     return found
 
 
-def costs(study: Study, table: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> Section:
+def costs(study: Study, table: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> PageSection:
     """What each stage of each method cost."""
-    section = Section(pictures=[picture for _, picture in pictures])
+    section = PageSection(pictures=[picture for _, picture in pictures])
     if table is None:
         section.notes.append("This run has no table of parameters, memory and time.")
         return section
@@ -275,11 +275,11 @@ def costs(study: Study, table: pd.DataFrame | None, pictures: list[tuple[str, Pi
             cells = [row and Entry(_quantity(row.value / kind.divisor), exact=f"{row.value:.6g}", words=f"{row.value:.6g}") for kind, row in found]
             rows.append(Line(stage, cells, colours.get(keys.get(method, method), "")))
         blocks.append(LineGroup(rows, labels.get(method, method)))
-    section.tables.append(Table("Cost of every stage", "stage", heads, blocks, f"Measured in this run, on the machine that ran it. {WHOLE}"))
+    section.tables.append(PageTable("Cost of every stage", "stage", heads, blocks, f"Measured in this run, on the machine that ran it. {WHOLE}"))
     return section
 
 
-def kept_weights(study: Study, losses: Sequence[results.LossCurves]) -> Table | None:
+def kept_weights(study: Study, losses: Sequence[results.LossCurves]) -> PageTable | None:
     """Which step's weights validation kept in every training, beside the value that chose them; None where nothing was validated."""
     heads = [
         ("kept: step", "weights of this step are used; 0 is the start"),
@@ -299,7 +299,7 @@ def kept_weights(study: Study, losses: Sequence[results.LossCurves]) -> Table | 
         if rows:
             blocks.append(LineGroup(rows, labels.get(owner, "networks trained in the study")))
     caption = "Step 0: training made validation pictures only worse, and the part is used as it started."
-    return Table("Weights that validation kept", "trained part", heads, blocks, caption) if blocks else None
+    return PageTable("Weights that validation kept", "trained part", heads, blocks, caption) if blocks else None
 
 
 def _quantity(value: float) -> str:
@@ -311,7 +311,7 @@ SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 ROLE_WORDS = {"train": "trained on", "new": "new", "unpaired": "no pictures"}
 
 
-def data_table(path: Path) -> Table:
+def data_table(path: Path) -> PageTable:
     """What each subject brings: sessions, voxels, trials and pictures of every split."""
     overview = results.read_table(path.parent, path.stem)
     if overview is None:
@@ -334,7 +334,7 @@ def data_table(path: Path) -> Table:
     for row in overview.to_dict("records") if "findings" in overview else ():
         if isinstance(row["findings"], str) and row["findings"]:
             meaning += f"{row['dataset']} {row['subject']}: {row['findings']}. "
-    return Table(
+    return PageTable(
         "What each subject brings", "subject", [(words, "") for _, words in heads], blocks,
         f"{meaning}No picture, told apart by its pixels, is on two sides of the split.",
     )  # fmt: skip
@@ -346,7 +346,7 @@ SESSION_HEADS = [
 ]  # fmt: skip
 
 
-def inspected_tables(files: Sequence[Path]) -> list[Table]:
+def inspected_tables(files: Sequence[Path]) -> list[PageTable]:
     """Voxels by ROI, and trials by session, of every subject that `inspect` looked at."""
     found = [read_json(file) for file in files]
 
@@ -354,13 +354,13 @@ def inspected_tables(files: Sequence[Path]) -> list[Table]:
         return [LineGroup([Line(f"{label}{row[part[:-1]]}", _counted(row, heads)) for row in one[part]], f"{one['dataset']} {one['subject']}") for one in found]
 
     return [
-        Table(
+        PageTable(
             "Voxels by ROI", "ROI", [(words, "") for _, words in ROI_HEADS], blocks("rois", ROI_HEADS, ""),
             "Dropped: voxels of the mask without data in some trial, or that never vary. Reliability: correlation of a voxel's mean responses to the "
             "same pictures in two halves of their repeats; noise ceiling: the share of one trial's variance that the picture explains, "
             "by repeats; medians over voxels.",
         ),
-        Table(
+        PageTable(
             "Trials by session", "session", [(words, "") for _, words in SESSION_HEADS], blocks("sessions", SESSION_HEADS, "session "),
             "Fit: how far the responses follow the pictures of their own trials, in standard deviations of what chance gives; below 3 is none.",
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Work:
+class ForwardPass:
     """One sample through a network.
 
     Attributes
@@ -31,81 +31,81 @@ class Work:
     layers: int = 0
     largest: float = 0.0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
+    def __add__(self, other: "ForwardPass") -> "ForwardPass":
+        return ForwardPass(
             self.flops + other.flops, self.parameters + other.parameters, self.outputs + other.outputs, self.layers + other.layers,
             max(self.largest, other.largest),
         )  # fmt: skip
 
-    def __mul__(self, times: int) -> "Work":
+    def __mul__(self, times: int) -> "ForwardPass":
         """As many of it, one after the other."""
-        return Work(self.flops * times, self.parameters * times, self.outputs * times, self.layers * times, self.largest)
+        return ForwardPass(self.flops * times, self.parameters * times, self.outputs * times, self.layers * times, self.largest)
 
 
-NOTHING = Work()
+NOTHING = ForwardPass()
 
 
-def total(parts: Iterable[Work]) -> Work:
+def total(parts: Iterable[ForwardPass]) -> ForwardPass:
     """Networks one after the other."""
     return sum(parts, NOTHING)
 
 
-def linear(a: int, b: int, rows: float = 1, bias: bool = True) -> Work:
+def linear(a: int, b: int, rows: float = 1, bias: bool = True) -> ForwardPass:
     """A linear layer from a to b, for so many rows (tokens, positions)."""
-    return Work(2 * a * b * rows, a * b + b * bias, b * rows, 1, b * rows)
+    return ForwardPass(2 * a * b * rows, a * b + b * bias, b * rows, 1, b * rows)
 
 
-def conv(a: int, b: int, kernel: int, positions: float, groups: int = 1) -> Work:
+def conv(a: int, b: int, kernel: int, positions: float, groups: int = 1) -> ForwardPass:
     """A convolution of so many kernel positions, with so many output positions."""
-    return Work(2 * a * b * kernel * positions / groups, a * b * kernel // groups + b, b * positions, 1, b * positions)
+    return ForwardPass(2 * a * b * kernel * positions / groups, a * b * kernel // groups + b, b * positions, 1, b * positions)
 
 
-def norm(width: int) -> Work:
+def norm(width: int) -> ForwardPass:
     """A normalisation: parameters alone."""
-    return Work(parameters=2 * width)
+    return ForwardPass(parameters=2 * width)
 
 
-def attention(queries: float, keys: float, width: int) -> Work:
+def attention(queries: float, keys: float, width: int) -> ForwardPass:
     """Products of queries and keys, and of weights and values."""
-    return Work(4 * queries * keys * width)
+    return ForwardPass(4 * queries * keys * width)
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
-def block(width: int, ratio: float, tokens: float) -> Work:
+def block(width: int, ratio: float, tokens: float) -> ForwardPass:
     """A transformer block: attention, then two linear layers."""
     hidden = int(width * ratio)
     own = linear(width, 3 * width, tokens) + attention(tokens, tokens, width) + linear(width, width, tokens)
     return own + linear(width, hidden, tokens) + linear(hidden, width, tokens) + norm(width) * 2
 
 
-def vit(channels: int, size: int, body: Any, shown: float = 1.0, decoder: bool = False) -> Work:
+def vit(channels: int, size: int, body: Any, shown: float = 1.0, decoder: bool = False) -> ForwardPass:
     """`models.vit`: of the patches, a share is shown to the encoder."""
     patches = size // body.patch
     tokens = 1 + patches - int(patches * (1 - shown) + 1e-9)
-    parts = [conv(channels, body.width, body.patch, patches), Work(parameters=body.width), block(body.width, body.mlp_ratio, tokens) * body.depth]
+    parts = [conv(channels, body.width, body.patch, patches), ForwardPass(parameters=body.width), block(body.width, body.mlp_ratio, tokens) * body.depth]
     parts += [norm(body.width)]
     if decoder:
         width = body.decoder_width
         parts += [linear(body.width, width, tokens), block(width, body.mlp_ratio, patches + 1) * body.decoder_depth]
-        parts += [norm(width), linear(width, body.patch * channels, patches + 1), Work(parameters=width)]
+        parts += [norm(width), linear(width, body.patch * channels, patches + 1), ForwardPass(parameters=width)]
     return total(parts)
 
 
-def convmixer(channels: int, size: int, body: Any, decoder: bool = False) -> Work:
+def convmixer(channels: int, size: int, body: Any, decoder: bool = False) -> ForwardPass:
     """`models.convmixer`."""
     patches, width = size // body.patch, body.width
-    beside = Work(outputs=2 * width * patches)  # GELU and norm after each convolution keep as much again
+    beside = ForwardPass(outputs=2 * width * patches)  # GELU and norm after each convolution keep as much again
     mixing = conv(width, width, body.kernel, patches, width) + linear(width, width, patches) + norm(width) * 2 + beside
-    parts = [conv(channels, width, body.patch, patches), Work(parameters=width * patches), mixing * body.depth]
+    parts = [conv(channels, width, body.patch, patches), ForwardPass(parameters=width * patches), mixing * body.depth]
     if decoder:
         back = linear(width, channels * body.patch, patches, bias=False)
-        parts += [mixing * body.decoder_depth, back, Work(parameters=channels + width)]
+        parts += [mixing * body.decoder_depth, back, ForwardPass(parameters=channels + width)]
     return total(parts)
 
 
-def mlp(size: int, body: Any) -> Work:
+def mlp(size: int, body: Any) -> ForwardPass:
     """`models.bodies.MlpBody`."""
     return linear(size, body.width) + linear(body.width, body.width) * (body.depth - 1)
 
@@ -125,7 +125,7 @@ class UNet:
     outputs: int = 4
     scale_shift: bool = False
 
-    def work(self, side: int, context: int) -> Work:
+    def work(self, side: int, context: int) -> ForwardPass:
         """A forward pass of a latent of that side under so many context tokens."""
         first = self.channels[0]
         parts = [conv(self.inputs, first, 9, side**2), linear(first, 4 * first), linear(4 * first, 4 * first)]
@@ -150,11 +150,11 @@ class UNet:
                 parts.append(conv(width, width, 9, side**2))
         return total([*parts, norm(width), conv(width, self.outputs, 9, side**2)])
 
-    def _resnet(self, a: int, b: int, side: int) -> Work:
+    def _resnet(self, a: int, b: int, side: int) -> ForwardPass:
         own = norm(a) + conv(a, b, 9, side**2) + linear(4 * self.channels[0], 2 * b if self.scale_shift else b) + norm(b) + conv(b, b, 9, side**2)
         return own if a == b else own + conv(a, b, 1, side**2)
 
-    def _transformer(self, width: int, side: int, context: int, depth: int) -> Work:
+    def _transformer(self, width: int, side: int, context: int, depth: int) -> ForwardPass:
         if not depth:
             return NOTHING
         n = side**2
@@ -166,12 +166,12 @@ class UNet:
         return norm(width) + linear(width, width, n) * 2 + (within + across + wide + norm(width) * 3) * depth
 
 
-def coder(channels: Sequence[int], side: int, latent: int, layers: int, decodes: bool) -> Work:
+def coder(channels: Sequence[int], side: int, latent: int, layers: int, decodes: bool) -> ForwardPass:
     """Half of a convolutional autoencoder of Stable Diffusion's form, for pictures of that side; attention at the lowest resolution alone."""
     levels = list(channels)
     low = side // 2 ** (len(levels) - 1)
 
-    def resnet(a: int, b: int, here: int) -> Work:
+    def resnet(a: int, b: int, here: int) -> ForwardPass:
         return norm(a) + conv(a, b, 9, here**2) + norm(b) + conv(b, b, 9, here**2) + (NOTHING if a == b else conv(a, b, 1, here**2))
 
     top = levels[-1]
@@ -199,10 +199,10 @@ def adapted(unet: UNet) -> int:
     return count
 
 
-def clip(width: int, depth: int, patch: int, ratio: float = 4.0, side: int = 224) -> Work:
+def clip(width: int, depth: int, patch: int, ratio: float = 4.0, side: int = 224) -> ForwardPass:
     """The image tower of a CLIP."""
     tokens = (side // patch) ** 2 + 1
-    return conv(3, width, patch**2, tokens - 1) + block(width, ratio, tokens) * depth + Work(parameters=width * tokens) + norm(width) * 2
+    return conv(3, width, patch**2, tokens - 1) + block(width, ratio, tokens) * depth + ForwardPass(parameters=width * tokens) + norm(width) * 2
 
 
 # --- closed forms, in operations of matrix products and factorisations --------------------------------------------

@@ -56,9 +56,9 @@ def sample(
     Parameters
     ----------
     diffusion : Diffusion
-    condition : Condition
+    condition : Conditioning
         Of n rows.
-    null : Condition
+    null : Conditioning
         One row; used where `sampling.guidance` is not 1: prediction = null + guidance (conditional - null) (Ho & Salimans 2022).
     sampling : Sampling
         The network computes in `sampling.precision`; the sampler's own arithmetic stays in single precision.
