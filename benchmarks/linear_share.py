@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from unimind.data.drawn import combinations, draw
+from unimind.data.drawn import combinations, render
 from unimind.data.sources.simulated import without_noise
 from unimind.foundations import load_embedding
 from unimind.study import layout, read_study
@@ -44,7 +44,7 @@ def main() -> None:
         section = study.datasets[dataset]
         if not isinstance(section, SimulatedData):
             continue
-        drawn = draw(combinations("subjects", (section.seed, SEED), FITTED + ASKED), study.picture_size)
+        drawn = render(combinations("subjects", (section.seed, SEED), FITTED + ASKED), study.picture_size)
         signal, early = without_noise(section, subject, drawn)
         pictures = torch.from_numpy(drawn.images).permute(0, 3, 1, 2)
         with torch.no_grad():

@@ -213,7 +213,7 @@ def pack(folder: Path, out: Path) -> None:
                 archive.write(path, path.relative_to(folder).as_posix())
 
 
-def take(bundle: Bundle, part: str, out: Path) -> None:
+def copy_part(bundle: Bundle, part: str, out: Path) -> None:
     """Copy a part's files into an existing folder."""
     with bundle.part(part) as folder:
         for file in folder.iterdir():

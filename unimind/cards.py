@@ -51,11 +51,11 @@ def take_card() -> int | None:
     if "LOCAL_RANK" in os.environ or len(cards()) < 2:
         return None
     if not _taken:
-        take(1)
+        take_cards(1)
     return next(iter(_taken))
 
 
-def take(count: int) -> list[int]:
+def take_cards(count: int) -> list[int]:
     """Numbers of so many cards, which this process has to itself until its end.
 
     It takes all of them or, for the time being, none: two jobs that each hold what the other waits for would wait for ever.
@@ -107,7 +107,7 @@ def main() -> None:
     count, program = int(sys.argv[1]), sys.argv[2:]
     if os.environ.get("UNIMIND_DEVICE", "").lower() != "cpu" and len(cards()) > 1:
         try:
-            own = take(count)
+            own = take_cards(count)
         except InputError as error:
             sys.exit(f"unimind: {error}")
         for handle in _taken.values():

@@ -76,9 +76,9 @@ class Stage:
 
     def view(self, study: "Study", **names: Any) -> "Study":
         """The study as the stage sees it when it is called for these names."""
-        from unimind.study.view import seen, whole
+        from unimind.study.view import seen, whole_study
 
-        study = whole(study)
+        study = whole_study(study)
         reads = self.reads(study, names) if callable(self.reads) else self.reads
         return seen(study, self.module, reads, ("name", *self.knows), names)
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.inspection import FAULTS, case, study_of
 from unimind.data.evidence import repeated_rows
-from unimind.data.inspect import identified, ridge
+from unimind.data.inspect import identified, ridge_predictions
 from unimind.data.overview import overview
 from unimind.data.prepared import write_prepared
 from unimind.errors import InputError
@@ -68,7 +68,7 @@ def test_ridge_chooses_the_penalty_of_the_least_leave_one_out_error():
     for column in (0, 1):
         alpha = RidgeCV(alphas=PENALTIES * scale).fit(x, y[:, column]).alpha_
         expected = Ridge(alpha=alpha).fit(x, y[:, column]).predict(test)
-        np.testing.assert_allclose(ridge(x, y, test)[:, column], expected, rtol=1e-6)
+        np.testing.assert_allclose(ridge_predictions(x, y, test)[:, column], expected, rtol=1e-6)
 
 
 def test_rows_that_come_again_are_found_in_every_block():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from tifffile import imwrite
 
-from unimind.data.pixels import GROUND, Forms, decode, white_of
+from unimind.data.pixels import GROUND, Forms, decode_picture, white_of
 from unimind.data.sources.pictures import Pictures
 from unimind.errors import InputError
 
@@ -100,7 +100,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_pixels_it_stands_for(form):
     content, expected = FORMS[form]
-    found = decode(content, form)
+    found = decode_picture(content, form)
     assert found.dtype == np.uint8 and abs(found - np.asarray(expected, float)).max() <= 1
 
 
@@ -144,7 +144,7 @@ def huge() -> bytes:
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_one_line(content, words):
     with pytest.raises(InputError, match=words) as caught:
-        decode(content, "p.png", forms=Forms())
+        decode_picture(content, "p.png", forms=Forms())
     assert "\n" not in str(caught.value)
 
 

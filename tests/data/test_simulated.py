@@ -9,7 +9,7 @@ from scipy.ndimage import label
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 
-from unimind.data.drawn import ATTRIBUTES, combinations, draw
+from unimind.data.drawn import ATTRIBUTES, combinations, render
 from unimind.data.sources import open_source
 from unimind.data.sources import simulated as sim
 from unimind.data.sources.simulated import simulate
@@ -89,7 +89,7 @@ def decoded(tmp_path_factory):
     responses = np.concatenate([(block - block.mean(0)) / block.std(0) for block in subject.trials.responses()])
     section = study.datasets["sim"]
     order = sim._design(section).order
-    attributes = draw(np.concatenate([sim._pictures(section, number) for number in (0, 1)]), 32).attributes
+    attributes = render(np.concatenate([sim._pictures(section, number) for number in (0, 1)]), 32).attributes
     test = subject.trials.split == 2
     shown, position = np.unique(order[test], return_inverse=True)
     means = np.stack([responses[test][position == k].mean(0) for k in range(len(shown))])
@@ -112,7 +112,7 @@ def test_what_is_in_a_picture_can_be_told_better_than_by_chance(decoded, name):
 def test_no_sum_over_attributes_explains_later_voxels():
     """Conjunctions and rectification leave most of their variance to what is not linear in what a picture holds."""
     section = small_study("unused", voxels=120).datasets["sim"]
-    drawn = draw(combinations("subjects", 1, 1500), 32)
+    drawn = render(combinations("subjects", 1, 1500), 32)
     brain = sim._brain(section, 1)
     signal = sim._signal(sim._random(section, 3, 1), drawn, brain)[:, ~np.isin(brain.area, list(sim._EARLY))]
     one_hot = np.concatenate([np.eye(len(values))[drawn.attribute(name)] for name, values in ATTRIBUTES.items()], axis=1)

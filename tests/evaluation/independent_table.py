@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unimind.data.drawn import FORM, combinations, draw
+from unimind.data.drawn import FORM, combinations, render
 from unimind.evaluation import metrics as m
 from unimind.evaluation import networks
 from unimind.evaluation.measures import PANEL
@@ -110,7 +110,7 @@ def settled(model: torch.nn.Module, side: int) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-    pictures = noisy(draw(combinations("foundations", 6, 4), side).images) / 255
+    pictures = noisy(render(combinations("foundations", 6, 4), side).images) / 255
     with torch.no_grad():
         model.train()(torch.from_numpy((pictures - MEAN) / STD).float().permute(0, 3, 1, 2))
     return model
@@ -250,7 +250,7 @@ def theirs(truth: np.ndarray, pictures: np.ndarray, models: dict[str, torch.nn.M
 
 def rows(n: int = 11) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(measure, ours, theirs) of n drawn pictures and noisy mixtures with their neighbours; one value per image where there is one."""
-    truth = draw(combinations("foundations", 5, n), 96).images
+    truth = render(combinations("foundations", 5, n), 96).images
     pictures = noisy(0.4 * truth + 0.6 * np.roll(truth, 1, 0))
     with random_weights() as (folder, models):
         wanted = [name for name in PANEL if not name.startswith("retrieval")]

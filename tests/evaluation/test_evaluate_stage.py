@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from unimind.blocks import Blocks
 from unimind.cli import main
-from unimind.data.drawn import combinations, draw
+from unimind.data.drawn import combinations, render
 from unimind.errors import InputError
 from unimind.evaluation.evaluate import evaluate, read_pairs
 from unimind.evaluation.measures import MEASURES
@@ -182,7 +182,7 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
     """Drawn pictures and the panel's own architectures, their weights random (the two largest in small)."""
     folder = write_foundations(tmp_path)
     n = 16
-    truths = draw(combinations("foundations", 2, n), 48).images
+    truths = render(combinations("foundations", 2, n), 48).images
     pictures, index = truths, {"truth": np.arange(n), "permuted": derangement(n)}
     with random_weights([name for name in wanted if name in WEIGHTS_OF]) as (weights, _):
         panel = Panel.of(wanted, weights, squeezenet, folder / "embedding", folder / "classifier")
@@ -206,7 +206,7 @@ def test_truth_is_best_and_permuted_truth_is_at_chance(wanted, squeezenet, fakes
 def test_what_is_measured_in_blocks_is_what_is_measured_at_once_and_no_block_is_made_twice(squeezenet, fakes, tmp_path, monkeypatch):
     """Every kind of measure; rows that share a picture, that give every picture two truths, and of several samples."""
     folder = write_foundations(tmp_path)
-    truths, n = draw(combinations("foundations", 2, 11), 48).images, 11
+    truths, n = render(combinations("foundations", 2, 11), 48).images, 11
     pictures = np.concatenate([truths, noisy(truths, 40), noisy(truths, 90)])
     rows = {"one": n + np.arange(n), "chance": n + derangement(n), "mean": np.zeros(n, int), "samples": np.stack([n + np.arange(n), 2 * n + np.arange(n)], 1)}
     wanted = ["mse", "ssim", "alexnet2", "squeezenet", "lpips_squeeze", "classifier", "classifier_score", "perceptual_distance"]
@@ -250,12 +250,12 @@ def drawn_rows(squeezenet):
     """Drawn truths blurred, the same objects elsewhere, the mean of other pictures, and noisy truths: summaries of every row."""
     n = 24
     numbers = combinations("foundations", 3, n)
-    truths = draw(numbers, 64).images
+    truths = render(numbers, 64).images
     rows = {
         "blurred": np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(12))) for image in truths]),
-        "moved": draw(moved(numbers), 64).images,
-        "moved and noisy": noisy(draw(moved(numbers), 64).images, 60),
-        "mean": np.broadcast_to(draw(combinations("foundations", 4, 200), 64).images.mean(0).astype(np.uint8), truths.shape),
+        "moved": render(moved(numbers), 64).images,
+        "moved and noisy": noisy(render(moved(numbers), 64).images, 60),
+        "mean": np.broadcast_to(render(combinations("foundations", 4, 200), 64).images.mean(0).astype(np.uint8), truths.shape),
         "noisy": noisy(truths, 15),
     }
     pictures = Joined()

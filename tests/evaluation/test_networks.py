@@ -258,7 +258,7 @@ def test_squeezenet_weights_other_than_the_listed_are_called_unverified(tmp_path
     assert networks_used["lpips_squeeze"]["network"] == "LPIPS-squeeze (SqueezeNet 1.1 (ONNX zoo), unverified, heads 0.1)"
     assert networks_used["squeezenet"]["network"] == "SqueezeNet 1.1 (ONNX zoo), unverified, pooled features"
     listed = networks.manifest()["squeezenet"]["sha256"]
-    assert networks.shown("squeezenet", listed) == "SqueezeNet 1.1 (ONNX zoo)"
+    assert networks.shown_as("squeezenet", listed) == "SqueezeNet 1.1 (ONNX zoo)"
 
 
 def test_lpips_is_by_alexnet_or_absent(tmp_path, unlisted):

@@ -76,7 +76,7 @@ def ready(repositories, tmp_path_factory):
             for name, part in (("generator", section), ("encoder", ClipVisionEmbedding(kind="clip-vision", **encoder))):
                 (folder / name).mkdir()
                 external.build(part, folder / name)
-            made[kind] = load_generator(folder / "generator", Pixels(), SIZE), external.load(folder / "encoder"), folder
+            made[kind] = load_generator(folder / "generator", Pixels(), SIZE), external.load_external(folder / "encoder"), folder
         return made[kind]
 
     return make
@@ -355,7 +355,7 @@ def test_offline_and_absent_says_what_and_where(tmp_path, monkeypatch):
 def test_the_encoders_embedding_is_transformers_own(processor, repositories, tmp_path):
     folder = repositories / "unclip"
     external.build(ClipVisionEmbedding(kind="clip-vision", repository=str(folder), subfolder="image_encoder", processor=processor), tmp_path)
-    module, theirs = external.load(tmp_path), CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder")
+    module, theirs = external.load_external(tmp_path), CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder")
     process = diffusers.loaders.ip_adapter.CLIPImageProcessor(size=tiny.ENCODER, crop_size=tiny.ENCODER)
     for shape in ((tiny.ENCODER, tiny.ENCODER), (40, 30)):
         pixels = np.random.default_rng(0).integers(0, 256, (3, *shape, 3), dtype=np.uint8)

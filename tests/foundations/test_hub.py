@@ -41,7 +41,7 @@ def repository(tmp_path):
 def built(settings, directory):
     directory.mkdir()
     external.build(settings, directory)
-    return external.load(directory), read_json(directory / "config.json")
+    return external.load_external(directory), read_json(directory / "config.json")
 
 
 @pytest.mark.parametrize("subfolder", ["vae", "shifted"])
@@ -172,4 +172,4 @@ def test_weights_in_pickles_are_not_read(repository, tmp_path):
 def test_a_directory_of_no_known_kind_is_refused(tmp_path):
     write_json(tmp_path / "config.json", {"role": "embedding", "kind": "palantir"})
     with pytest.raises(InputError, match="no known foundation .role embedding, kind palantir"):
-        external.load(tmp_path)
+        external.load_external(tmp_path)

@@ -149,7 +149,7 @@ def test_builds_what_can_be_loaded(checkpoint, tmp_path):
         (tmp_path / kind).mkdir()
     external.build(LdmAutoencoder(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "autoencoder")
     external.build(LdmDiffusion(kind="ldm", checkpoint=str(checkpoint)), tmp_path / "diffusion")
-    autoencoder, unet = external.load(tmp_path / "autoencoder"), external.load(tmp_path / "diffusion")
+    autoencoder, unet = external.load_external(tmp_path / "autoencoder"), external.load_external(tmp_path / "diffusion")
     io = load_file(REFERENCE / "vq_small.io.safetensors")
     latent = autoencoder.encode(io["x"] / 2 + 0.5)
     assert relative(latent, io["h"]) < 2e-5

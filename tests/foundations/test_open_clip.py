@@ -38,7 +38,7 @@ def tiny(tmp_path):
 def test_equals_open_clips_encode_image(tiny, tmp_path):
     name = f"local-dir:{tiny}"
     external.build(OpenClipEmbedding(kind="open-clip", model=name), tmp_path)
-    module = external.load(tmp_path)
+    module = external.load_external(tmp_path)
     theirs, _, preprocess = open_clip.create_model_and_transforms(name)
     theirs.eval()
     assert module.dim == 12 and not module.training and not any(value.requires_grad for value in module.parameters())
@@ -58,7 +58,7 @@ def test_on_disk_only_the_image_tower(tiny, tmp_path):
     config = read_json(tmp_path / "config.json")
     assert config["kind"] == "open-clip" and config["model"]["quick_gelu"] is True and "text_cfg" not in config["model"]
     assert config["preprocess"]["mean"] == [0.5, 0.4, 0.3] and config["preprocess"]["size"] in (32, [32, 32])
-    assert all(key.startswith("visual.") for key in external.load(tmp_path).state_dict())
+    assert all(key.startswith("visual.") for key in external.load_external(tmp_path).state_dict())
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_tag_decides_activation_and_preprocessing(registered, tiny, tmp_path):
     """An architecture's name implies plain GELU; the tag (as OpenAI's) was trained with quick GELU, and the embedding follows the tag."""
     weights = str(tiny / "open_clip_model.safetensors")
     external.build(OpenClipEmbedding(kind="open-clip", model=registered, pretrained="quick", weights=weights), tmp_path)
-    module = external.load(tmp_path)
+    module = external.load_external(tmp_path)
     quick = open_clip.create_model(f"local-dir:{tiny}").eval()
     images = torch.rand(3, 3, 32, 32)
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.5

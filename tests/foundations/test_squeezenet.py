@@ -35,7 +35,7 @@ def test_equals_torchvisions_own_preprocessing_and_features(built):
     from torchvision.transforms import v2
 
     network, directory = built
-    module = external.load(directory)
+    module = external.load_external(directory)
     assert module.dim == 512 and module.name == "SqueezeNet 1.1 pooled features" and not module.training
     steps = v2.Compose([v2.Resize((224, 224), antialias=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     for side in (112, 224, 300):
@@ -50,7 +50,7 @@ def test_on_disk_form(built):
     _, directory = built
     config = read_json(directory / "config.json")
     assert config["kind"] == "squeezenet" and config["dim"] == 512 and len(config["sources"]["squeezenet.safetensors"]) == 64
-    assert not any(value.requires_grad for value in external.load(directory).parameters())
+    assert not any(value.requires_grad for value in external.load_external(directory).parameters())
 
 
 def test_absent_or_foreign_weights_are_named(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_ridge_from_v4_identifies_pictures_two_way(tmp_path):
     if not session.is_dir():
         pytest.skip("the macaque recordings are absent (UNIMIND_REAL_DATA)")
     external.build(SqueezeNetEmbedding(kind="squeezenet"), tmp_path)
-    module = external.load(tmp_path)
+    module = external.load_external(tmp_path)
     responses = np.load(session / "responses.npy").T
     responses = responses[:, np.isfinite(responses).all(0) & (responses.std(0) > 0)]
     with zipfile.ZipFile(session / "images.zip") as archive:

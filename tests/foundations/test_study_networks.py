@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, draw, kinds
+from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, kinds, render
 from unimind.data.prepare import assign_splits
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Conditioning
@@ -151,8 +151,8 @@ def test_training_targets_leave_every_test_and_validation_picture_out(tmp_path):
 
 def test_drawn_pictures_are_what_the_captions_say():
     numbers = combinations("subjects", 3, 400)
-    drawn = draw(numbers, 48)
-    assert drawn.images.shape == (400, 48, 48, 3) and np.array_equal(draw(numbers[::-1], 48).images[::-1], drawn.images)
+    drawn = render(numbers, 48)
+    assert drawn.images.shape == (400, 48, 48, 3) and np.array_equal(render(numbers[::-1], 48).images[::-1], drawn.images)
     tones, seen = np.array(list(COLOURS.values())), 0
     solid = [CLASSES.index(name) for name in ("box", "pyramid")]  # at their middle
     for picture, caption, centres, values in zip(drawn.images, drawn.captions, drawn.centres, drawn.attributes, strict=True):
@@ -177,7 +177,7 @@ def test_drawn_pictures_are_what_the_captions_say():
 def test_what_follows_the_kind_in_a_number_can_all_be_seen():
     """Of two objects in a relation, all textures, places and backgrounds give pictures of their own."""
     kind = kinds(combinations("subjects", 3, 1))[0]
-    drawn = draw(kind * N_REST + np.arange(N_REST), 32)
+    drawn = render(kind * N_REST + np.arange(N_REST), 32)
     assert len(np.unique(drawn.attributes, axis=0)) == N_REST and len(np.unique(drawn.attributes[:, [0, 1, 3, 4, 5]], axis=0)) == 1
     assert len(np.unique(drawn.images.reshape(N_REST, -1), axis=0)) == N_REST
 
@@ -188,5 +188,5 @@ def test_foundations_and_subjects_never_share_a_picture():
     assert not set(kinds(subjects)) & set(kinds(foundations))
     assert len(set(kinds(subjects)) | set(kinds(foundations))) > 0.9 * N_KINDS  # so that each half holds nearly half of them
     assert not set(kinds(combinations("subjects", 5, 20000))) & set(kinds(foundations))  # whatever the seed
-    images = draw(subjects[:2000], 32).images.reshape(2000, -1)
+    images = render(subjects[:2000], 32).images.reshape(2000, -1)
     assert len(np.unique(images, axis=0)) == 2000

@@ -30,7 +30,7 @@ def real(tmp_path_factory):
         pytest.skip("TAEF2's weights are absent (UNIMIND_REAL_DATA)")
     directory = tmp_path_factory.mktemp("autoencoder")
     external.build(Taef2Autoencoder(kind="taef2"), directory)
-    return external.load(directory), load_file(WEIGHTS / "taef2_reference.safetensors")
+    return external.load_external(directory), load_file(WEIGHTS / "taef2_reference.safetensors")
 
 
 def test_reproduces_the_reference(real):
@@ -59,7 +59,7 @@ def test_on_disk_half_precision_in_memory_single(tmp_path):
     config = read_json(out / "config.json")
     assert config["kind"] == "taef2" and len(config["mean"]) == len(config["std"]) == 32
     assert all(len(digest) == 64 for digest in config["sources"].values()) and len(config["sources"]) == 2
-    module = external.load(out)
+    module = external.load_external(out)
     assert not module.training and not any(value.requires_grad or value.dtype != torch.float32 for value in module.parameters())
     images = torch.rand(2, 3, 16, 24)
     latent = module.encode(images)

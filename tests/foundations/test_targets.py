@@ -39,8 +39,8 @@ def embedded(tmp_path_factory):
     embed(study, place / "stimuli.h5", place / "embedding", place / "autoencoder", place / "targets.h5")
     with torch.no_grad():
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
-        raw, tokens = external.load(place / "embedding").raw_and_tokens(images)
-        latent = external.load(place / "autoencoder").encode(images)
+        raw, tokens = external.load_external(place / "embedding").raw_and_tokens(images)
+        latent = external.load_external(place / "autoencoder").encode(images)
     return place / "targets.h5", {"raw": raw.numpy(), "tokens": tokens.numpy(), "latent": latent.numpy()}
 
 

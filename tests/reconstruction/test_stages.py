@@ -22,7 +22,7 @@ from unimind.foundations import load_autoencoder, load_diffusion, load_embedding
 from unimind.foundations.generators import as_bytes
 from unimind.foundations.generators.samplers import sample
 from unimind.models.encoder import load_encoder
-from unimind.reconstruction.agreement import nearest
+from unimind.reconstruction.agreement import best_agreeing
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.controls import controls
 from unimind.reconstruction.decode import decode
@@ -300,7 +300,7 @@ def test_the_nearest_picture_agrees_best(monkeypatch, block):
     mean = reference.mean(0)
     a, b = (features - mean).numpy(), (reference - mean).numpy()
     expected = [max(range(50), key=lambda j, row=row: row @ b[j] / np.linalg.norm(b[j])) for row in a]
-    assert nearest(features, reference, mean).tolist() == expected
+    assert best_agreeing(features, reference, mean).tolist() == expected
 
 
 def reconstruct_until(root, name, blocks, out, rank=0, processes=1, port=None):

@@ -19,7 +19,7 @@ from unimind.models.bodies import TRUNKS
 from unimind.models.prior import EncodingPrior, Recorded
 from unimind.models.ridge import fit_ridge
 from unimind.report import calibration, work
-from unimind.report.cost import CARDS, HERE, LAUNCH, PUBLISHED, UTILISATION, Cost, Machine, costs, last_line, table, total
+from unimind.report.cost import CARDS, HERE, LAUNCH, PUBLISHED, UTILISATION, Cost, Machine, costs, last_line, table, total_cost
 from unimind.stages import STAGES
 from unimind.study import ConvMixer, Study, ViT, parse_study, read_study
 from unimind.study.plan import Job
@@ -131,7 +131,7 @@ def test_time_is_operations_or_launches_and_checkpoints_follow_it():
     assert math.isnan(Cost(job, flops=1, precision="tf32").seconds(machine)) and Cost(job).seconds(machine) == 0
     assert cost.writes(cost.seconds(machine)) == 100 + 1000 * (1 + 4)  # 2857 s: one every ten minutes, and one at the end
     assert CARDS["H100"] == Machine({precision: UTILISATION * rate for precision, rate in PUBLISHED["H100"].items()}, LAUNCH)
-    assert total([cost, Cost(job, flops=math.nan)]).unknown
+    assert total_cost([cost, Cost(job, flops=math.nan)]).unknown
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_every_study_that_ships_has_a_plan(files, tmp_path):
     study = read_study(*files)
     parts = costs(study)
     assert [cost.job for cost in parts] == list(study.jobs())
-    whole = total(parts)
+    whole = total_cost(parts)
     assert whole.steps > 0 and whole.written > 0 and all(seconds > 0 for seconds in whole.seconds.values())
     assert len(list(table(parts))) == 1 + len({(cost.job.part, cost.job.stage) for cost in parts})
 
@@ -241,8 +241,8 @@ def test_headers_of_the_thesis_say_what_the_plan_says(name, days, card):
     parts, said = costs(study), path.read_text().splitlines()
     for line in [*table([cost for cost in parts if cost.job.part in study.methods and STAGES[cost.job.stage].gpu]), last_line(study, parts)]:
         assert f"# {line}" in said
-    assert total(parts).seconds[card] <= days * 86400
-    assert total(parts).card < {"thesis": 80e9, "thesis-24gb": 23e9}[name]
+    assert total_cost(parts).seconds[card] <= days * 86400
+    assert total_cost(parts).card < {"thesis": 80e9, "thesis-24gb": 23e9}[name]
 
 
 def test_nsd_trains_as_long_as_gods_epochs():

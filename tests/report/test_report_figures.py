@@ -15,7 +15,7 @@ from unimind.report import charts
 from unimind.report import similarity as module
 from unimind.report.figures import figures
 from unimind.report.pictures import EACH_RANK, IN_ORDER
-from unimind.report.similarity import agreement, similarity
+from unimind.report.similarity import matrix_correlations, similarity
 
 
 def packed(picture):
@@ -96,7 +96,7 @@ def test_similarity_is_spearman_between_similarity_matrices():
     one, two, three = rng.normal(size=(12, 30)), rng.normal(size=(12, 50)), rng.normal(size=(12, 8))
     upper = np.triu_indices(12, 1)
     assert np.allclose(similarity(one), np.corrcoef(one)[upper])
-    found = agreement([one, two, three])
+    found = matrix_correlations([one, two, three])
     assert found.shape == (3, 3) and np.allclose(np.diag(found), 1)
     assert np.isclose(found[0, 1], spearmanr(np.corrcoef(one)[upper], np.corrcoef(two)[upper]).statistic)
 

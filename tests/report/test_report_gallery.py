@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unimind.report.gallery import Tile, mosaic, ranked, resized, tile_side
+from unimind.report.gallery import Tile, best_median_worst, mosaic, resized, tile_side
 
 
 def pictures(count, side=16, seed=0):
@@ -43,23 +43,23 @@ def test_small_pictures_grow_by_whole_factors_and_large_ones_shrink(side, expect
 
 def test_ranks_are_those_of_sorting():
     scores = np.random.default_rng(3).permutation(30) / 30
-    found = ranked({"similarity": scores.tolist()}, 30, 2)
+    found = best_median_worst({"similarity": scores.tolist()}, 30, 2)
     order = sorted(range(30), key=lambda place: -scores[place])
     assert found == {"best": order[:2], "median": order[14:16], "worst": order[28:]}
 
 
 def test_lower_is_better_where_it_is_and_ties_go_to_the_next_score():
-    assert ranked({"mse": [0.3, 0.1, 0.2]}, 3, 1) == {"best": [1], "median": [2], "worst": [0]}
-    assert ranked({"mse": [0.3, 0.1, 0.2], "similarity": [1.0, 1.0, 0.5]}, 3, 1) == {"best": [1], "median": [0], "worst": [2]}
+    assert best_median_worst({"mse": [0.3, 0.1, 0.2]}, 3, 1) == {"best": [1], "median": [2], "worst": [0]}
+    assert best_median_worst({"mse": [0.3, 0.1, 0.2], "similarity": [1.0, 1.0, 0.5]}, 3, 1) == {"best": [1], "median": [0], "worst": [2]}
 
 
 def test_two_way_scores_which_tie_do_not_rank():
     similarity = [0.2, 0.9, 0.5, 0.7, 0.1, 0.3]
-    found = ranked({"clip": [1.0] * 5 + [0.9], "mse": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "similarity": similarity}, 6, 1)
+    found = best_median_worst({"clip": [1.0] * 5 + [0.9], "mse": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "similarity": similarity}, 6, 1)
     assert found == {"best": [1], "median": [2], "worst": [4]}
 
 
 def test_without_usable_scores_there_is_no_rank():
-    assert ranked({}, 5, 1) is None
-    assert ranked({"similarity": None, "mse": [0.1, 0.2]}, 5, 1) is None
-    assert ranked({"similarity": [0.1, None, 0.3, 0.4, 0.5]}, 5, 1) is None
+    assert best_median_worst({}, 5, 1) is None
+    assert best_median_worst({"similarity": None, "mse": [0.1, 0.2]}, 5, 1) is None
+    assert best_median_worst({"similarity": [0.1, None, 0.3, 0.4, 0.5]}, 5, 1) is None

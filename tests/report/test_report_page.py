@@ -212,7 +212,7 @@ def test_protocol_networks_and_absent_metrics_are_told(read, fake):
     assert "all 16 metrics files" in words and "study CLIP, 64-d" in words and "abababababababab" in words
     assert "weights inception_v3.pth not found in $UNIMIND_WEIGHTS" in words
     assert "picture_size: 64" in words, "the settings, every default written out"
-    assert all(sentence in words for _, sentence in results.controls(fake.study).values())
+    assert all(sentence in words for _, sentence in results.explained_controls(fake.study).values())
 
 
 def test_recordings_are_called_what_they_are(fake, tmp_path):

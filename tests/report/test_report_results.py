@@ -101,4 +101,4 @@ def test_a_table_without_its_columns_is_refused_in_one_line(fake, tmp_path):
         results.read_scores(fake.study, tmp_path)
     (tmp_path / "reconstruction.csv").write_text(",".join(COLUMNS) + "\n")
     assert results.read_scores(fake.study, tmp_path) is None
-    assert results.read_table(tmp_path, "efficiency") is None
+    assert results.read_result_table(tmp_path, "efficiency") is None

@@ -23,7 +23,7 @@ from unimind.study import Losses, parse_study, resolved
 from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
 from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
-from unimind.training.benchmark import against_reference, measure
+from unimind.training.benchmark import against_reference, measure_encoder
 from unimind.training.data import PictureCoordinates, SubjectTrials, budget_rows, joined, new_encoder, picture_space, read_targets, turns
 from unimind.training.enter import enter
 from unimind.training.pretrain import pretrain
@@ -404,7 +404,7 @@ def test_efficiency_is_written(models):
 def test_benchmark_counts_are_the_hand_counts():
     from unimind.study import ConvMixer
 
-    line = measure("x", 60, 2, torch.device("cpu"), "fp32", ConvMixer(kind="convmixer", width=8, depth=1, patch=16, kernel=3, decoder_depth=1))
+    line = measure_encoder("x", 60, 2, torch.device("cpu"), "fp32", ConvMixer(kind="convmixer", width=8, depth=1, patch=16, kernel=3, decoder_depth=1))
     trunk = 16 * 8 + 8 + 4 * 8 + (3 * 8 + 8) + 2 * 8 + (64 + 8) + 2 * 8
     heads = sum(8 * k + k for k in (512, 128))  # coordinates of embedding and latent
     condition = 2 * 8 + (8 * 512 + 512) + (4 * 77 + 77) + 2 * 8 + (8 * 768 + 768) + (768 * 768 + 768) + 77 * 512

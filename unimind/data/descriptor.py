@@ -48,7 +48,7 @@ def describe(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([flat[0], *flat[1:3], *flat[3:]], axis=1)
 
 
-def features(read: Callable[[NDArray[np.integer]], NDArray[np.uint8]], pictures: NDArray[np.integer], components: int) -> NDArray[np.float32]:
+def principal_features(read: Callable[[NDArray[np.integer]], NDArray[np.uint8]], pictures: NDArray[np.integer], components: int) -> NDArray[np.float32]:
     """Principal components of the descriptions of some pictures, each scaled by the square root of its deviation: (n, at most `components`)."""
     described = np.concatenate([describe(read(pictures[start : start + _AT_ONCE])) for start in range(0, len(pictures), _AT_ONCE)])
     bounds = np.cumsum([0, LIGHT**2, 2 * COLOUR**2, len(EDGES) * ORIENTATIONS * POOLED**2])

@@ -105,7 +105,7 @@ def combinations(part: Literal["subjects", "foundations"], seed: int | tuple[int
     return halves[0 if part == "subjects" else 1][chosen // N_REST] * N_REST + chosen % N_REST
 
 
-def draw(numbers: NDArray, size: int) -> Drawn:
+def render(numbers: NDArray, size: int) -> Drawn:
     """Draw pictures of `size` x `size` pixels by their numbers (n,), as `combinations` gives them."""
     kind, rest = np.divmod(np.asarray(numbers), N_REST)
     first, second, colour, second_colour, relation = np.unravel_index(kind, _KINDS)

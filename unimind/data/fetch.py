@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from unimind.data.manifest import describe, read_files
+from unimind.data.manifest import file_entries, read_files
 from unimind.data.sources import open_source
 from unimind.data.sources.base import NOT_HERE, FurtherSource, RemoteFile, below
 from unimind.data.sources.nsd import NsdSource
@@ -127,7 +127,7 @@ def fetch(
     need = _need(study, dataset, subject, stimuli, unpaired, write=True, further=further)
     for file in need.files:
         _get(file, need)
-    write_json(out, {"root": str(need.root), "files": describe(need.root, need.files, out.parent)})
+    write_json(out, {"root": str(need.root), "files": file_entries(need.root, need.files, out.parent)})
 
 
 def agreements(study: Study) -> list[str]:
@@ -257,7 +257,7 @@ def inputs(
     folder = folder or Path()
     root = folder / need.root
     own = [file for file in need.files if file.address is None and below(root, file.path).is_file()]
-    return describe(root, own, folder / study.results / "fetched" / ("candidates" if further and stimuli else dataset or "unpaired"))
+    return file_entries(root, own, folder / study.results / "fetched" / ("candidates" if further and stimuli else dataset or "unpaired"))
 
 
 def inputs_hash(study: Study, dataset: str | None, subject: str | None, stimuli: bool = False, further: str | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.descriptor import features
+from unimind.data.descriptor import principal_features
 from unimind.data.evidence import Evidence, Session, repeated_rows
 from unimind.data.manifest import read_manifest
 from unimind.data.prepared import PreparedSubject, Stimuli
@@ -103,7 +103,7 @@ def _inspected(data: PreparedSubject, pictures: Stimuli, seed: int) -> dict[str,
     chosen = _some_voxels(data)
     x = _columns(data, chosen)
     shown, place = np.unique(data.stimulus, return_inverse=True)
-    described = features(pictures.read, shown, COMPONENTS)
+    described = principal_features(pictures.read, shown, COMPONENTS)
     findings: list[str] = []
     ordered = bool(data.protocol.get("presentation_order", True))
     names = {int(number): f"session {number}" for number in np.unique(data.session)}
@@ -274,7 +274,7 @@ def _means(x: NDArray[np.float32], place: NDArray[np.integer]) -> tuple[NDArray[
     return pictures, total / counts[:, None]
 
 
-def ridge(x: NDArray, y: NDArray, test: NDArray) -> NDArray[np.float64]:
+def ridge_predictions(x: NDArray, y: NDArray, test: NDArray) -> NDArray[np.float64]:
     """Ridge regression with the penalty of each target chosen by its leave-one-out error: predictions (n_test, n_targets).
 
     The leave-one-out error follows from one decomposition (Golub, Heath & Wahba 1979).
@@ -318,7 +318,7 @@ def _identification(data: PreparedSubject, x: NDArray[np.float32], described: ND
     test = data.split == 2
     shown, mean = _means(x[~test], place[~test])
     asked, held_out = _means(x[test], place[test])
-    predicted = ridge(mean, described[shown], held_out)
+    predicted = ridge_predictions(mean, described[shown], held_out)
     centre = described[shown].mean(0)
     return {**identified(predicted - centre, described[asked] - centre, seed), "test_pictures": len(asked), "training_pictures": len(shown)}
 
@@ -459,7 +459,7 @@ def _mirrored(sides: RawSubject, pictures: Stimuli, seed: int) -> list[str]:
     """Whether the mirror image of the mask holds the signal that the mask should hold, in the first sessions."""
     rows = {name: row for row, name in enumerate(pictures.id)}
     shown, place = np.unique([rows[str(name)] for name in sides.trials.stimulus], return_inverse=True)
-    described = features(pictures.read, shown, COMPONENTS)
+    described = principal_features(pictures.read, shown, COMPONENTS)
     session = np.asarray(sides.trials.session)
     numbers = list(dict.fromkeys(session.tolist()))[:_SIDE_SESSIONS]
     blocks = list(itertools.islice(sides.trials.responses(), len(numbers)))

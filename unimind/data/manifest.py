@@ -15,7 +15,7 @@ from unimind.storage import content_hash, file_hash, read_json, write_json
 NOTE = ".hashes.json"
 
 
-def describe(root: Path, files: Sequence[RemoteFile], folder: Path) -> list[dict[str, Any]]:
+def file_entries(root: Path, files: Sequence[RemoteFile], folder: Path) -> list[dict[str, Any]]:
     """`{"path", "bytes", "sha256"}` of files below `root`, or of what is used of them (`RemoteFile.part`, whose `bytes` are null).
 
     Checksums are kept in a note in `folder`, with what the file system changes whenever it writes a file: size, time of change

@@ -43,7 +43,7 @@ class Forms:
             say(f"{where}: {what} in {len(names)} {'picture' if len(names) == 1 else 'pictures'}: {some}")
 
 
-def decode(content: bytes, where: Any, ground: int = GROUND, forms: Forms | None = None) -> NDArray[np.uint8]:
+def decode_picture(content: bytes, where: Any, ground: int = GROUND, forms: Forms | None = None) -> NDArray[np.uint8]:
     """An encoded picture as pixels.
 
     Pixels are those the file stores: as MATLAB and PsychoPy show them, an EXIF orientation turns nothing, and no colour profile is

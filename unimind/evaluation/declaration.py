@@ -76,7 +76,7 @@ def recorded(prepared: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def declared(study: Study, checks: Iterable[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> Declaration:
+def declaration_of(study: Study, checks: Iterable[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> Declaration:
     """The declaration of a study.
 
     Parameters

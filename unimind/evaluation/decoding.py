@@ -47,7 +47,7 @@ def title_of(metric: str) -> str:
     return MEASURES[metric].title + (" %" if MEASURES[metric].percent else "")
 
 
-def shown(metric: str, value: float) -> str:
+def shown_value(metric: str, value: float) -> str:
     return f"{100 * value:.1f}" if metric in AMONG_CANDIDATES else MEASURES[metric].shown(value)
 
 
@@ -119,9 +119,9 @@ def _markdown(file: dict[str, Any], labels: dict[str, str]) -> str:
             if entry is None:
                 cells.append("-")
                 continue
-            chance = f", by chance {shown(metric, entry['null_low'])} to {shown(metric, entry['null_high'])}" if "null" in entry else ""
-            ends = "" if entry["ci_low"] is None else f" [{shown(metric, entry['ci_low'])}, {shown(metric, entry['ci_high'])}]"
-            cells.append(f"{shown(metric, entry['value'])}{ends}{chance}")
+            chance = f", by chance {shown_value(metric, entry['null_low'])} to {shown_value(metric, entry['null_high'])}" if "null" in entry else ""
+            ends = "" if entry["ci_low"] is None else f" [{shown_value(metric, entry['ci_low'])}, {shown_value(metric, entry['ci_high'])}]"
+            cells.append(f"{shown_value(metric, entry['value'])}{ends}{chance}")
         p = row["metrics"].get("candidate_identification", {}).get("p")
         name = row["method"].removeprefix("chance:")
         label = f"chance: {labels.get(name, name)}" if name != row["method"] else labels.get(name, name)

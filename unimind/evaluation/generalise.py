@@ -109,7 +109,7 @@ def generalise(
             alone["recovery"] = recovery(
                 stack.enter_context(h5py.File(controls)), PictureSet(seen), stimulus, truth, training, ruler, embedder, batch, section.bootstrap, study.seed
             )
-        group, kind = labelled(study.datasets[dataset].categories, Path(stimuli), stimulus), "categories by the pictures' names"
+        group, kind = categorised(study.datasets[dataset].categories, Path(stimuli), stimulus), "categories by the pictures' names"
         if group is None:
             group, kind = clustered(training, ruler, ruler(truth), study.seed), "clusters of the embeddings of the subject's training pictures"
         methods = {}
@@ -216,7 +216,7 @@ def _plain(values: NDArray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def labelled(rule: str | None, stimuli: Path, stimulus: NDArray) -> NDArray[np.int64] | None:
+def categorised(rule: str | None, stimuli: Path, stimulus: NDArray) -> NDArray[np.int64] | None:
     """Category (n,) of every test picture by its name, -1 where the rule finds none; None without a rule, or where no category has two of the pictures."""
     if rule is None:
         return None

@@ -56,7 +56,7 @@ def manifest() -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(stream, delimiter="\t")}
 
 
-def find(name: str, folder: str | Path | None) -> tuple[Path, str] | str:
+def find_weights(name: str, folder: str | Path | None) -> tuple[Path, str] | str:
     """Where a network's weights are: (file, SHA-256), or the reason why they cannot be used, in one line."""
     row = manifest()[name]
     folder = os.path.expandvars(str(folder or "$UNIMIND_WEIGHTS"))
@@ -85,7 +85,7 @@ def _checked(path: Path, row: dict[str, str]) -> tuple[Path, str] | str:
     return path, sha256
 
 
-def shown(name: str, sha256: str) -> str:
+def shown_as(name: str, sha256: str) -> str:
     """The name of a network of `config/weights.tsv`, and whether the file used is known to be the listed one."""
     row = manifest()[name]
     return row["shown_as"] + ("" if sha256.startswith(row["sha256"]) else f", {UNVERIFIED}")
@@ -288,13 +288,13 @@ def panel(metrics: list[str], folder: str | Path | None) -> tuple[list[Network],
     absent: dict[str, str] = {}
     for kind in BUILDERS:
         users = tuple(name for name in metrics if WEIGHTS_OF.get(name) == kind.weights and MEASURES[name].kind in kind.serves)
-        place = find(kind.weights, folder) if users else ""
+        place = find_weights(kind.weights, folder) if users else ""
         if isinstance(place, str):
             absent |= dict.fromkeys(users, place)
             continue
         path, sha256 = place
         load = functools.partial(kind.build, path)
-        networks.append(Network(kind.name, shown(kind.weights, sha256), sha256, kind.size, users, load, kind.normalisation, kind.interpolation))
+        networks.append(Network(kind.name, shown_as(kind.weights, sha256), sha256, kind.size, users, load, kind.normalisation, kind.interpolation))
     return networks, absent
 
 
@@ -353,7 +353,7 @@ def study_classifier(directory: Path, measures: tuple[str, ...]) -> Network:
 
 def shown_pooled(sha256: str) -> str:
     """The name of SqueezeNet where its last maps are averaged."""
-    return f"{shown('squeezenet', sha256)}, pooled features"
+    return f"{shown_as('squeezenet', sha256)}, pooled features"
 
 
 def pooled_squeezenet(path: Path, sha256: str) -> Network:
@@ -444,7 +444,7 @@ def lpips(kind: str, path: Path, sha256: str) -> Maps:
 
         return maps
 
-    return Maps(f"LPIPS-{kind} ({shown(name, sha256)}, heads 0.1)", sha256, SIDE, load, lpips_heads(kind))
+    return Maps(f"LPIPS-{kind} ({shown_as(name, sha256)}, heads 0.1)", sha256, SIDE, load, lpips_heads(kind))
 
 
 def lpips_heads(kind: str) -> list[torch.Tensor]:

@@ -90,7 +90,7 @@ class Panel:
         elif "squeezenet" in wanted:
             vectors.append(networks.pooled_squeezenet(*squeeze))
         if "lpips" in wanted:
-            alex = networks.find("alexnet", weights)
+            alex = networks.find_weights("alexnet", weights)
             if isinstance(alex, str):
                 absent["lpips"] = alex
             else:

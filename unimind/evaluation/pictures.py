@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from unimind.data.hdf5 import read_rows
-from unimind.data.pixels import Forms, decode
+from unimind.data.pixels import Forms, decode_picture
 from unimind.data.sources.base import content_of
 from unimind.errors import InputError
 
@@ -126,4 +126,4 @@ class PictureSet:
 
 def read_picture(path: Path, forms: Forms | None = None) -> torch.Tensor:
     """One image file as (1, 3, H, W) in [0, 1], as `decode` reads it; InputError when it is not a picture."""
-    return torch.from_numpy(decode(content_of(path), path, forms=forms).copy()).permute(2, 0, 1)[None].float().div_(255)
+    return torch.from_numpy(decode_picture(content_of(path), path, forms=forms).copy()).permute(2, 0, 1)[None].float().div_(255)

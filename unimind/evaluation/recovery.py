@@ -68,15 +68,15 @@ def recovery(
             drawn = PictureSet(joined).subset(numbers)
             vectors = ruler(embedded(drawn, embedder, batch))
             found[kind][DRAWN[name]] = {
-                "pixcorr": with_interval(pixcorr(pictures, drawn), resamples, seed),
-                "pixcorr_of_another": float(pixcorr(pictures, drawn.subset(another)).mean()),
+                "pixcorr": with_interval(pixel_correlations(pictures, drawn), resamples, seed),
+                "pixcorr_of_another": float(pixel_correlations(pictures, drawn.subset(another)).mean()),
                 "similarity": with_interval((target * vectors).sum(1), resamples, seed),
                 "similarity_of_another": float((target * vectors[another]).sum(1).mean()),
             }
     return found
 
 
-def pixcorr(first: PictureSet, second: PictureSet) -> NDArray[np.float64]:
+def pixel_correlations(first: PictureSet, second: PictureSet) -> NDArray[np.float64]:
     """Correlation of pixel values (n,) of pictures with others, one each."""
     parts = []
     for part in slices(len(first), PAIRS_AT_ONCE):

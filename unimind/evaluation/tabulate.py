@@ -106,7 +106,7 @@ def tabulate(
         if generalisation:
             found = [read_json(path) for path in generalisation]
             pd.DataFrame(checks.records(study, found), columns=checks.COLUMNS).to_csv(folder / "generalisation.csv", index=False)
-            write_json(folder / "declaration.json", declaration.declared(study, found, files).model_dump(mode="json"))
+            write_json(folder / "declaration.json", declaration.declaration_of(study, found, files).model_dump(mode="json"))
         if study.decode:
             write_decoding(study, imagined or [], decoded or [], labels, folder)
         (folder / "peers.md").write_text(peers.markdown(study, set(frame.metric)))

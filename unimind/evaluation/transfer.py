@@ -24,7 +24,7 @@ from unimind.evaluation.panel import Panel, measure
 from unimind.evaluation.pictures import PictureSet
 from unimind.evaluation.score import Made, Predicted, embedding_measures, protocol_of, rows_at, summarise
 from unimind.foundations import load_autoencoder, parameters_of
-from unimind.foundations.diffusion import Condition
+from unimind.foundations.diffusion import Conditioning
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
 from unimind.provenance import code_hash
@@ -96,7 +96,7 @@ class Served(NamedTuple):
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         parts = {kind: {name.removeprefix(f"{kind}."): own for name, own in tensors.items() if name.startswith(f"{kind}.")} for kind in ("target", "condition")}
-        prediction = Prediction(parts["target"], tensors["features"], Condition(**parts["condition"]) if parts["condition"] else None)
+        prediction = Prediction(parts["target"], tensors["features"], Conditioning(**parts["condition"]) if parts["condition"] else None)
         return cls(tensors["stimulus"].numpy(), tensors["known"].numpy(), prediction, state["trials"], state["costs"])
 
 

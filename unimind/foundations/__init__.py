@@ -20,9 +20,9 @@ def load_embedding(directory: Path) -> Any:
         from unimind.foundations.study_clip import load_study_clip
 
         return load_study_clip(directory)
-    from unimind.foundations.external import load
+    from unimind.foundations.external import load_external
 
-    return load(directory)
+    return load_external(directory)
 
 
 def load_autoencoder(directory: Path) -> Any:
@@ -31,9 +31,9 @@ def load_autoencoder(directory: Path) -> Any:
         from unimind.foundations.study_autoencoder import load_study_autoencoder
 
         return load_study_autoencoder(directory)
-    from unimind.foundations.external import load
+    from unimind.foundations.external import load_external
 
-    return load(directory)
+    return load_external(directory)
 
 
 def load_diffusion(directory: Path) -> "Diffusion":

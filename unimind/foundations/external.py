@@ -87,7 +87,7 @@ def _build(settings: External, directory: Path) -> None:
             build_generator(settings, directory)
 
 
-def load(directory: Path) -> Any:
+def load_external(directory: Path) -> Any:
     """The network that `build` wrote, frozen, in evaluation mode: an image embedding, an autoencoder or a diffusers UNet.
 
     Its weights lie channels last, which takes a third off its time on CPUs and suits half precision on GPUs.
@@ -117,9 +117,9 @@ def _load(directory: Path) -> Any:
 
             return load_taef2(directory)
         case "autoencoder", "hub" | "ldm":
-            from unimind.foundations.hub import load_autoencoder
+            from unimind.foundations.hub import load_diffusers_autoencoder
 
-            return load_autoencoder(directory)
+            return load_diffusers_autoencoder(directory)
         case "diffusion", "hub" | "ldm":
             from unimind.foundations.hub import load_unet
 

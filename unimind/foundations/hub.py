@@ -74,7 +74,7 @@ def save_autoencoder(directory: Path, kind: str, name: str, network: Any, source
     save_model(directory, network.state_dict(), config)
 
 
-def load_autoencoder(directory: Path) -> DiffusersAutoencoder:
+def load_diffusers_autoencoder(directory: Path) -> DiffusersAutoencoder:
     """What `save_autoencoder` wrote, frozen, in evaluation mode."""
     import diffusers
 

@@ -17,7 +17,7 @@ def agreement(first: Tensor, second: Tensor, mean: Tensor) -> Tensor:
     return cosine_similarity(first - mean, second - mean, dim=-1)
 
 
-def nearest(features: Tensor, reference: Tensor, mean: Tensor) -> NDArray[np.int64]:
+def best_agreeing(features: Tensor, reference: Tensor, mean: Tensor) -> NDArray[np.int64]:
     """Which row of `reference` (m, d) agrees best with each row of `features` (n, d): (n,).
 
     As `agreement`, by products of unit vectors in blocks.
@@ -63,7 +63,7 @@ def as_images(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 255
 
 
-def encoded(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
+def embeddings_of(embedder, pictures: NDArray[np.uint8], device: torch.device, batch: int) -> Tensor:
     """Image embeddings (n, d) of pictures uint8 (n, H, W, 3), `batch` per pass."""
     with torch.no_grad():
         return torch.cat([embedder.encode(as_images(pictures[i : i + batch], device)) for i in range(0, len(pictures), batch)])
@@ -95,5 +95,5 @@ def best_sample(embedder, pictures: NDArray[np.uint8], wanted: Tensor, mean: Ten
     batch : int
         Pictures per pass through the embedder.
     """
-    own = encoded(embedder, pictures, wanted.device, batch).view(len(wanted), -1, wanted.shape[1])
+    own = embeddings_of(embedder, pictures, wanted.device, batch).view(len(wanted), -1, wanted.shape[1])
     return agreement(own, wanted[:, None], mean).argmax(1).cpu().numpy()

@@ -19,11 +19,11 @@ from unimind.foundations import load_autoencoder, load_embedding
 from unimind.foundations.targets import Targets
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
-from unimind.reconstruction.agreement import BLOCK, agreement, directions, encoded, mean_of_pairs, mutual, ranked
+from unimind.reconstruction.agreement import BLOCK, agreement, directions, embeddings_of, mean_of_pairs, mutual, ranked
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder, Prediction
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, norms_for
-from unimind.reconstruction.predict import joined, taken
+from unimind.reconstruction.predict import joined_predictions, taken
 from unimind.reconstruction.tested import choice_of_sample, pictures_tested, rule_of_choice
 from unimind.storage import file_hash, whole_file
 from unimind.study import Decode, Study
@@ -102,7 +102,7 @@ def predict_groups(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.in
     for responses, repeats in by_groups(trials, group, batch, decoder.order, decoder.channels):
         parts.append(decoder.predict(responses).each(Tensor.cpu))
         counts.append(repeats)
-    return joined(parts), np.concatenate(counts)
+    return joined_predictions(parts), np.concatenate(counts)
 
 
 def trials_agree(decoder: Decoder, trials: FurtherTrials, group: NDArray[np.int64], mean: Tensor, batch: int) -> Tensor:
@@ -171,7 +171,7 @@ def decode(
     def block(rows: NDArray[np.int64]) -> dict[str, NDArray]:
         part = taken(prediction, rows, drawn, device)
         pictures = draw(generator, part, norms, sampling, [(study.seed, further, int(row), k) for row in rows for k in range(drawn)], prior)
-        samples = encoded(embedder, pictures, device, batch).view(len(rows), drawn, -1)
+        samples = embeddings_of(embedder, pictures, device, batch).view(len(rows), drawn, -1)
         shown = np.zeros(len(rows), np.int64)
         if rule == "encoding":
             shown = encoding.likelihood(samples.flatten(0, 1), pictures, coder, told[rows], batch).argmax(1)

@@ -116,10 +116,10 @@ def predict_pictures(
 ) -> tuple[NDArray, Prediction]:
     """Stimulus indices and prediction of all pictures of a split, on the CPU; `cut` and `dimensions` as for `Decoder.predict`."""
     stimulus, parts = zip(*predictions(decoder, prepared, split, batch, cut, dimensions), strict=True)
-    return np.concatenate(stimulus), joined([part.each(Tensor.cpu) for part in parts])
+    return np.concatenate(stimulus), joined_predictions([part.each(Tensor.cpu) for part in parts])
 
 
-def joined(parts: list[Prediction]) -> Prediction:
+def joined_predictions(parts: list[Prediction]) -> Prediction:
     """The rows of several predictions of one method, one after the other."""
     conditions = [part.condition for part in parts if part.condition is not None]
     condition = Conditioning(*map(torch.cat, zip(*conditions, strict=True))) if conditions else None

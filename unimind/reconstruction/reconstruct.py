@@ -12,7 +12,7 @@ from unimind.device import on_device
 from unimind.foundations import load_autoencoder, load_embedding
 from unimind.models.embedding_prior import load_embedding_prior
 from unimind.progress import say
-from unimind.reconstruction.agreement import best_sample, encoded, nearest
+from unimind.reconstruction.agreement import best_agreeing, best_sample, embeddings_of
 from unimind.reconstruction.choice import SubjectEncoding
 from unimind.reconstruction.decoder import Decoder
 from unimind.reconstruction.draw import draw, drawing_protocol, generator_for, norms_for
@@ -73,7 +73,7 @@ def reconstruct(
         pictures = draw(generator, part, norms, sampling, keys, prior)
         chosen = np.zeros(len(rows), np.int64)
         if rule == "encoding":
-            chosen = encoding.likelihood(encoded(embedder, pictures, device, batch), pictures, coder, told[seen], batch).argmax(1)
+            chosen = encoding.likelihood(embeddings_of(embedder, pictures, device, batch), pictures, coder, told[seen], batch).argmax(1)
         elif part.embedding is not None and drawn > 1:
             chosen = best_sample(embedder, pictures, part.embedding[::drawn], mean.to(device), batch)
         return pictures.reshape(len(rows), drawn, *pictures.shape[1:]), chosen
@@ -93,7 +93,7 @@ def reconstruct(
         return
     first: dict[str, list[NDArray]] = {"samples": [], "shuffled": []}
     with whole_file(out) as temporary, NewFile(temporary) as file:
-        file["stimulus"], file["predicted_train_nearest"] = stimulus, training[nearest(prediction.features, reference, mean)]
+        file["stimulus"], file["predicted_train_nearest"] = stimulus, training[best_agreeing(prediction.features, reference, mean)]
         file["shown"] = np.zeros(len(stimulus), np.int64)
         for rows, content in blocks.read(work):
             for name in first:

@@ -9,7 +9,7 @@ import pandas as pd
 from unimind.evaluation.comparisons import LEVEL
 from unimind.evaluation.measures import circular, measure_of, ordered
 from unimind.report import results
-from unimind.report.parts import PERCENT, interval, listed, many, measure_words, pick, whom
+from unimind.report.parts import PERCENT, listed, many, measure_words, pick, value_with_interval, whom
 from unimind.study import Study
 
 
@@ -46,7 +46,7 @@ def answer_of(study: Study, scores: pd.DataFrame | None, comparisons: pd.DataFra
     answer = Answer()
     labels = results.labels(study)
     people = listed([f"{many(len(names), noun)} ({', '.join(names)})" for noun, names in _people(study) if names])
-    name = results.headline(study, scores) if scores is not None else None
+    name = results.headline_of(study, scores) if scores is not None else None
     for dataset in study.datasets:
         if scores is None or name is None:
             break
@@ -109,13 +109,15 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
     whose = f", {whom(study, dataset, role)}" if len(subjects) > 1 else f" for {subjects[0]}" if subjects else ""
     chance = f"; chance is {100 * kind.chance:.0f} %" if kind.chance else ""
     if kind.chance == 0.5:
-        words = f"{where}{title} tells the seen picture from another one in {interval(name, own)} of comparisons ({measure_words(name)}{whose}{chance})"
+        words = (
+            f"{where}{title} tells the seen picture from another one in {value_with_interval(name, own)} of comparisons ({measure_words(name)}{whose}{chance})"
+        )
     else:
-        words = f"{where}{title} reaches {interval(name, own)} ({kind.title}: {kind.meaning}{whose}{chance})"
+        words = f"{where}{title} reaches {value_with_interval(name, own)} ({kind.title}: {kind.meaning}{whose}{chance})"
     text = [words + "."]
     shuffled = pick(means, of=lead, control="shuffled")
     if shuffled is not None:
-        text = [f"{words}; given the {study.signal} of other pictures, its shuffled control, it reaches {interval(name, shuffled)}."]
+        text = [f"{words}; given the {study.signal} of other pictures, its shuffled control, it reaches {value_with_interval(name, shuffled)}."]
         pairs = {
             subject: (pick(singles, subject=subject, of=lead, control=None), pick(singles, subject=subject, of=lead, control="shuffled"))
             for subject in subjects
@@ -132,13 +134,13 @@ def _paragraphs(study: Study, dataset: str, here: pd.DataFrame, means: pd.DataFr
     ceiling = pick(means, control="embedding-ceiling")
     text = []
     if others:
-        told = [(labels[key], interval(name, row), _against(comparisons, dataset, own, name, lead, key)) for key, row in others]
+        told = [(labels[key], value_with_interval(name, row), _against(comparisons, dataset, own, name, lead, key)) for key, row in others]
         text.append(f"Beside it stand {listed([f'{label} at {value}' + verdict for label, value, verdict in told])}.")
         text += ["Here p is that of the paired permutation test between the two methods, Holm-adjusted."] if any(verdict for *_, verdict in told) else []
     if ceiling is not None:
         count = next(iter(study.methods.values())).sampling.drawn
         best = f", the best of {count} samples" if count > 1 else ""
-        text.append(f"The ceiling, drawn from the true embedding through the diffusion model's own conditioner{best}, is {interval(name, ceiling)}.")
+        text.append(f"The ceiling, drawn from the true embedding through the diffusion model's own conditioner{best}, is {value_with_interval(name, ceiling)}.")
     paragraphs += [" ".join(text)] if text else []
     fresh = [subject for subject in study.datasets[dataset].new_subjects if pick(singles, subject=subject, of=lead, control=None) is not None]
     if fresh and role == "train":
@@ -163,8 +165,8 @@ def _fresh(study: Study, singles: pd.DataFrame, name: str, lead: str, subjects: 
     for subject in subjects:
         beside = [("its shuffled control", pick(singles, subject=subject, of=lead, control="shuffled"))]
         beside += [(f"{labels[rival]} on the same trials", pick(singles, subject=subject, of=rival, control=None))] if rival else []
-        rest = listed([f"{label} {interval(name, row)}" for label, row in beside if row is not None])
-        words.append(f"{interval(name, pick(singles, subject=subject, of=lead, control=None))} for {subject}{f' ({rest})' if rest else ''}")
+        rest = listed([f"{label} {value_with_interval(name, row)}" for label, row in beside if row is not None])
+        words.append(f"{value_with_interval(name, pick(singles, subject=subject, of=lead, control=None))} for {subject}{f' ({rest})' if rest else ''}")
     own, who = study.methods[lead], "subject" if len(subjects) == 1 else "subjects"
     whose = f"new {who}" if own.scope == "subject" else f"{who} the shared model was {'only adapted to' if own.adapt else 'not shared with'}"
     return f"For the {whose}, {labels[lead]} reaches {listed(words)}."
@@ -175,11 +177,11 @@ def _numbers(study: Study, means: pd.DataFrame, name: str, lead: str) -> list[Nu
     labels, colours, kind = results.labels(study), results.colours(study), measure_of(name)
     rows = [(labels[key], colours[key], pick(means, of=key, control=None)) for key in study.methods]
     rows.append((f"{labels[lead]}, shuffled {study.signal}", "", pick(means, of=lead, control="shuffled")))
-    rows.append((results.controls(study)["embedding-ceiling"][0], "", pick(means, control="embedding-ceiling")))
+    rows.append((results.explained_controls(study)["embedding-ceiling"][0], "", pick(means, control="embedding-ceiling")))
     top = 1.0 if kind.percent else max([row.value for _, _, row in rows if row is not None] or [1.0])
     known = [(label, colour, row, min(1.0, max(0.0, row.value / top))) for label, colour, row in rows if row is not None]
     unit = PERCENT if kind.percent else ""
-    return [Number(kind.shown(row.value) + unit, label, share, colour, interval(name, row, False)) for label, colour, row, share in known]
+    return [Number(kind.shown(row.value) + unit, label, share, colour, value_with_interval(name, row, False)) for label, colour, row, share in known]
 
 
 def untrained(study: Study, losses: Sequence[results.LossCurves]) -> list[str]:

@@ -53,7 +53,7 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def interval(axis, value: float, low: float, high: float, y: float, **look: Any) -> None:
+def draw_interval(axis, value: float, low: float, high: float, y: float, **look: Any) -> None:
     """A horizontal 95 % interval; nothing where there is none."""
     if np.isfinite([value, low, high]).all():
         axis.plot([low, high], [y, y], solid_capstyle="butt", **look)
@@ -63,7 +63,7 @@ def score_bars(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Fig
     """Bars per metric: methods in their colours, controls in grey, subjects as points with their intervals."""
     from matplotlib.lines import Line2D
 
-    labels, colours, controls = results.labels(study), results.colours(study), results.controls(study)
+    labels, colours, controls = results.labels(study), results.colours(study), results.explained_controls(study)
     for dataset in dict.fromkeys(scores.dataset):
         here = scores[scores.dataset == dataset]
         role = results.main_role(here)
@@ -92,7 +92,7 @@ def score_bars(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Fig
                 places = y + np.linspace(-0.24, 0.24, len(single)) if len(single) > 1 else [y] * len(single)
                 for place, row in zip(places, single.itertuples(), strict=True):
                     new = study.role(dataset, row.subject) == "new" if row.subject in study.datasets[dataset].subjects else False
-                    interval(axis, factor * row.value, factor * row.ci_low, factor * row.ci_high, place, color="#1C1E22", linewidth=0.9)
+                    draw_interval(axis, factor * row.value, factor * row.ci_low, factor * row.ci_high, place, color="#1C1E22", linewidth=0.9)
                     axis.plot(factor * row.value, place, "D" if new else "o", markersize=3.4, color="white", markeredgecolor="#1C1E22", markeredgewidth=0.8)
                 shuffled = means[(means.metric == name) & (means.control == "shuffled") & (means.of == line)] if method else means[:0]
                 if len(shuffled):
@@ -134,7 +134,7 @@ def budget_curves(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[F
     for dataset in dict.fromkeys(table.dataset):
         here = _of_new_subjects(table, dataset)
         budgets = results.budgets(here)
-        wanted = [*(name for name in ("identification",) if name in set(here.metric)), results.headline(study, here)]
+        wanted = [*(name for name in ("identification",) if name in set(here.metric)), results.headline_of(study, here)]
         wanted += [name for name in ("retrieval_forward", "pixcorr") if name in set(here.metric)]
         names = list(dict.fromkeys(name for name in wanted if name))
         if not names or len(budgets) < 2:
@@ -192,7 +192,7 @@ def subject_curves(study: Study, table: pd.DataFrame, folder: Path) -> Iterator[
         return
     for dataset in dict.fromkeys(table.dataset):
         here = _of_new_subjects(table[table.method.isin(list(numbers))], dataset)
-        name = "identification" if "identification" in set(here.metric) else results.headline(study, here)
+        name = "identification" if "identification" in set(here.metric) else results.headline_of(study, here)
         if not len(here) or name is None:
             continue
         figure, (axis,) = panels(1, 1, 3.2, width=5.2)

@@ -18,7 +18,7 @@ from unimind.report import work
 from unimind.report.work import NOTHING, ForwardPass, UNet
 from unimind.stages import STAGES
 from unimind.study import Method, Ridge, Study, Training, layout
-from unimind.study.extent import Extent, extent, samples, stimuli
+from unimind.study.extent import Extent, extent, samples, stimulus_count
 from unimind.study.plan import Job
 
 UNKNOWN = math.nan
@@ -219,7 +219,7 @@ class _Known:
 
             with Stimuli(file) as found:
                 return len(found)
-        return _number(stimuli(self.study, dataset))
+        return _number(stimulus_count(self.study, dataset))
 
     def tested(self, dataset: str, name: str) -> float:
         """Test pictures of a stimulus set."""
@@ -760,7 +760,7 @@ class Total:
     unknown: bool
 
 
-def total(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Total:
+def total_cost(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Total:
     """The sum of some jobs, and the largest memory of one."""
     seconds = {name: [_known(cost.seconds(machine)) if STAGES[cost.job.stage].gpu else 0.0 for cost in parts] for name, machine in machines.items()}
     written = [_known(cost.writes(own)) for cost, own in zip(parts, seconds[next(iter(CARDS))], strict=True)]
@@ -774,7 +774,7 @@ def total(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Tot
 
 def last_line(study: Study, parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> str:
     """What all of a study costs, in one line."""
-    whole = total(parts, machines)
+    whole = total_cost(parts, machines)
     times = " or ".join(f"{_time(whole.seconds[name])} of one {name}" for name in CARDS) + " (estimated)"
     if HERE in machines:
         lacking = any(STAGES[cost.job.stage].gpu and cost.flops > 0 and cost.precision not in machines[HERE].rates for cost in parts)
@@ -829,7 +829,7 @@ def table(parts: Sequence[Cost], machines: Mapping[str, Machine] = CARDS) -> Ite
         groups.setdefault((cost.job.part, cost.job.stage), []).append(cost)
     rows = [head]
     for (part, stage), own in groups.items():
-        whole, card = total(own, machines), STAGES[stage].gpu
+        whole, card = total_cost(own, machines), STAGES[stage].gpu
         unknown = {key: any(math.isnan(getattr(cost, key)) for cost in own) for key in ("steps", "flops", "read", "written", "card")}
         hours = [
             _shown(whole.seconds[name] / 3600, any(math.isnan(cost.seconds(machine)) for cost in own)) if card else "-" for name, machine in machines.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import pandas as pd
 
-from unimind.evaluation.decoding import AMONG_CANDIDATES, metrics_in, shown, title_of
+from unimind.evaluation.decoding import AMONG_CANDIDATES, metrics_in, shown_value, title_of
 from unimind.evaluation.measures import MEASURES
 from unimind.report import results
 from unimind.report.gallery import Tile, mosaic, tile_side
@@ -83,7 +83,7 @@ def decoded_sections(study: Study, tables: Path, pictures: Sequence[tuple[str, P
     """A section per subject and set."""
     if not study.decode:
         return []
-    scores, trials = results.read_table(tables, "decoding"), results.read_table(tables, "decoded_trials")
+    scores, trials = results.read_result_table(tables, "decoding"), results.read_result_table(tables, "decoded_trials")
     labels, sections = results.labels(study), []
     for one in study.further():
         dataset, subject, further = one["dataset"], one["subject"], one["further"]
@@ -126,11 +126,11 @@ def _scores(rows: pd.DataFrame, labels: dict[str, str]) -> PageTable:
 
 
 def _entry(row) -> Entry:
-    interval = "" if pd.isna(row.ci_low) else f"{shown(row.metric, row.ci_low)}, {shown(row.metric, row.ci_high)}"
-    text = shown(row.metric, row.value)
+    interval = "" if pd.isna(row.ci_low) else f"{shown_value(row.metric, row.ci_low)}, {shown_value(row.metric, row.ci_high)}"
+    text = shown_value(row.metric, row.value)
     words = f"{title_of(row.metric)}: {row.value:.6g}"
     if not pd.isna(row.p):
-        text += f" (by chance {shown(row.metric, row.null_low)} to {shown(row.metric, row.null_high)}, p = {row.p:.4f})"
+        text += f" (by chance {shown_value(row.metric, row.null_low)} to {shown_value(row.metric, row.null_high)}, p = {row.p:.4f})"
         words += f", p = {row.p:.4f}"
     return Entry(text, interval, f"{row.value:.6g}", words)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unimind.cards import cards
 from unimind.errors import InputError
-from unimind.report.cost import costs, total
+from unimind.report.cost import costs, total_cost
 from unimind.report.downloads import Download, downloads
 from unimind.study import Study
 
@@ -103,7 +103,7 @@ def _devices(study: Study) -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
-            need = total(costs(study, Path())).card / GB
+            need = total_cost(costs(study, Path())).card / GB
             enough = card.total_memory / GB >= need
             lacking = "" if enough else f"; the largest job of this study takes about {need:.0f} GB there (`unimind plan`), see docs/running.md"
             yield Finding("ok" if enough else "note", f"GPU {index}", f"{card.name}, {card.total_memory / GB:.0f} GB{lacking}")
@@ -125,7 +125,7 @@ def _small(study: Study) -> bool:
 
 def _memory(study: Study) -> Iterator[Finding]:
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
-    need = 8 if _small(study) else total(costs(study, Path())).host / GB
+    need = 8 if _small(study) else total_cost(costs(study, Path())).host / GB
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding(
         "ok" if here >= need else "note", "memory", f"{here:.0f} GB" + ("" if here >= need else f"; {need:.0f} GB are advised for this study (`unimind plan`)")
@@ -149,7 +149,7 @@ def _conda(study: Study) -> Iterator[Finding]:
 
 def _disk(study: Study) -> Iterator[Finding]:
     free = shutil.disk_usage(_existing(Path(study.results))).free / GB
-    whole = total(costs(study, Path()))
+    whole = total_cost(costs(study, Path()))
     there = sum(file.stat().st_size for file in Path(study.results).rglob("*") if file.is_file()) / GB
     need = max(0.0, whole.kept / GB - there)
     about = f"{'at least' if whole.unknown else 'about'} {need:.0f}"
@@ -321,7 +321,7 @@ def _from_hub(study: Study, name: str, download: Download) -> Finding:
 def _measures(study: Study) -> Iterator[Finding]:
     """Networks of the metrics: a metric without its network is left out of the tables."""
     try:
-        from unimind.evaluation.networks import WEIGHTS_OF, find, find_squeezenet
+        from unimind.evaluation.networks import WEIGHTS_OF, find_squeezenet, find_weights
     except (ImportError, RuntimeError):
         return  # torch itself is broken, which is said above
 
@@ -330,7 +330,7 @@ def _measures(study: Study) -> Iterator[Finding]:
         if metric in WEIGHTS_OF:
             wanted.setdefault(WEIGHTS_OF[metric], []).append(metric)
     for name, metrics in wanted.items():
-        found = find(name, study.evaluation.weights)
+        found = find_weights(name, study.evaluation.weights)
         left_out = f"; get it as docs/metrics.md says, else {', '.join(metrics)} will be left out of the tables"
         yield Finding("ok", f"measure: {name}", str(found[0])) if isinstance(found, tuple) else Finding("note", f"measure: {name}", found + left_out)
     found = find_squeezenet(study.evaluation.squeezenet)

@@ -57,7 +57,7 @@ def figures(
     """
     scores = results.read_scores(study, tables)
     adaptation = results.read_scores(study, tables, "adaptation")
-    efficiency = results.read_table(tables, "efficiency")
+    efficiency = results.read_result_table(tables, "efficiency")
     files = ReportFiles.at(study, reconstructions, stimuli, prepared, controls, metrics)
     checks = [read_json(path) for path in generalisation]
     with whole_directory(out) as folder, style():

@@ -125,7 +125,7 @@ def mosaic(
     return drawn
 
 
-def ranked(per_image: Mapping[str, Sequence[float] | None], n: int, each: int) -> dict[str, list[int]] | None:
+def best_median_worst(per_image: Mapping[str, Sequence[float] | None], n: int, each: int) -> dict[str, list[int]] | None:
     """Positions of the best, median and worst of `n` pictures, `each` of them, by their per-image scores.
 
     Scores are compared in the order of `RANKING`, a later one deciding where the earlier ones tie, then the stimulus order. None

@@ -18,7 +18,7 @@ from unimind.report.decoded import decoded_sections
 from unimind.report.generalisation import generalisation_of
 from unimind.report.parts import PageSection, Picture, listed
 from unimind.report.protocol import model_lines, networks_used, protocols_told, versions
-from unimind.report.tables import controls_of, costs, data_table, inspected_tables, kept_weights, meanings, new_subjects, results_of
+from unimind.report.tables import controls_of, costs_of, data_table, inspected_tables, kept_weights, meanings, new_subjects, results_of
 from unimind.storage import read_json, whole_file
 from unimind.study import Study, resolved
 
@@ -67,8 +67,8 @@ def report(
 
     scores = results.read_scores(study, tables)
     adaptation = results.read_scores(study, tables, "adaptation")
-    efficiency = results.read_table(tables, "efficiency")
-    comparisons = results.read_table(tables, "comparisons")
+    efficiency = results.read_result_table(tables, "efficiency")
+    comparisons = results.read_result_table(tables, "comparisons")
     declared = read_json(tables / "declaration.json") if generalisation else None
     drawn = _drawn(Path(figures))
     read = {f"{one['method']}/{one['dataset']}/{one['subject']}": one for one in read_metrics(metrics).values()}
@@ -94,7 +94,7 @@ def report(
         new=new_subjects(study, scores, comparisons, adaptation, drawn.get("new", [])),
         decoded=decoded_sections(study, tables, drawn.get("decoded", [])),
         alignment=[picture for _, picture in drawn.get("alignment", [])],
-        efficiency=costs(study, efficiency, drawn.get("efficiency", [])),
+        efficiency=costs_of(study, efficiency, drawn.get("efficiency", [])),
         training=[picture for _, picture in drawn.get("training", [])],
         kept=kept_weights(study, losses),
         other=[picture for name, pictures in drawn.items() if name not in SECTIONS for _, picture in pictures],

@@ -85,7 +85,7 @@ def many(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def interval(name: str, row: Any, unit: bool = True) -> str:
+def value_with_interval(name: str, row: Any, unit: bool = True) -> str:
     """`96.1 % [95.0, 97.2]`, or without an interval where the table has none."""
     shown = measure_of(name).shown(row.value) + (PERCENT if unit and measure_of(name).percent else "")
     if pd.isna(row.ci_low) or pd.isna(row.ci_high):

@@ -13,7 +13,7 @@ from unimind.evaluation.measures import measure_of
 from unimind.evaluation.rows import read_metrics
 from unimind.progress import track
 from unimind.report import results
-from unimind.report.gallery import RANKING, Tile, mosaic, ranked, tile_side
+from unimind.report.gallery import RANKING, Tile, best_median_worst, mosaic, tile_side
 from unimind.report.results import Figure
 from unimind.study import Study
 
@@ -172,7 +172,7 @@ def _choice(order: list[int], metrics: dict | None, leading: str) -> tuple[list[
     first = order[:IN_ORDER]
     rows = metrics["rows"].get("reconstruction", {}) if metrics is not None else {}
     per_image = {name: rows[name].get("per_image") for name in RANKING if name in rows}
-    found = ranked(per_image, len(order), EACH_RANK)
+    found = best_median_worst(per_image, len(order), EACH_RANK)
     if found is None:
         return [("in order", first)], f"The first {len(first)} of {len(order)} test pictures in stimulus order."
     by = next(name for name in per_image if per_image[name] is not None)

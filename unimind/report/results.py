@@ -79,7 +79,7 @@ def shown_sample(study: Study) -> str:
     return f"the sample that {rules['prediction']}, of {', '.join(by_response)} that which {rules['encoding']}"
 
 
-def controls(study: Study) -> dict[str, tuple[str, str]]:
+def explained_controls(study: Study) -> dict[str, tuple[str, str]]:
     """Control -> (name shown, what it is and what it tells)."""
     known = CONTROLS if study.draws else CONTROLS | {"chance": ("Chance", "The level of chance itself: of a decoder that knows nothing of what was seen.")}
     return {name: (label.format(signal=study.signal), text.format(signal=study.signal)) for name, (label, text) in known.items()}
@@ -98,7 +98,7 @@ def colours(study: Study) -> dict[str, str]:
     return {key: PALETTE[index % len(PALETTE)] for index, key in enumerate(study.methods)}
 
 
-def read_table(tables: Path, name: str) -> pd.DataFrame | None:
+def read_result_table(tables: Path, name: str) -> pd.DataFrame | None:
     """`tables/<name>.csv`, or None where there is none or no row in it.
 
     Raises
@@ -159,7 +159,7 @@ def read_losses(study: Study, models: Sequence[Path]) -> list[LossCurves]:
     """
     found = []
     for model in map(Path, models):
-        table = read_table(model, "losses")
+        table = read_result_table(model, "losses")
         if table is None:
             continue
         missing = {"step", "split", "term", "value"} - set(table)
@@ -192,7 +192,7 @@ def read_scores(study: Study, tables: Path, name: str = "reconstruction") -> pd.
     InputError
         A column is missing.
     """
-    table = read_table(tables, name)
+    table = read_result_table(tables, name)
     if table is None:
         return None
     missing = [column for column in COLUMNS if column not in table]
@@ -253,7 +253,7 @@ def main_role(scores: pd.DataFrame) -> str:
     return "train" if (scores.role == "train").any() else "new"
 
 
-def headline(study: Study, scores: pd.DataFrame) -> str | None:
+def headline_of(study: Study, scores: pd.DataFrame) -> str | None:
     """The measure the page opens with (`measures.headline`)."""
     return measures.headline(scores.metric, study.foundations.embedding)
 

@@ -21,7 +21,7 @@ def similarity(patterns: np.ndarray) -> np.ndarray:
     return matrix[np.triu_indices(len(matrix), 1)]
 
 
-def agreement(patterns: Sequence[np.ndarray]) -> np.ndarray:
+def matrix_correlations(patterns: Sequence[np.ndarray]) -> np.ndarray:
     """Spearman correlation between subjects' similarity matrices (n_subjects, n_subjects); Kriegeskorte et al. 2008."""
     from scipy.stats import rankdata
 
@@ -47,10 +47,12 @@ def similarities(study: Study, files: ReportFiles, folder: Path) -> Iterator[Fig
         shared = sorted(set.intersection(*(set(stimuli[subject].tolist()) for subject in subjects))) if len(subjects) > 1 else []
         if len(shared) < 4:
             continue
-        found = [("measured responses", agreement([_responses(files.prepared[dataset, subject], shared) for subject in subjects]))]
+        found = [("measured responses", matrix_correlations([_responses(files.prepared[dataset, subject], shared) for subject in subjects]))]
         for method in study.methods:
             if all((method, subject) in predicted and set(shared) <= set(predicted[method, subject]) for subject in subjects):
-                found.append((labels[method], agreement([np.stack([predicted[method, subject][stimulus] for stimulus in shared]) for subject in subjects])))
+                found.append(
+                    (labels[method], matrix_correlations([np.stack([predicted[method, subject][stimulus] for stimulus in shared]) for subject in subjects]))
+                )
         if len(found) < 2:
             continue
         figure, axes = panels(len(found), 3, 0.9 + 0.5 * len(subjects) if len(subjects) < 6 else 3.6)

@@ -78,7 +78,7 @@ def _scores_tables(study: Study, rows: pd.DataFrame, comparisons: pd.DataFrame |
 
 
 def _blocks(study: Study, rows: pd.DataFrame, names: list[str], best: dict[str, str | None]) -> list[LineGroup]:
-    labels, colours, named = results.labels(study), results.colours(study), results.controls(study)
+    labels, colours, named = results.labels(study), results.colours(study), results.explained_controls(study)
     methods, controls = list(study.methods), list(named)
 
     def place(line: Any) -> tuple[int, ...]:
@@ -182,7 +182,7 @@ def _cautions(here: pd.DataFrame) -> list[str]:
 
 def controls_of(study: Study, scores: pd.DataFrame | None) -> list[tuple[str, str]]:
     present = set(scores.control.dropna()) if scores is not None else set()
-    return [text for name, text in results.controls(study).items() if name in present]
+    return [text for name, text in results.explained_controls(study).items() if name in present]
 
 
 def meanings(study: Study, scores: pd.DataFrame | None, networks: dict[str, str]) -> list[tuple[str, str]]:
@@ -234,7 +234,7 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[PageTable]:
         here = table[table.dataset == dataset]
         averaged = here[here.subject == AVERAGES["new"]]
         here = averaged if len(averaged) else here
-        name, budgets = results.headline(study, here), results.budgets(here)
+        name, budgets = results.headline_of(study, here), results.budgets(here)
         if name is None or len(budgets) < 2:
             continue
         blocks = []
@@ -257,7 +257,7 @@ def _adaptation_tables(study: Study, table: pd.DataFrame) -> list[PageTable]:
     return found
 
 
-def costs(study: Study, table: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> PageSection:
+def costs_of(study: Study, table: pd.DataFrame | None, pictures: list[tuple[str, Picture]]) -> PageSection:
     """What each stage of each method cost."""
     section = PageSection(pictures=[picture for _, picture in pictures])
     if table is None:
@@ -313,7 +313,7 @@ ROLE_WORDS = {"train": "trained on", "new": "new", "unpaired": "no pictures"}
 
 def data_table(path: Path) -> PageTable:
     """What each subject brings: sessions, voxels, trials and pictures of every split."""
-    overview = results.read_table(path.parent, path.stem)
+    overview = results.read_result_table(path.parent, path.stem)
     if overview is None:
         raise InputError(f"{path}: no such file, or empty; run the stage overview first")
     heads = [("sessions", "sessions"), ("voxels", "voxels kept")]

@@ -289,13 +289,13 @@ def _loaded(where: str) -> _Loaded:
 
 def _foundation(bundle: Bundle, study: Study, name: str, folder: Path) -> Path:
     """A network's folder: copied out of the bundle, or obtained as in a study."""
-    from unimind.bundle import take
+    from unimind.bundle import copy_part
     from unimind.foundations.external import build
 
     out = folder / name
     out.mkdir()
     if f"foundations/{name}" in bundle.parts:
-        take(bundle, f"foundations/{name}", out)
+        copy_part(bundle, f"foundations/{name}", out)
     else:
         build(getattr(study.foundations, name), out)
         bundle.require_foundation(name, read_json(out / "config.json"))

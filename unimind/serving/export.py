@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from unimind import __version__
-from unimind.bundle import CARD, CONTENT, PICTURES, pack, read_bundle, write_manifest
-from unimind.bundle import take as take_part
+from unimind.bundle import CARD, CONTENT, PICTURES, copy_part, pack, read_bundle, write_manifest
 from unimind.data.prepared import PreparedSubject, Stimuli
 from unimind.errors import InputError
 from unimind.progress import say
@@ -108,7 +107,7 @@ def take(study: Study, part: str, out: Path) -> None:
     assert study.bundle is not None
     bundle = read_bundle(study.bundle)
     with whole_directory(out) as folder:
-        take_part(bundle, part if part in bundle.parts else f"foundations/{part}", folder)
+        copy_part(bundle, part if part in bundle.parts else f"foundations/{part}", folder)
 
 
 def _of_nobody(state: dict[str, Tensor]) -> dict[str, Tensor]:

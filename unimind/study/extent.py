@@ -57,7 +57,7 @@ def extent(study: "Study", dataset: str, subject: str) -> Extent:
     return Extent(trials, voxels, shown - test - validation, validation, test)
 
 
-def stimuli(study: "Study", dataset: str) -> int | None:
+def stimulus_count(study: "Study", dataset: str) -> int | None:
     """Pictures of a data set's stimulus file."""
     section = study.datasets[dataset]
     if isinstance(section, SimulatedData):

@@ -226,11 +226,11 @@ def _plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
 
 def seen(study: Study, stage: str, reads: Iterable[str], knows: Iterable[str], names: Mapping[str, str | None]) -> Study:
     """A study as a stage sees it; the study itself where it may read everything."""
-    scope = Scope(whole(study), stage, reads, knows, names)
+    scope = Scope(whole_study(study), stage, reads, knows, names)
     return scope.study if scope.whole(()) else cast(Study, View(scope, scope.study, ()))
 
 
-def whole(study: Study) -> Study:
+def whole_study(study: Study) -> Study:
     """The study that a view is of."""
     return study._scope.study if type(study) is View else study
 

@@ -19,7 +19,7 @@ from unimind.stages import STAGES
 from unimind.storage import load_model
 from unimind.streams import placed
 from unimind.study import Adapt, Align, Study
-from unimind.training.align import ROWS, read_subject, remember_body, seen
+from unimind.training.align import ROWS, pictures_seen, read_subject, remember_body
 from unimind.training.alignment import Aligned, AlignmentLosses, draw_rows, held_out, start_at_signal, trained_config, validation
 from unimind.training.data import PictureCoordinates, SubjectTrials, budget_rows, joined, new_encoder, picture_space, turns
 from unimind.training.enter import closed_form, whole_number
@@ -123,13 +123,13 @@ def scratch(
         raise InputError(f"methods.{method}.adapt: the method has none, so there is nothing to compare from scratch")
     number, key = whole_number("seed", seed), subject_key(dataset, subject)
     part = read_subject(study, method, dataset, subject, prepared, _rows(trials, number))
-    space = picture_space([embeddings], [seen(part)])
+    space = picture_space([embeddings], [pictures_seen(part)])
     torch.manual_seed(stream_seed(number, "scratch"))
     encoder = new_encoder(study, method, space, {key: part.n_voxels} if settings.per_subject else {}, part.channels, None)
     names = [name for name, _ in encoder.named_parameters()]
     mark = fingerprint(STAGES["adapt"].view(study, method=method), [prepared, embeddings], __name__, number, trials, "scratch")
     label = f"{settings.label or method}: {key} from scratch ({trials} trials)"
-    own = (part, PictureCoordinates(embeddings, seen(part), space))
+    own = (part, PictureCoordinates(embeddings, pictures_seen(part), space))
     if settings.encodes:
         teach_voxels(encoder, {key: own}, number)
     trained = train_on(own, encoder, key, names, None, stage, settings.align or Align(), number, checkpoints, mark, label)
@@ -209,7 +209,7 @@ def read_budget(
     it, in that order, is held out.
     """
     own = read_subject(study, method, dataset, subject, prepared, _rows(trials, seed))
-    return own, PictureCoordinates(embeddings, seen(own), encoder.space)
+    return own, PictureCoordinates(embeddings, pictures_seen(own), encoder.space)
 
 
 def _rows(trials: str | None, seed: int) -> Any:
@@ -225,7 +225,7 @@ def _training_subjects(study: Study, method: str, prepared: list[Path], embeddin
         with PreparedSubject(path) as data:
             dataset, subject = data.dataset, data.subject
         own = read_subject(study, method, dataset, subject, path)
-        subjects[subject_key(dataset, subject)] = (own, PictureCoordinates(targets, seen(own), encoder.space))
+        subjects[subject_key(dataset, subject)] = (own, PictureCoordinates(targets, pictures_seen(own), encoder.space))
     return subjects
 
 

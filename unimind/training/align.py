@@ -141,12 +141,12 @@ def read_group(
     for (dataset, subject), path in zip(members, given, strict=True):
         key = subject_key(dataset, subject)
         trials[key] = EnteredSignals(path, key, whole) if closed else read_subject(study, method, dataset, subject, path)
-    images = [seen(own) for own in trials.values()]
+    images = [pictures_seen(own) for own in trials.values()]
     space = load_encoder(entered[0])[0].space if closed else picture_space(embeddings, [own.images("train") for own in trials.values()])
     return {key: (own, PictureCoordinates(path, rows, space)) for (key, own), path, rows in zip(trials.items(), embeddings, images, strict=True)}, space
 
 
-def seen(trials: SubjectTrials | EnteredSignals) -> Any:
+def pictures_seen(trials: SubjectTrials | EnteredSignals) -> Any:
     """Stimulus indices of all pictures that a subject trains or watches training with."""
     return torch.cat([torch.from_numpy(trials.images(split)) for split in ("train", "validation")]).numpy()  # type: ignore[arg-type]
 

@@ -202,7 +202,7 @@ def remember_signal(encoder: Encoder, subjects: Mapping[str, tuple[Any, PictureC
             images, responses = trials.all("train")
             signals.append(encoder.enter(responses.mean(1, keepdim=True).to(device), name)[:, 0].cpu())
             coordinates.append(targets.coordinates(images))
-        weight, bias = ridge(torch.cat(coordinates), torch.cat(signals), seed)
+        weight, bias = ridge_map(torch.cat(coordinates), torch.cat(signals), seed)
         encoder.enter.remember(torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device))
 
 
@@ -218,11 +218,11 @@ def start_at_signal(encoder: Encoder, name: str, trials: SubjectTrials, targets:
     parts = [trials.all(split) for split in (("train", "validation") if whole else ("train",)) if len(trials.images(split))]
     images, responses = np.concatenate([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     expected = encoder.enter.expected(targets.coordinates(images).to(encoder.enter.signal_bias.device)).cpu()
-    weight, bias = ridge(responses.mean(1), expected, seed)
+    weight, bias = ridge_map(responses.mean(1), expected, seed)
     encoder.enter.set(name, torch.from_numpy(weight), torch.from_numpy(bias))
 
 
-def ridge(inputs: Tensor, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def ridge_map(inputs: Tensor, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression with a penalty per target by cross-validation: weight (inputs, targets) and bias (targets,)."""
     found = fit_ridge(inputs.numpy(), targets.numpy(), ALPHAS, FOLDS, seed)
     return found.weight, found.bias

@@ -87,7 +87,9 @@ def benchmark(voxels: str | None = None, batches: str | None = None, device: str
             table.assign(voxels=count[0], precision=precision, device=where).to_csv(temporary, index=False)
 
 
-def measure(name: str, voxels: int, batch: int, device: torch.device, precision: str, encoder: study.ConvMixer | study.ViT | None = None) -> dict[str, Any]:
+def measure_encoder(
+    name: str, voxels: int, batch: int, device: torch.device, precision: str, encoder: study.ConvMixer | study.ViT | None = None
+) -> dict[str, Any]:
     """One line of the table.
 
     Parameters
@@ -175,8 +177,8 @@ def _memory(device: torch.device) -> int:
 
 
 def _in_own_process(name: str, voxels: int, batch: int, device: str, precision: str) -> dict[str, Any]:
-    call = "import json, sys, torch; from unimind.training.benchmark import measure; n, v, b, d, p = sys.argv[1:]; "
-    call += "print(json.dumps(measure(n, int(v), int(b), torch.device(d), p)))"
+    call = "import json, sys, torch; from unimind.training.benchmark import measure_encoder; n, v, b, d, p = sys.argv[1:]; "
+    call += "print(json.dumps(measure_encoder(n, int(v), int(b), torch.device(d), p)))"
     done = subprocess.run([sys.executable, "-c", call, name, str(voxels), str(batch), device, precision], capture_output=True, text=True)
     if done.returncode:
         if done.returncode == -9:  # the operating system's own answer to too little memory

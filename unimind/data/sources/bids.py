@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unimind.data.single_trial import Events, design, lag_window, least_squares_all, least_squares_separate
 from unimind.data.sources.arrayfile import labels_of, masked_volumes, missing, open_nifti, volume, volumes_shape
 from unimind.data.sources.base import AGAIN, DROP, TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, own_file, reading
-from unimind.data.sources.bidsfile import BidsFile, find, label_number, number, numbers, read_table, sidecar
+from unimind.data.sources.bidsfile import BidsFile, bids_files, label_number, number, numbers, read_tsv, sidecar
 from unimind.data.sources.hcp import glasser
 from unimind.data.sources.pictures import Pictures, pictures_in
 from unimind.data.sources.tables import is_nothing
@@ -149,7 +149,7 @@ class BidsSource:
         section, label = self.section, subject.removeprefix("sub-")
         suffix = "statmap" if section.estimate is None else "bold"
         desc = section.desc or ("SingletrialBetas" if section.estimate is None else "preproc" if section.form == "volume" else None)
-        found = find(self._folder, label, suffix, ENDINGS[section.form], task=self.task, space=section.space, desc=desc)
+        found = bids_files(self._folder, label, suffix, ENDINGS[section.form], task=self.task, space=section.space, desc=desc)
         if not found:
             entities = (("task", self.task), ("space", section.space), ("desc", desc))
             name = "_".join(["*", *(f"{key}-{value}" for key, value in entities if value)])
@@ -180,7 +180,7 @@ class BidsSource:
         entities = ("ses", "run", "task")
         folders = [self._folder] if kind == "trials" else [self.root, self._folder]
         for folder in folders:
-            tables = [table for table in find(folder, label, kind, ".tsv") if all(table.get(key) in (None, file.get(key)) for key in entities)]
+            tables = [table for table in bids_files(folder, label, kind, ".tsv") if all(table.get(key) in (None, file.get(key)) for key in entities)]
             if tables:
                 shared = [sum(table.get(key) is not None for key in entities) for table in tables]
                 best = [table for table, count in zip(tables, shared, strict=True) if count == max(shared)]
@@ -262,7 +262,7 @@ class BidsSource:
     def _frame(self, part: ResponsePart) -> Any:
         """The rows of a table that belong to a file, with `_where`, their line, and `_name`, their picture's or empty."""
         path = part.table.path
-        frame = read_table(path)
+        frame = read_tsv(path)
         frame["_where"] = [f"{path} line {line}" for line in frame.index]
         for entity, column, value in (("ses", "session", part.session), ("run", "run", part.run)):
             label = part.files[0].get(entity)
@@ -405,7 +405,7 @@ class BidsSource:
         if roi.areas is not None:
             return []
         if roi.desc is not None:
-            found = find(self._folder, label, "mask", ".nii.gz", space=self.section.space, desc=roi.desc)
+            found = bids_files(self._folder, label, "mask", ".nii.gz", space=self.section.space, desc=roi.desc)
             tasks = [file for file in found if file.get("task") in (None, self.section.task) or self.section.task is None]
             if not tasks:
                 raise InputError(
@@ -413,7 +413,7 @@ class BidsSource:
                 )
             return [file.path for file in tasks]
         for entity in ("atlas", "seg", "desc"):
-            found = find(self._folder, label, "dseg", ".nii.gz", space=self.section.space, **{entity: roi.atlas})
+            found = bids_files(self._folder, label, "dseg", ".nii.gz", space=self.section.space, **{entity: roi.atlas})
             if len(found) > 1:
                 raise InputError(f"{where}: {found[0].path.name} and {found[1].path.name} are both of atlas {roi.atlas}; give `file`")
             if found:
@@ -468,7 +468,7 @@ class BidsSource:
         table = self._names_file(volumes[0])
         named: dict[str, int] = {}
         if table.exists() and roi.atlas is not None:
-            frame = read_table(table)
+            frame = read_tsv(table)
             named = dict(zip(frame.get("name", []), numbers(frame, "index", table, whole=True).astype(int).tolist(), strict=False))
         wanted: dict[str, list[int]]
         if isinstance(roi.labels, dict):
@@ -581,7 +581,7 @@ class BidsSource:
     def _confounds_file(self, subject: str, part: ResponsePart) -> Path:
         file = part.files[0]
         same = {entity: file.get(entity) for entity in ("ses", "task", "run")}
-        found = find(self._folder, subject.removeprefix("sub-"), "timeseries", ".tsv", desc="confounds", **same)
+        found = bids_files(self._folder, subject.removeprefix("sub-"), "timeseries", ".tsv", desc="confounds", **same)
         if not found:
             raise InputError(
                 f"{file.path}: no desc-confounds_timeseries.tsv for it; put it there, or write `confounds: []` under datasets.{self.dataset}.estimate"
@@ -592,7 +592,7 @@ class BidsSource:
         if not names:
             return np.empty((volumes, 0))
         path = self._confounds_file(subject, part)
-        frame = read_table(path)
+        frame = read_tsv(path)
         absent = [name for name in names if name not in frame]
         if absent:
             raise InputError(f"{path}: no column {', '.join(absent)}; correct datasets.{self.dataset}.estimate.confounds")

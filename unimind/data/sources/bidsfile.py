@@ -44,7 +44,7 @@ class BidsFile:
         return [natural(self.entities.get(entity, "")) for entity in ("ses", "run")]
 
 
-def find(folder: Path, label: str, suffix: str, ending: str, **wanted: str | None) -> list[BidsFile]:
+def bids_files(folder: Path, label: str, suffix: str, ending: str, **wanted: str | None) -> list[BidsFile]:
     """Files of a subject below a folder of `sub-...`, by session and run; an entity wanted as None may be anything."""
     found = [BidsFile.of(path) for path in sorted((folder / f"sub-{label}").rglob(f"sub-{label}*_{suffix}{ending}"))]
     right = [file for file in found if all(value is None or file.get(entity) == value for entity, value in wanted.items())]
@@ -60,7 +60,7 @@ def number(label: str | None, among: list[str]) -> int:
     return sorted(set(among), key=natural).index(label) + 1
 
 
-def read_table(path: Path) -> Any:
+def read_tsv(path: Path) -> Any:
     """A table of text, trimmed, without blank rows; the index is the line that each row stands in."""
     import pandas as pd
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.pixels import decode
+from unimind.data.pixels import decode_picture
 from unimind.data.sources.base import AGAIN, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, reading
 from unimind.data.sources.pictures import PICTURE_ENDINGS, natural, open_zip, unzip
 from unimind.errors import InputError
@@ -88,7 +88,7 @@ class Bold5000Source:
 
         def items() -> Iterator[Stimulus]:
             for name, place in self._pictures.items():
-                yield Stimulus.from_pixels(name, decode(self._stimuli.read(place), f"{self._stimuli.where}: {place}"), name in repeated, size)
+                yield Stimulus.from_pixels(name, decode_picture(self._stimuli.read(place), f"{self._stimuli.where}: {place}"), name in repeated, size)
 
         return StimulusSet(count=len(self._pictures), items=items())
 

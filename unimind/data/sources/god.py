@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.pixels import decode
+from unimind.data.pixels import decode_picture
 from unimind.data.sources.base import TEST, TRAIN, Further, RawSubject, RemoteFile, Stimulus, StimulusSet, Trials, content_of, reading
 from unimind.data.sources.pictures import pictures_in
 from unimind.errors import InputError
@@ -97,7 +97,7 @@ class GodSource:
 
         def items() -> Iterator[Stimulus]:
             for at in index.tolist():
-                yield Stimulus.from_pixels(paths[at].stem, decode(content_of(paths[at]), paths[at]), at in tests, size)
+                yield Stimulus.from_pixels(paths[at].stem, decode_picture(content_of(paths[at]), paths[at]), at in tests, size)
 
         return StimulusSet(count=len(index), items=items())
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from unimind.data.pixels import Forms, bounds, decode, to_bytes, white_of
+from unimind.data.pixels import Forms, bounds, decode_picture, to_bytes, white_of
 from unimind.data.sources.arrayfile import ARRAY_ENDINGS, from_matlab, read_array
 from unimind.data.sources.base import AGAIN, GROUND, as_rgb, content_of, other_kind, pixel_hash, reading
 from unimind.data.sources.tables import spelled, whole
@@ -129,7 +129,7 @@ class Pictures:
                 file.name for file in path.rglob("*") if file.is_file() and file.suffix.lower() not in PICTURE_ENDINGS and not _hidden(file.relative_to(path))
             ]
             _name_others(others, path)
-            return cls(list(files), lambda name: decode(content_of(files[name]), files[name], ground, forms), str(path), forms, path.name)
+            return cls(list(files), lambda name: decode_picture(content_of(files[name]), files[name], ground, forms), str(path), forms, path.name)
         if not path.exists():
             raise InputError(f"{path}: no such pictures; put them there, or correct `images:`")
         if path.suffix in ARRAY_ENDINGS:
@@ -137,12 +137,14 @@ class Pictures:
         if zipfile.is_zipfile(path):
             archive = open_zip(path)
             members, above = _members(archive.namelist(), path)
-            return cls(list(members), lambda name: decode(unzip(archive, members[name], path), f"{path}: {name}", ground, forms), str(path), forms, above)
+            return cls(
+                list(members), lambda name: decode_picture(unzip(archive, members[name], path), f"{path}: {name}", ground, forms), str(path), forms, above
+            )
         tar = _open_tar(path)
         entries = {entry.name: entry for entry in tar.getmembers() if entry.isfile()}
         members, above = _members(tar.getnames(), path)
         members = {name: member for name, member in members.items() if member in entries}
-        return cls(list(members), lambda name: decode(_untar(tar, entries[members[name]]), f"{path}: {name}", ground, forms), str(path), forms, above)
+        return cls(list(members), lambda name: decode_picture(_untar(tar, entries[members[name]]), f"{path}: {name}", ground, forms), str(path), forms, above)
 
 
 def _name_others(names: list[str], path: Path) -> None:

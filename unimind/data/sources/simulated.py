@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from unimind.data.drawn import ATTRIBUTES, Drawn, combinations, draw
+from unimind.data.drawn import ATTRIBUTES, Drawn, combinations, render
 from unimind.data.sources import hcp, nsd
 from unimind.data.sources.base import below, to_square
 from unimind.data.sources.nsd import NsdSource
@@ -182,7 +182,7 @@ def _write_common(section: SimulatedData, size: int, design: _Design, root: Path
         brick = file.create_dataset("imgBrick", (design.n_pictures, size, size, 3), np.uint8, chunks=(1, size, size, 3))
         for number in range(N_SUBJECTS + 1):
             places = design.shown[0, :shared] if number == 0 else design.shown[number - 1, shared:]
-            for place, image in zip(places, draw(_pictures(section, number), size).images, strict=True):
+            for place, image in zip(places, render(_pictures(section, number), size).images, strict=True):
                 brick[place] = image
     return paths
 
@@ -370,7 +370,7 @@ def _write_subject(section: SimulatedData, size: int, design: _Design, root: Pat
     number = int(subject.removeprefix("subj0"))
     brain = _brain(section, number)
     random = _random(section, 3, number)
-    signal = _signal(random, draw(np.concatenate([_pictures(section, 0), _pictures(section, number)]), size), brain)
+    signal = _signal(random, render(np.concatenate([_pictures(section, 0), _pictures(section, number)]), size), brain)
     ratio = np.exp(0.35 * _smooth(random, brain.xyz, 1, 3.0)[:, 0] + 0.25 * random.normal(size=len(brain.xyz))) / (_NOISE * section.noise)
     noise = _AMPLITUDE / ratio
 

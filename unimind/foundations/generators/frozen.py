@@ -23,7 +23,7 @@ from torch.nn import functional
 from unimind.errors import InputError
 from unimind.foundations.clip_vision import quiet
 from unimind.foundations.generators import check_inputs
-from unimind.foundations.generators.latent import decoded
+from unimind.foundations.generators.latent import decoded_latents
 from unimind.foundations.generators.samplers import begin, build_scheduler, starting_noise
 from unimind.storage import load_model
 from unimind.study import Sampling
@@ -125,12 +125,12 @@ class FrozenGenerator(ABC):
         """Pictures (n, 3, H, W) in [0, 1]; see `foundations.generators`."""
         check_inputs(self, inputs, keys)
         if start is not None and sampling.strength == 0:
-            return self._resized(decoded(self.autoencoder, start), self.picture_size)
+            return self._resized(decoded_latents(self.autoencoder, start), self.picture_size)
         n, guided = len(keys), inputs is not None and sampling.guidance > 1
         scheduler = self._scheduler(sampling)
         latents = starting_noise(self.latent_shape, keys).to(self.device, self.dtype)
         if start is not None and sampling.strength < 1:
-            pictures = self._resized(decoded(self.autoencoder, start), self.settings["size"])
+            pictures = self._resized(decoded_latents(self.autoencoder, start), self.settings["size"])
             first = begin(scheduler, sampling)[:1]
             latents = scheduler.add_noise(self.encode(pictures), latents, first.expand(n))
             _shorten(scheduler, sampling)

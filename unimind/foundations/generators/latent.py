@@ -18,7 +18,7 @@ DECODED_AT_ONCE = 8
 
 
 @torch.no_grad()
-def decoded(autoencoder, latents: Tensor) -> Tensor:
+def decoded_latents(autoencoder, latents: Tensor) -> Tensor:
     """Latents (n, c, h, w) of the study's autoencoder as pictures (n, 3, H, W) in [0, 1]."""
     return torch.cat([autoencoder.decode(part) for part in latents.split(len(latents) if latents.is_cuda else DECODED_AT_ONCE)]).float().clamp(0, 1)
 
@@ -37,7 +37,7 @@ class AutoencoderGenerator:
         check_inputs(self, inputs or None, keys)
         if start is None:
             raise InputError(f"{self.name}: draws predicted latents only, and none is given; use a method that predicts the latent, or another generator")
-        return decoded(self.autoencoder, start)
+        return decoded_latents(self.autoencoder, start)
 
     def protocol(self, sampling: Sampling) -> dict[str, Any]:
         """What was done."""
@@ -93,7 +93,7 @@ class UNetGenerator:
         """Pictures (n, 3, H, W) in [0, 1]; see `foundations.generators`."""
         check_inputs(self, inputs, keys)
         if start is not None and sampling.strength == 0:
-            return decoded(self.autoencoder, start)
+            return decoded_latents(self.autoencoder, start)
         null = self.null()
         if inputs is None:
             if null is None:
@@ -106,7 +106,7 @@ class UNetGenerator:
             condition = self.diffusion.conditioner(functional.normalize(inputs["embedding"], dim=1))
         else:
             raise InputError(f"{self.name}: takes no image embedding; give the method a `condition:`, or write sampling.strength: 0")
-        return decoded(self.autoencoder, sample(self.diffusion, condition, null, sampling, keys, start))
+        return decoded_latents(self.autoencoder, sample(self.diffusion, condition, null, sampling, keys, start))
 
     def protocol(self, sampling: Sampling) -> dict[str, Any]:
         """What was done."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimind.data.drawn import combinations, draw
+from unimind.data.drawn import combinations, render
 from unimind.study import Study
 
 HELD_OUT = 256
@@ -27,7 +27,7 @@ class FoundationPictures(NamedTuple):
 def drawn_pictures(study: Study) -> FoundationPictures:
     """Draw the study's foundation pictures."""
     settings = study.foundations.drawn
-    drawn = draw(combinations("foundations", settings.seed, settings.count + HELD_OUT), study.picture_size)
+    drawn = render(combinations("foundations", settings.seed, settings.count + HELD_OUT), study.picture_size)
     images, attributes = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(drawn.attributes)
     n = settings.count
     return FoundationPictures(images[:n], drawn.captions[:n], attributes[:n], images[n:], drawn.captions[n:], attributes[n:])
