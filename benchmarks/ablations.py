@@ -28,7 +28,7 @@ from unimind.models.enter import Context, subject_key
 from unimind.stages import STAGES
 from unimind.study import Study, parse_study, read_study, resolved
 from unimind.training.align import align
-from unimind.training.alignment import two_way
+from unimind.training.alignment import told_apart
 from unimind.training.data import PictureCoordinates, budget_rows
 from unimind.training.enter import closed_form_of, enter, load_taught, read_trials, teach
 
@@ -123,7 +123,7 @@ class Bench:
                 with torch.no_grad():
                     output = encoder(torch.from_numpy(asked), "asked")
                     told, drawn, seen = ((one - centre) / deviation for one in (encoder.retrieval(output), encoder.predict(output, "embedding"), truth))
-                by[budget].setdefault(subject, []).append((two_way(told, seen), float((drawn - seen).square().mean() / seen.square().mean())))
+                by[budget].setdefault(subject, []).append((told_apart(told, seen), float((drawn - seen).square().mean() / seen.square().mean())))
             return {budget: np.mean([np.mean(values, 0) for values in one.values()], 0) for budget, one in by.items()}
 
         return of

@@ -15,6 +15,7 @@ from tiny_training import ADAPTER, CONVMIXER, DIM, IDLE, LOSSES, RIDGE, TRAINING
 
 from unimind.data.prepared import PreparedSubject
 from unimind.errors import InputError
+from unimind.evaluation.metrics import correlations, two_way
 from unimind.models.encoder import load_encoder
 from unimind.models.space import PictureSpace
 from unimind.reconstruction.predict import predict_pictures
@@ -22,7 +23,7 @@ from unimind.storage import load_model
 from unimind.study import Losses, parse_study, resolved
 from unimind.training.adapt import adapt, scratch
 from unimind.training.align import align, read_group
-from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, two_way
+from unimind.training.alignment import ALPHAS, FOLDS, Aligned, AlignmentLosses, draw_rows, told_apart
 from unimind.training.benchmark import against_reference, measure_encoder
 from unimind.training.data import PictureCoordinates, SubjectTrials, budget_rows, joined, new_encoder, picture_space, read_targets, turns
 from unimind.training.enter import enter
@@ -218,15 +219,33 @@ def test_training_tells_unseen_pictures_apart(models, files, method):
         with torch.no_grad():
             for cut in (False, True):
                 found = encoder.predict(encoder(torch.from_numpy(means), f"sim-{subject}", cut), "embedding")
-                scores.append(two_way(found - centre, truth - centre))
+                scores.append(told_apart(found - centre, truth - centre))
     assert min(scores[::2]) > 0.6 and max(scores[1::2]) < 0.6
 
 
-def test_two_way_by_hand():
+def test_pictures_told_apart_by_hand():
     truth = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert two_way(truth, truth) == 1
-    assert two_way(truth[[1, 0, 2]], truth) == pytest.approx(4 / 6 - 1 / 6, abs=0.2)
-    assert two_way(-truth, truth) == 0
+    assert told_apart(truth, truth) == 1
+    assert told_apart(truth[[1, 0, 2]], truth) == pytest.approx(2 / 6)
+    assert told_apart(-truth, truth) == 0
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_pictures_told_apart_are_those_of_the_tables(signs):
+    """Correlations of balanced signs are exact, and many are equal: ties are failures."""
+    random = np.random.default_rng(0)
+    if signs:
+        predicted, truth = (np.stack([random.permutation(np.repeat([-1, 1], 8)) for _ in range(20)]) for _ in range(2))
+        r = predicted @ truth.T
+    else:
+        truth = random.normal(size=(20, 16))
+        predicted = truth + 2 * random.normal(size=(20, 16))
+        r = np.corrcoef(predicted, truth)[:20, 20:]
+    won = sum(r[i, i] > r[i, j] for i in range(20) for j in range(20) if i != j)
+    assert signs == any(r[i, i] == r[i, j] for i in range(20) for j in range(20) if i != j)
+    found = told_apart(torch.from_numpy(predicted), torch.from_numpy(truth))
+    assert found == pytest.approx(won / (20 * 19), rel=1e-12)
+    assert found == two_way(correlations(torch.from_numpy(truth), torch.from_numpy(predicted))).mean()
 
 
 @pytest.mark.parametrize("start", ["interpolate", "ridge"])

@@ -17,7 +17,7 @@ from unimind.models.space import PictureSpace
 from unimind.models.voxels import VoxelAttention, encoding_vectors
 from unimind.training.adapt import adapt
 from unimind.training.align import align, read_group
-from unimind.training.alignment import two_way
+from unimind.training.alignment import told_apart
 from unimind.training.data import new_encoder
 from unimind.training.voxels import pictures_of, teach_voxels
 
@@ -135,7 +135,7 @@ def test_a_new_subject_needs_no_step(files, tmp_path):
         truth = torch.from_numpy(file["embedding"][:][shown])
     with torch.no_grad():
         predicted = encoder.predict(encoder(torch.from_numpy(responses), "sim-subj03"), "embedding")
-    assert two_way(predicted - predicted.mean(0), truth - truth.mean(0)) > 0.7
+    assert told_apart(predicted - predicted.mean(0), truth - truth.mean(0)) > 0.7
 
 
 def test_what_cannot_serve_without_training_or_does_nothing_is_refused():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unimind.evaluation.pictures import SIDE, resize
+from unimind.identification import two_way as two_way  # the registry finds it here by its name
 
 DETAIL = 425  # side at which PixCorr and SSIM are computed: that of NSD's stimuli
 
@@ -162,27 +163,6 @@ def standardise(features: torch.Tensor) -> torch.Tensor:
 def correlations(truth: torch.Tensor, pictures: torch.Tensor) -> np.ndarray:
     """Pearson correlations of every truth with every picture: features (n, d), (m, d) -> (n, m)."""
     return (standardise(truth) @ standardise(pictures).T).cpu().numpy()
-
-
-def two_way(r: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-    """Two-way identification: the share of other truths that each reconstruction correlates with less than with its own.
-
-    Parameters
-    ----------
-    r : array of shape (n_truths, m)
-        Correlation of truth i with reconstruction j.
-    own : array of shape (m,), optional
-        Which truth reconstruction j is of; by default j.
-
-    Returns
-    -------
-    array of shape (m,)
-        Ties are failures; chance is 0.5; NaN with fewer than two truths.
-    """
-    own = np.arange(r.shape[1]) if own is None else own
-    if len(r) < 2:
-        return np.full(r.shape[1], np.nan)
-    return (r < r[own, np.arange(r.shape[1])]).sum(0) / (len(r) - 1)
 
 
 def correlation_distance(r: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unimind import study as settings
+from unimind.identification import two_way
 from unimind.models.encoder import Encoder
 from unimind.models.enter import Adapters, Embedders, module_name
 from unimind.models.heads import SubjectHead
@@ -267,18 +268,16 @@ def validation(
             own = own if found[0].retrieval is None else torch.cat([out.retrieval for out in found]).float()
             cosine = torch.nn.functional.normalize(own - shown, dim=1) @ torch.nn.functional.normalize(candidates - middle, dim=1).T
             retrieved.append(min(float(torch.nn.functional.cross_entropy(cosine / temperature, right)) for temperature in TEMPERATURES))
-            identified.append(two_way(own - shown, candidates[right] - shown))
+            identified.append(told_apart(own - shown, candidates[right] - shown))
     values = {target: float(np.mean(distances))}
     return {"retrieval": float(np.mean(retrieved)), **values, "identification": float(np.mean(identified))} if retrieved else values
 
 
-def two_way(predicted: Tensor, truth: Tensor) -> float:
-    """Share of pairs of pictures in which a prediction (n, d) correlates more with its own picture than with the other; chance .5. At least two."""
-    standard = [nn.functional.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (predicted, truth)]
-    similarity = standard[0] @ standard[1].T
-    own = similarity.diag()[:, None]
-    wins = (own > similarity).double() + 0.5 * (own == similarity).double()
-    return float((wins.sum() - 0.5 * len(own)) / (len(own) * (len(own) - 1)))
+def told_apart(predicted: Tensor, truth: Tensor) -> float:
+    """Two-way identification of pictures (n, d) among each other by the correlation of predictions (n, d) with them; chance .5. At least two."""
+    centred = [x.double() - x.double().mean(1, keepdim=True) for x in (predicted, truth)]
+    standard = [x / x.norm(dim=1, keepdim=True) for x in centred]
+    return float(two_way((standard[0] @ standard[1].T).T.cpu().numpy()).mean())
 
 
 def trained_config(kind: str, encoder: Encoder, **more: Any) -> dict[str, Any]:
