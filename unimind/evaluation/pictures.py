@@ -125,5 +125,5 @@ class PictureSet:
 
 
 def read_picture(path: Path, forms: Forms | None = None) -> torch.Tensor:
-    """One image file as (1, 3, H, W) in [0, 1], as `decode` reads it; InputError when it is not a picture."""
+    """One image file as (1, 3, H, W) in [0, 1], as `decode_picture` reads it; InputError when it is not a picture."""
     return torch.from_numpy(decode_picture(content_of(path), path, forms=forms).copy()).permute(2, 0, 1)[None].float().div_(255)
