@@ -180,7 +180,7 @@ class SimulatedData(Dataset):
     shared_images: Positive = Field(100, description="Pictures every subject sees; they are the test images.")
     repeats: Positive = Field(3, description="How often each picture is shown.")
     voxels: Positive = Field(800, description="About how many voxels nsdgeneral has; every subject has its own number.")
-    noise: float = Field(1.0, gt=0, description="Trial noise as a multiple of the default (median noise ceiling of one trial about 0.17).")
+    noise: float = Field(1.0, gt=0, description="Trial noise as a multiple of the default (median noise ceiling of one trial about 0.14).")
     seed: int = 0
 
     @property

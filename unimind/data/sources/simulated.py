@@ -42,7 +42,7 @@ _COMPRESSION = 0.5  # exponent of summation
 _CONJUNCTION = 0.6  # share of conjunctions in what drives a later voxel
 _THRESHOLD = 0.0  # standard deviations of the drive
 _WORKING_SIZE = 32  # pixels in which receptive fields pool
-_NOISE = 2.2  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
+_NOISE = 2.5  # standard deviation of trial noise over that of the median voxel's signal, at noise = 1
 _SHARED_NOISE = 0.6  # share of the noise variance that has the signal's own covariance, as if other pictures came to mind
 _REPETITION_TIME = 0.72  # s, of HCP's resting runs
 _MNI = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
