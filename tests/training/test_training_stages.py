@@ -13,7 +13,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from tiny_training import ADAPTER, CONVMIXER, DIM, IDLE, LOSSES, RIDGE, TRAINING, VIT, make_study, method_of, study_of_methods
 
-from unimind.data.prepared import PreparedSubject
+from unimind.data.prepared import PreparedSubject, write_prepared
 from unimind.errors import InputError
 from unimind.evaluation.metrics import correlations, two_way
 from unimind.models.encoder import load_encoder
@@ -202,6 +202,23 @@ def test_repeats_are_averaged_stacked_or_drawn(files):
     np.testing.assert_allclose(got["mean"][0], own.mean(0), rtol=1e-4, atol=1e-6)
     assert {tuple(row) for row in got["channels"]} == {tuple(row) for row in own}
     assert tuple(got["draw"][0]) in {tuple(row) for row in own} and len(draws) == 3
+
+
+@pytest.mark.parametrize("repeats", ["mean", "channels"])
+def test_repeats_are_brought_together_in_training_as_they_are_when_predicting(tmp_path, repeats):
+    """However often a picture was shown: once, as often as there are channels, or more often."""
+    stimulus = np.random.default_rng(1).permutation(np.repeat(np.arange(8), np.arange(1, 9)))
+    responses = np.random.default_rng(2).standard_normal((len(stimulus), 5)).astype(np.float32)
+    known = {"session": np.zeros(len(stimulus)), "split": np.zeros(len(stimulus)), "stimuli": 8, "dataset": "d", "subject": "s"}
+    write_prepared(tmp_path / "s.h5", responses, stimulus=stimulus, **known)
+    with PreparedSubject(tmp_path / "s.h5") as data:
+        trials = SubjectTrials(data, "anatomical", repeats)
+        images, expected, _ = data.by_picture(data.trials("train"), channels=trials.channels)
+    found, means = trials.all("train")
+    assert np.array_equal(found, images)
+    np.testing.assert_allclose(means.numpy(), expected, rtol=1e-6, atol=1e-7)
+    chosen = torch.tensor([6, 0, 3])
+    assert torch.equal(trials.draw("train", chosen, 0, 0)[1], means[chosen])
 
 
 @pytest.mark.parametrize("method", ["m", "vit"])

@@ -41,8 +41,8 @@ class SubjectTrials:
     data : PreparedSubject
         Open for reading; may be closed afterwards.
     order, repeats : str
-        See `study.Voxels`: the order of voxels; repeats of a picture are averaged, stacked as channels (a picture with fewer shows some
-        again), or one is drawn each time.
+        See `study.Voxels`: the order of voxels; repeats of a picture are averaged, dealt out to channels as by
+        `PreparedSubject.averaged`, or one is drawn each time.
     rows : mapping, optional
         Split -> trials to use; by default the file's own splits.
 
@@ -121,14 +121,13 @@ class SubjectTrials:
 
     def _whole(self, split: TrainingSplit, chosen: Tensor) -> Tensor:
         _, responses, by_image, starts, counts = self._parts[split]
-        if self.repeats == "channels":
-            places = torch.arange(self.channels) % counts[chosen][:, None]
-            return responses[by_image[starts[chosen][:, None] + places]]
-        total = torch.zeros(len(chosen), self.n_voxels)
-        for repeat in range(int(counts[chosen].max()) if len(chosen) else 0):
-            shown = counts[chosen] > repeat
-            total[shown] += responses[by_image[starts[chosen[shown]] + repeat]]
-        return (total / counts[chosen][:, None])[:, None]
+        many, channel = counts[chosen][:, None], torch.arange(self.channels)
+        total = torch.zeros(len(chosen), self.channels, self.n_voxels)
+        for repeat in range(int(many.max()) if len(chosen) else 0):
+            shown = many[:, 0] > repeat
+            total[shown, repeat % self.channels] += responses[by_image[starts[chosen[shown]] + repeat]]
+        total /= ((many - channel + self.channels - 1) // self.channels).clamp(min=1)[..., None]
+        return total.gather(1, (channel % many)[..., None].expand_as(total))
 
 
 class EnteredSignals:
