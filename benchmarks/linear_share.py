@@ -44,7 +44,7 @@ def main() -> None:
         section = study.datasets[dataset]
         if not isinstance(section, SimulatedData):
             continue
-        drawn = render(combinations("subjects", (section.seed, SEED), FITTED + ASKED), study.picture_size)
+        drawn = render(combinations("training", (section.seed, SEED), FITTED + ASKED), study.picture_size)
         signal, early = without_noise(section, subject, drawn)
         pictures = torch.from_numpy(drawn.images).permute(0, 3, 1, 2)
         with torch.no_grad():

@@ -112,7 +112,7 @@ def test_what_is_in_a_picture_can_be_told_better_than_by_chance(decoded, name):
 def test_no_sum_over_attributes_explains_later_voxels():
     """Conjunctions and rectification leave most of their variance to what is not linear in what a picture holds."""
     section = small_study("unused", voxels=120).datasets["sim"]
-    drawn = render(combinations("subjects", 1, 1500), 32)
+    drawn = render(combinations("training", 1, 1500), 32)
     brain = sim._brain(section, 1)
     signal = sim._signal(sim._random(section, 3, 1), drawn, brain)[:, ~np.isin(brain.area, list(sim._EARLY))]
     one_hot = np.concatenate([np.eye(len(values))[drawn.attribute(name)] for name, values in ATTRIBUTES.items()], axis=1)

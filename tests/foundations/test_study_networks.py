@@ -10,6 +10,7 @@ import torch
 
 from unimind.data.drawn import ATTRIBUTES, BACKGROUNDS, CLASSES, COLOURS, N_KINDS, N_REST, combinations, kinds, render
 from unimind.data.prepare import assign_splits
+from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Conditioning
 from unimind.foundations.study_clip import CONTEXT, Words
@@ -150,7 +151,7 @@ def test_training_targets_leave_every_test_and_validation_picture_out(tmp_path):
 
 
 def test_drawn_pictures_are_what_the_captions_say():
-    numbers = combinations("subjects", 3, 400)
+    numbers = combinations("training", 3, 400)
     drawn = render(numbers, 48)
     assert drawn.images.shape == (400, 48, 48, 3) and np.array_equal(render(numbers[::-1], 48).images[::-1], drawn.images)
     tones, seen = np.array(list(COLOURS.values())), 0
@@ -176,17 +177,20 @@ def test_drawn_pictures_are_what_the_captions_say():
 
 def test_what_follows_the_kind_in_a_number_can_all_be_seen():
     """Of two objects in a relation, all textures, places and backgrounds give pictures of their own."""
-    kind = kinds(combinations("subjects", 3, 1))[0]
+    kind = kinds(combinations("training", 3, 1))[0]
     drawn = render(kind * N_REST + np.arange(N_REST), 32)
     assert len(np.unique(drawn.attributes, axis=0)) == N_REST and len(np.unique(drawn.attributes[:, [0, 1, 3, 4, 5]], axis=0)) == 1
     assert len(np.unique(drawn.images.reshape(N_REST, -1), axis=0)) == N_REST
 
 
-def test_foundations_and_subjects_never_share_a_picture():
-    subjects, foundations = combinations("subjects", 0, 20000), combinations("foundations", 1, 20000)
-    assert len(set(subjects)) == len(set(foundations)) == 20000
-    assert not set(kinds(subjects)) & set(kinds(foundations))
-    assert len(set(kinds(subjects)) | set(kinds(foundations))) > 0.9 * N_KINDS  # so that each half holds nearly half of them
-    assert not set(kinds(combinations("subjects", 5, 20000))) & set(kinds(foundations))  # whatever the seed
+def test_foundations_training_and_test_never_share_a_kind():
+    parts = {name: combinations(name, 0, count) for name, count in {"foundations": 20000, "training": 20000, "test": 4000}.items()}
+    subjects = parts["training"]
+    assert all(len(set(numbers)) == len(numbers) for numbers in parts.values())
+    of_part = {name: set(kinds(numbers)) for name, numbers in parts.items()}
+    assert sum(map(len, of_part.values())) == len(set.union(*of_part.values())) == N_KINDS, "all kinds, each in one part"
+    assert set(kinds(combinations("training", 5, 20000))) == of_part["training"], "whatever the seed"
+    with pytest.raises(InputError, match="50000 drawn pictures asked for, but there are 46080 of the part foundations"):
+        combinations("foundations", 0, 50000)
     images = render(subjects[:2000], 32).images.reshape(2000, -1)
     assert len(np.unique(images, axis=0)) == 2000

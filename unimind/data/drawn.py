@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unimind.errors import InputError
+
 Field = NDArray[Any]  # float32
 
 COLOURS = {
@@ -61,8 +63,8 @@ _KINDS = (len(CLASSES), len(CLASSES) - 1, len(COLOURS), len(COLOURS) - 1, len(RE
 _REST = (len(TEXTURES), len(TEXTURES), len(ROWS), len(COLUMNS), len(BACKGROUNDS))
 N_KINDS, N_REST = int(np.prod(_KINDS)), int(np.prod(_REST))
 FORM = (*_KINDS, *_REST)
-#: How many pictures subjects can see, and how many others foundations can be trained on.
-HALF = N_KINDS // 2 * N_REST
+#: Sixteenths of all kinds: foundations are trained on one half; of the other, subjects are trained on most, and tested on what is left.
+PARTS = {"foundations": 8, "training": 7, "test": 1}
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,24 @@ def kinds(numbers: NDArray) -> NDArray[np.int64]:
     return np.asarray(numbers) // N_REST
 
 
-def combinations(part: Literal["subjects", "foundations"], seed: int | tuple[int, ...], count: int) -> NDArray[np.int64]:
-    """Numbers of `count` different pictures of one half of all possible ones, which follow from the seed.
+def combinations(part: Literal["foundations", "training", "test"], seed: int | tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Numbers of `count` different pictures of one part of all possible ones (`PARTS`), which follow from the seed.
 
-    The halves never change, and two objects in a relation (see `kinds`) are in one half only: what foundations are
-    trained on, no subject sees, with other textures, at other places or before other backgrounds neither.
+    The parts never change, and two objects in a relation (see `kinds`) are in one of them only: what foundations are
+    trained on, no subject sees, and what subjects are tested on, none is trained on, with other textures, at other places or before other
+    backgrounds neither.
+
+    Raises
+    ------
+    InputError
+        The part has fewer pictures.
     """
-    halves = np.random.default_rng(2025).permutation(N_KINDS).reshape(2, -1)
-    chosen = np.random.default_rng(seed).choice(HALF, count, replace=False)
-    return halves[0 if part == "subjects" else 1][chosen // N_REST] * N_REST + chosen % N_REST
+    bounds = np.cumsum(list(PARTS.values())) * N_KINDS // 16
+    own = np.split(np.random.default_rng(2025).permutation(N_KINDS), bounds[:-1])[list(PARTS).index(part)]
+    if count > len(own) * N_REST:
+        raise InputError(f"{count} drawn pictures asked for, but there are {len(own) * N_REST} of the part {part}; ask for fewer")
+    chosen = np.random.default_rng(seed).choice(len(own) * N_REST, count, replace=False)
+    return own[chosen // N_REST] * N_REST + chosen % N_REST
 
 
 def render(numbers: NDArray, size: int) -> Drawn:

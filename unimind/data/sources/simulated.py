@@ -104,10 +104,11 @@ def _random(section: SimulatedData, *key: int) -> np.random.Generator:
 
 def _pictures(section: SimulatedData, number: int) -> NDArray[np.int64]:
     """Numbers of the shared pictures (`number` 0), or of those only one subject sees."""
-    shared, own = section.shared_images, section.sessions * section.trials_per_session // section.repeats - section.shared_images
-    chosen = combinations("subjects", (_TAG, section.seed, 1), shared + N_SUBJECTS * own)
-    start = 0 if number == 0 else shared + (number - 1) * own
-    return chosen[start : start + (own if number else shared)]
+    seed = (_TAG, section.seed, 1)
+    if number == 0:
+        return combinations("test", seed, section.shared_images)
+    own = section.sessions * section.trials_per_session // section.repeats - section.shared_images
+    return combinations("training", seed, N_SUBJECTS * own)[(number - 1) * own : number * own]
 
 
 # --- design and pictures ----------------------------------------------------------------------------------------
