@@ -662,6 +662,9 @@ class _Known:
         own = _sum(self.drawn(method), self.embedder[0] if drawn > 1 else NOTHING)
         pictures = tested * (drawn + 1) * 3 * self.study.picture_size**2
         cost = self._passes(job, 2 * tested * drawn, own, read=self.responses(*pair), written=2 * pictures, precision=self._drawing(method))
+        if method.sampling.chosen_by == "encoding":  # responses to training pictures, averaged, and residuals of as many
+            responses = self.trained_pictures([pair], job.names["method"]) * _number(self.extent(*pair).voxels)
+            cost = replace(cost, host=cost.host + 2 * 4 * _known(responses))
         return replace(cost, kept=pictures)  # blocks are kept until the file that they are put together in is whole
 
     def _drawing(self, method: Method) -> str:
