@@ -102,10 +102,10 @@ def test_what_fails_is_a_row(study, folder, monkeypatch):
 
 
 def test_estimated_memory_adds_up(tmp_path):
-    """A linear map of a million weights: weights, gradients, two moments, and AdamW's temporary one; with validation also the best weights."""
+    """A linear map of a million weights: weights, gradients and two moments, to which a fused step adds nothing; with validation also the best weights."""
     network = nn.Linear(1000, 1000, bias=False)
     weights = 4 * 1000**2
-    for validate, copies in ((None, 5), (lambda module: {"x": 1.0}, 6)):
+    for validate, copies in ((None, 4), (lambda module: {"x": 1.0}, 5)):
         watch = stages.Watch(True)
         with pytest.raises(stages.Enough):
             watch.train(
