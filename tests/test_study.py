@@ -215,7 +215,21 @@ def test_what_another_setting_reads_is_no_idle_one(tiny):
     people = {"training_subjects": ["anna", "ben"], "responses": "{subject}.npy"}
     tiny["datasets"]["mine"] = ARRAYS | people | {"images": "p.npy", "images_shape": [8, 8], "count_from": 1, "split": {"images": "test.txt"}}
     tiny["transfer"] |= {"pictures": False, "baselines": {"latent": BODY | {"sampling": {"strength": 0}}, "tuned": BODY | {"condition": {}}}}
-    parse_study(tiny)
+    study = parse_study(tiny)
+    align = study.methods["unimind-vit"].align
+    assert (align.margin, align.temperature, study.methods["mindvis"].condition.tokens, study.datasets["mine"].count_from) == (2, 0.1, 3, 1)
+    assert study.transfer.baselines["latent"].sampling.strength == 0 and study.transfer.baselines["tuned"].condition is not None
+    for reads, without, refused in (
+        (vit["adapt"]["losses"], {"siamese": 0}, "methods.unimind-vit: align.margin: 2.0 given, but losses.siamese is 0"),
+        (vit["adapt"]["losses"], {"softclip": 0}, "methods.unimind-vit: align.temperature: 0.1 given, but losses.softclip is 0"),
+        (tiny["datasets"]["mine"]["split"], {"images": None, "every": 5}, "datasets.mine.*count_from: 1 given"),
+    ):
+        before = dict(reads)
+        reads |= without
+        with pytest.raises(InputError, match=refused):
+            parse_study(tiny)
+        reads.clear()
+        reads |= before
 
 
 def test_enter_has_one_name(tiny):

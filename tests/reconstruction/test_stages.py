@@ -605,9 +605,9 @@ def test_an_edit_of_what_is_measured_or_drawn_adapts_no_model_anew(world, tmp_pa
     assert not trained and other["pixcorr"] != first["20"]["pixcorr"] and other["identification"] == first["20"]["identification"]
     assert set(measured(content | {"transfer": content["transfer"] | {"trials": [20, 30], "seeds": 2}})) == {"20", "30"} and trained == ["20", "30", "30"]
     assert measured(content) == first and not trained
-    (file,) = (tmp_path / "elsewhere").glob("*.safetensors")
+    (file,) = (tmp_path / "elsewhere").glob("*/checkpoint.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    (tmp_path / "elsewhere" / file.with_suffix(".json").name).unlink()
+    (tmp_path / "elsewhere" / f"{file.parent.name.removesuffix('-predictions')}.json").unlink()
     assert measured(measures, "elsewhere") == more and trained == ["20"], "a broken file is made anew"
     changed = content | {"methods": {"unimind": method | {"adapt": method["adapt"] | {"training": SHORT | {"learning_rate": 0.01}}}}}
     assert measured(changed)["20"] != first["20"] and trained == ["20"]

@@ -4,7 +4,6 @@ What the model of every budget predicts for the test pictures, and what was meas
 fingerprint of what it depends on: another measure trains nothing, and another budget, or more drawings, only what is new.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from unimind.data.prepared import PreparedSubject
 from unimind.device import on_device
@@ -33,10 +30,10 @@ from unimind.reconstruction.draw import draw_pictures, generator_for, norms_for
 from unimind.reconstruction.predict import REPEATS, predict_pictures, trials_per_picture
 from unimind.reconstruction.tested import choice_of_sample
 from unimind.stages import STAGES
-from unimind.storage import read_json, whole_file, write_json
+from unimind.storage import read_json, write_json
 from unimind.study import Study
 from unimind.training.adapt import adapt, scratch
-from unimind.training.checkpoint import fingerprint
+from unimind.training.checkpoint import Checkpoint, fingerprint
 from unimind.training.data import budget_rows
 from unimind.training.enter import enter
 
@@ -74,27 +71,20 @@ class Served(NamedTuple):
     trials: str
     costs: dict[str, float]
 
-    def write(self, path: Path, mark: str) -> None:
-        """Write it under a fingerprint, whole or not at all."""
+    def keep(self, kept: Checkpoint) -> None:
+        """Write it beside the checkpoints."""
         condition = {} if self.prediction.condition is None else self.prediction.condition._asdict()
         tensors = {f"target.{name}": values for name, values in self.prediction.targets.items()} | {"features": self.prediction.features}
         tensors |= {f"condition.{name}": values for name, values in condition.items()}
         tensors |= {name: torch.from_numpy(np.asarray(getattr(self, name), np.int64)) for name in ("stimulus", "known")}
-        state = json.dumps({"fingerprint": mark, "trials": self.trials, "costs": self.costs})
-        with whole_file(path) as temporary:
-            save_file({name: values.contiguous().clone() for name, values in tensors.items()}, temporary, {"state": state})
+        kept.write(tensors, {"trials": self.trials, "costs": self.costs})
 
     @classmethod
-    def read(cls, path: Path, mark: str) -> "Served | None":
-        """What was written under a fingerprint; None where nothing was, or it cannot be read."""
-        try:
-            with safe_open(path, "pt") as stored:
-                state = json.loads(stored.metadata()["state"])
-                if state["fingerprint"] != mark:
-                    return None
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    def kept(cls, kept: Checkpoint) -> "Served | None":
+        """What `keep` wrote; None where nothing was, or of another training."""
+        if (found := kept.read()) is None:
             return None
+        tensors, state = found
         parts = {kind: {name.removeprefix(f"{kind}."): own for name, own in tensors.items() if name.startswith(f"{kind}.")} for kind in ("target", "condition")}
         prediction = Prediction(parts["target"], tensors["features"], Conditioning(**parts["condition"]) if parts["condition"] else None)
         return cls(tensors["stimulus"].numpy(), tensors["known"].numpy(), prediction, state["trials"], state["costs"])
@@ -168,9 +158,11 @@ def transfer(
         if stored.exists() and (known := read_json(stored)).get("fingerprint") == measured:
             finished.setdefault((cell.way, cell.trials), []).append(known)
             continue
-        if (served := Served.read(predictions := place.with_suffix(".safetensors"), trained)) is None:
+        label = f"{settings.label or method}: {dataset} {subject}, {cell.trials} trials ({cell.way})"
+        kept = Checkpoint(checkpoints / f"{place.name}-predictions", trained, 0, label)
+        if (served := Served.kept(kept)) is None:
             served = serve(study, method, dataset, subject, cell, files, *_model(study, method, dataset, subject, cell, files, place))
-            served.write(predictions, trained)
+            served.keep(kept)
         shutil.rmtree(place, ignore_errors=True)
         result = {"fingerprint": measured, **measured_once(study, method, dataset, subject, cell, files, served)}
         write_json(stored, result)
