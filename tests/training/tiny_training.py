@@ -9,7 +9,7 @@ TRAINING = {"steps": 30, "batch_size": 24, "learning_rate": 2e-3, "validate_ever
 IDLE = {"steps": 4, "batch_size": 8, "learning_rate": 1e-12, "validate_every": 2}
 CONVMIXER = {"kind": "convmixer", "width": 16, "depth": 1, "patch": 4, "kernel": 3}
 VIT = {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4}
-#: What is added to a body that is pretrained.
+#: What is added to a body that is pretrained, where its kind has a decoder of settings of its own.
 DECODERS = {"convmixer": {"decoder_depth": 1}, "vit": {"decoder_width": 8, "decoder_depth": 1}}
 MLP = {"kind": "mlp", "width": 16, "depth": 1, "dropout": 0.1}
 ADAPTER = {"kind": "adapter", "size": 32, "repeats": "draw"}
@@ -28,7 +28,7 @@ def method_of(**changes):
 
 def with_decoder(method):
     """The method, its body with a small decoder where it is pretrained."""
-    return method | {"body": method["body"] | DECODERS[method["body"]["kind"]]} if method["pretrain"] else method
+    return method | {"body": method["body"] | DECODERS.get(method["body"]["kind"], {})} if method["pretrain"] else method
 
 
 def study_of_methods(**methods):
