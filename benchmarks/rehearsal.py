@@ -115,7 +115,7 @@ def write_networks(folder: Path) -> None:
         "attention_head_dim": 4, "norm_num_groups": 8, "resnet_time_scale_shift": "scale_shift",
     }  # fmt: skip
     conditioner = {"dim": DIM, "context_dim": 16, "tokens": 2, "time_dim": 32}
-    clip, coder = StudyClip(DIM, 64, ["word"], [2], width=4), SpaceToDepthAutoencoder(LATENT[0], SIDE // LATENT[1], 8)
+    clip, coder = StudyClip(DIM, 64, width=4), SpaceToDepthAutoencoder(LATENT[0], SIDE // LATENT[1], 8)
     diffusion = Diffusion("tiny", unet, SCHEDULER, LATENT, conditioner, coordinates=True, sketch={"width": 8, "hidden": 32})
     for name, kind, model in (("embedding", "study-clip", clip), ("autoencoder", "study", coder), ("diffusion", "study", diffusion)):
         (folder / name).mkdir()

@@ -13,9 +13,9 @@ from unimind.data.prepare import assign_splits
 from unimind.errors import InputError
 from unimind.foundations import load_autoencoder, load_classifier, load_diffusion, load_embedding
 from unimind.foundations.diffusion import Conditioning
-from unimind.foundations.study_clip import CONTEXT, Words
 from unimind.study import parse_study
 from unimind.training.foundations.build import foundation
+from unimind.training.foundations.captioned import CONTEXT, Words
 from unimind.training.foundations.classifier import TOLD
 from unimind.training.foundations.diffusion import _training_targets
 from unimind.training.foundations.embedding import contrastive

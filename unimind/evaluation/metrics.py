@@ -40,6 +40,11 @@ def _smooth(maps: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def _sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum of (n, k DETAIL) over the last axis, in double precision (n,): half a million terms are too many for single, those of one line are not."""
+    return values.view(len(values), -1, DETAIL).sum(2).sum(1, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class LowLevel:
     """What MSE, PixCorr and SSIM need of each picture, computed once however many pictures it is compared with."""
@@ -61,10 +66,10 @@ class LowLevel:
             grey = large[:, 0] * _GREY[0] + large[:, 1] * _GREY[1] + large[:, 2] * _GREY[2]
             mean = _smooth(grey)
             variance = _smooth(grey * grey).sub_(mean * mean)
-        flat = large.flatten(1)
-        centred = flat.sub_(flat.mean(1, keepdim=True, dtype=torch.float64).float())
-        length = (centred * centred).sum(1, keepdim=True, dtype=torch.float64).sqrt()  # half a million terms: single precision is too coarse
-        centred.mul_(torch.where(length > 1e-3, 1 / length, 0.0).float())
+        centred = large.flatten(1)
+        centred.sub_((_sum(centred) / centred.shape[1]).float()[:, None])
+        length = _sum(centred * centred).sqrt()
+        centred.mul_(torch.where(length > 1e-3, 1 / length, 0.0).float()[:, None])
         return cls(plain, centred, grey, mean, variance)
 
     def __getitem__(self, index: slice) -> "LowLevel":
@@ -77,7 +82,7 @@ class LowLevel:
         return (self.plain - other.plain).square_().flatten(1).mean(1)
 
     def pixcorr(self, other: "LowLevel") -> torch.Tensor:
-        return (self.centred * other.centred).sum(1, dtype=torch.float64).float()
+        return _sum(self.centred * other.centred).float()
 
     def ssim(self, other: "LowLevel") -> torch.Tensor:
         c1, c2 = 0.01**2, 0.03**2
