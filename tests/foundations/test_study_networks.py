@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -67,6 +69,15 @@ def test_interfaces(study, built):
     condition = diffusion.conditioner(vectors)
     assert diffusion(latents, torch.tensor([3]), condition).shape == latents.shape
     assert not any(parameter.requires_grad for network in (embedding, autoencoder, classifier, diffusion) for parameter in network.parameters())
+
+
+def test_embedding_a_picture_loads_nothing_for_captions(built):
+    code = (
+        "import sys, torch; from unimind.foundations import load_embedding; "
+        "load_embedding(sys.argv[1]).encode(torch.rand(1, 3, 32, 32)); print([name for name in ('open_clip', 'diffusers') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(built / "embedding")], capture_output=True, text=True, check=False)
+    assert (ran.stdout.strip(), ran.returncode) == ("[]", 0), ran.stderr
 
 
 def test_the_unet_sees_a_sketch_that_training_brings_nearer_to_the_latent(study, built):
