@@ -157,12 +157,15 @@ def distance_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Figu
 
 
 def bottleneck_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Figure]:
-    """Identification by the number of dimensions of the entered signal that a method sees, a line per method, averaged over subjects."""
+    """Identification by the number of dimensions of the entered signal that a method sees, a line for each whose signal has a given order."""
     labels, colours = results.labels(study), results.colours(study)
     for dataset in study.datasets:
         here = _main(study, checks, dataset)
-        found = {method: [one["methods"][method]["bottleneck"] for one in here if "bottleneck" in one["methods"].get(method, {})] for method in study.methods}
-        if not any(found.values()):
+        of_methods = {
+            method: [one["methods"][method]["bottleneck"] for one in here if "bottleneck" in one["methods"].get(method, {})] for method in study.methods
+        }
+        found = {method: curves for method, curves in of_methods.items() if curves}
+        if not found:
             continue
         figure, (axis,) = panels(1, 1, 3.2, width=6.4)
         for method, curves in found.items():
@@ -184,8 +187,9 @@ def bottleneck_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Fi
             file,
             "generalise",
             f"How much of the {study.signal} of {dataset} a method uses: identification when it sees no more than the first dimensions of the entered signal, "
-            f"the others those of the mean picture ({many(len(here), 'subject')}, averaged). Where the line is flat, further dimensions say nothing.",
-            "Lines of identification against the number of dimensions of the entered signal, one per method",
+            f"the others those of the mean picture ({many(len(here), 'subject')}, averaged). Where the line is flat, further dimensions say nothing. "
+            "A signal that is learned has no first dimension, and no line.",
+            f"Lines of identification against the number of dimensions of the entered signal, of {', '.join(labels[method] for method in found)}",
             dataset=dataset,
         )
 
