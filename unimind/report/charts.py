@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from unimind.evaluation.rows import AVERAGES
 from unimind.report import results
 from unimind.report.results import Figure
 from unimind.study import Study
+
+#: Letters of a title above one of three panels beside each other, before it meets the next one's.
+TITLE_WIDTH = 26
 
 
 @contextlib.contextmanager
@@ -99,7 +103,8 @@ def score_bars(study: Study, scores: pd.DataFrame, folder: Path) -> Iterator[Fig
                     axis.plot(factor * shuffled.iloc[0].value, y, "x", markersize=6, color="#1C1E22", markeredgewidth=1.6)
             if kind.chance is not None:
                 axis.axvline(factor * kind.chance, color="#1C1E22", linewidth=0.8, linestyle=(0, (3, 3)))
-            axis.set_title(f"{kind.title} {'↓' if kind.better == 'lower' else '↑'}{' (%)' if kind.percent else ''}")
+            title = f"{kind.title} {'↓' if kind.better == 'lower' else '↑'}{' (%)' if kind.percent else ''}"
+            axis.set_title(textwrap.fill(title, TITLE_WIDTH))
             axis.set_yticks(range(len(lines)), [labels.get(line) or controls.get(line, (line,))[0] for line in lines])
             axis.set_ylim(len(lines) - 0.4, -0.6)
             axis.tick_params(axis="y", length=0)
