@@ -161,10 +161,11 @@ def bottleneck_curves(study: Study, checks: Checks, folder: Path) -> Iterator[Fi
     labels, colours = results.labels(study), results.colours(study)
     for dataset in study.datasets:
         here = _main(study, checks, dataset)
-        of_methods = {
-            method: [one["methods"][method]["bottleneck"] for one in here if "bottleneck" in one["methods"].get(method, {})] for method in study.methods
+        found = {
+            method: curves
+            for method in study.methods
+            if (curves := [one["methods"][method]["bottleneck"] for one in here if "bottleneck" in one["methods"].get(method, {})])
         }
-        found = {method: curves for method, curves in of_methods.items() if curves}
         if not found:
             continue
         figure, (axis,) = panels(1, 1, 3.2, width=6.4)

@@ -16,7 +16,6 @@ class Words:
     """Captions to token numbers, one per word: 1 opens, the largest number closes (open_clip pools there), 0 fills."""
 
     def __init__(self, words: list[str]) -> None:
-        self.words = words
         self.numbers = {word: index + 2 for index, word in enumerate(words)}
         self.size = len(words) + 3
 
